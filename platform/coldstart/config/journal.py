@@ -1,0 +1,51 @@
+"""A journal: the append-only JSON lines in which a running stage says how far it is and how well it does.
+
+Rank 0 of a distributed stage writes it on the run's storage; the program that started the stage follows it to draw a
+live line, and afterwards it is the metric history that goes to MLflow. Nothing in the training path waits for it.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """One file of JSON lines.
+
+    Attributes:
+        path: The file; parents are made on first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._position = 0
+
+    def write(self, done: int, total: int, **figures: float) -> None:
+        """Appends one line: `done` of `total` units, and any named figures (loss, gauc, ...)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"time": round(time.time(), 3), "done": done, "total": total, **figures}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def follow(self) -> Iterator[dict[str, Any]]:
+        """Yields the complete lines appended since the last call."""
+        if not self.path.exists():
+            return
+        with self.path.open() as stream:
+            stream.seek(self._position)
+            while line := stream.readline():
+                if not line.endswith("\n"):
+                    return
+                self._position = stream.tell()
+                yield json.loads(line)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete lines from the beginning."""
+        return list(Journal(self.path).follow())
+
+    def clear(self) -> None:
+        """Starts over with an empty file."""
+        self.path.unlink(missing_ok=True)
+        self._position = 0
