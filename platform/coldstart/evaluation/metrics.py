@@ -1,7 +1,7 @@
 """Ranking and calibration metrics over flat row arrays.
 
-Every figure is a float; NaN says "not defined" (no rows, or one class only) and becomes `null` in JSON. Legend: `n` rows,
-`u` users.
+Every figure is a float; NaN says "not defined" (no rows, or one class only) and becomes `null` in JSON.
+Legend: `n` rows, `u` users.
 """
 
 from dataclasses import dataclass
