@@ -1,0 +1,73 @@
+"""Submitting a workload to a running Ray cluster through its Jobs API."""
+
+import asyncio
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from coldstart.config import Recipe, UserError, dump_recipe
+
+
+def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bool) -> dict[str, Any]:
+    """Submits `python -m workloads.<name>` with the resolved recipe.
+
+    Paths are made absolute first, since the job runs in another directory; the run directory must be storage that the
+    cluster sees too.
+
+    Args:
+        name: Workload module.
+        recipe: Resolved recipe; written to the run directory, where the job reads it.
+        address: URL of the dashboard.
+        wait: Follow the log until the job ends.
+        quiet: Do not print the job's log.
+
+    Returns:
+        `job_id` and `status` (a Ray `JobStatus` name).
+
+    Raises:
+        UserError: no cluster answers, or it refuses the token.
+    """
+    recipe = _absolute(recipe)
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    file = recipe.run_dir / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
+    try:
+        client = JobSubmissionClient(address)
+        # A checkout travels with the job; an installed wheel is expected on the cluster already.
+        environment = {"working_dir": os.getcwd()} if Path("workloads/job.py").is_file() else {}
+        job_id = client.submit_job(entrypoint=shlex.join(command), runtime_env=environment)
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the Ray cluster at {address} did not take the job: {reason} "
+            "(is the address its dashboard, and RAY_AUTH_MODE=token set if it asks for a token?)"
+        ) from error
+    if wait:
+        asyncio.run(_follow(client, job_id, quiet))
+    status: JobStatus = client.get_job_status(job_id)
+    return {"job_id": job_id, "status": status.value}
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    files = recipe.data.files.model_copy(update={"root": recipe.data.files.root.absolute()})
+    local_mllm = Path(recipe.encoder.mllm)
+    mllm = str(local_mllm.absolute()) if local_mllm.is_dir() else recipe.encoder.mllm
+    return recipe.model_copy(
+        update={
+            "paths": recipe.paths.model_copy(update={"runs": recipe.paths.runs.absolute()}),
+            "data": recipe.data.model_copy(update={"files": files}),
+            "encoder": recipe.encoder.model_copy(update={"mllm": mllm}),
+        }
+    )
+
+
+async def _follow(client: JobSubmissionClient, job_id: str, quiet: bool) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        if not quiet:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
