@@ -1,10 +1,15 @@
 """Rank batches: rows of one user each, whose targets are scored in one pass."""
 
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +45,203 @@ class RankBatch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+class EventSequences(Protocol):
+    """Every user's events, flat and time-ordered: user `u` owns positions `offsets[u]` to `offsets[u + 1]`."""
+
+    @property
+    def offsets(self) -> npt.NDArray[Any]:
+        """[U + 1] positions."""
+
+    @property
+    def item_idx(self) -> npt.NDArray[Any]:
+        """[events] catalogue indices."""
+
+    @property
+    def label(self) -> npt.NDArray[Any]:
+        """[events] 0 or 1."""
+
+    @property
+    def timestamp(self) -> npt.NDArray[Any]:
+        """[events] Unix seconds, not decreasing within a user."""
+
+    @property
+    def split(self) -> npt.NDArray[Any]:
+        """[events] split code."""
+
+
+class UserWindows:
+    """Cuts each user's events into windows; every event of the asked splits is the target of exactly one.
+
+    A window is a run of at most `targets` neighbouring positions. Its row's history reaches back far enough
+    that every target finds the last `history` events that are strictly earlier than itself.
+
+    Attributes:
+        weights: [windows] int64, how many targets of a window count.
+    """
+
+    def __init__(self, sequences: EventSequences, *, history: int, splits: Sequence[int], targets: int = 64) -> None:
+        self.history = history
+        offsets = np.asarray(sequences.offsets, np.int64)
+        self._item = np.asarray(sequences.item_idx, np.int64)
+        self._label = np.asarray(sequences.label, np.float32)
+        self._time = np.asarray(sequences.timestamp, np.int64)
+        self._wanted = np.isin(np.asarray(sequences.split), list(splits))
+        user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        self._seen_end = _first_of_ties(user, self._time)
+        self._seen_start = np.maximum(self._seen_end - history, offsets[user])
+        self._start, self._end = _cut(np.flatnonzero(self._wanted), user, targets)
+        before = np.concatenate([[0], np.cumsum(self._wanted)])
+        self.weights: Ints = before[self._end] - before[self._start]
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    @property
+    def num_targets(self) -> int:
+        """How many events are targets, over all windows."""
+        return int(self.weights.sum())
+
+    @property
+    def rows(self) -> Ints:
+        """Flat positions of all targets, ascending."""
+        return np.flatnonzero(self._wanted)
+
+    def epoch_order(self, seed: int, epoch: int, *, windows_per_step: int) -> list[Ints]:
+        """Global batches of one epoch: shuffled windows, those of similar size together so that little is padded.
+
+        The order depends on nothing but the arguments, so any rank of any world size can compute it.
+        """
+        rng = np.random.default_rng((seed, epoch))
+        shuffled = rng.permutation(len(self))
+        pool = windows_per_step * 16
+        batches: list[Ints] = []
+        for first in range(0, len(shuffled), pool):
+            part = shuffled[first : first + pool]
+            part = part[np.argsort(self._size(part), kind="stable")]
+            batches += [part[i : i + windows_per_step] for i in range(0, len(part), windows_per_step)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def epoch(
+        self, seed: int, epoch: int, *, windows_per_step: int, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[RankBatch, int]]:
+        """Yields this rank's share of every global batch, and the weight of the whole global batch."""
+        for batch in self.epoch_order(seed, epoch, windows_per_step=windows_per_step):
+            yield self.batch(batch[rank::world]), int(self.weights[batch].sum())
+
+    def sweep(self, *, windows_per_step: int, rank: int = 0, world: int = 1) -> Iterator[RankBatch]:
+        """Yields every window of this rank once, in order of size: for scoring."""
+        order = np.argsort(self._size(np.arange(len(self))), kind="stable")
+        for first in range(0, len(order), windows_per_step):
+            mine = order[first : first + windows_per_step][rank::world]
+            if len(mine):
+                yield self.batch(mine)
+
+    def batch(self, indices: npt.ArrayLike) -> RankBatch:
+        """The rows of some windows. No indices give one row of weight 0, so that every rank takes every step."""
+        index = np.asarray(indices, np.int64)
+        if index.size == 0:
+            spare = self.batch([0])
+            return replace(spare, weight=torch.zeros_like(spare.weight), row=torch.full_like(spare.row, -1))
+        start, end = self._start[index], self._end[index]
+        history_start, history_end = self._seen_start[start], self._seen_end[end - 1]
+        target = start[:, None] + np.arange((end - start).max())
+        real_target = target < end[:, None]
+        target = np.minimum(target, end[:, None] - 1)
+        past = history_start[:, None] + np.arange(max(int((history_end - history_start).max()), 1))
+        real_past = past < history_end[:, None]
+        counts = real_target & self._wanted[target]
+        visible = past[:, None, :] < np.where(real_target, self._seen_end[target], 0)[:, :, None]
+        visible &= past[:, None, :] >= self._seen_start[target][:, :, None]
+        past = np.where(real_past, past, 0)
+        return RankBatch(
+            history_idx=torch.from_numpy(np.where(real_past, self._item[past], 0)),
+            history_label=torch.from_numpy(np.where(real_past, self._label[past], np.float32(0))),
+            history_time=torch.from_numpy(np.where(real_past, self._time[past], 0)),
+            target_idx=torch.from_numpy(np.where(real_target, self._item[target], 0)),
+            target_time=torch.from_numpy(self._time[target]),
+            visible=torch.from_numpy(visible),
+            label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),
+            weight=torch.from_numpy(counts.astype(np.float32)),
+            row=torch.from_numpy(np.where(counts, target, -1)),
+        )
+
+    def _size(self, index: Ints) -> Ints:
+        start, end = self._start[index], self._end[index]
+        size: Ints = (end - start) * 100_000 + self._seen_end[end - 1] - self._seen_start[start]
+        return size
+
+
+def _first_of_ties(user: Ints, time: Ints) -> Ints:
+    """Per event, the first position of its user that has the same timestamp."""
+    position = np.arange(len(time))
+    new = np.ones(len(time), bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first: Ints = np.maximum.accumulate(np.where(new, position, 0))
+    return first
+
+
+def _cut(wanted: Ints, user: Ints, targets: int) -> tuple[Ints, Ints]:
+    """Starts and ends of runs of at most `targets` positions of one user that cover all of `wanted`."""
+    if not len(wanted):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    owner = user[wanted]
+    new_user = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
+    starts: list[int] = []
+    ends: list[int] = []
+    for first, last in zip(new_user, [*new_user[1:], len(wanted)], strict=True):
+        mine = wanted[first:last]
+        at = 0
+        while at < len(mine):
+            stop = int(np.searchsorted(mine, mine[at] + targets))
+            starts.append(int(mine[at]))
+            ends.append(int(mine[stop - 1]) + 1)
+            at = stop
+    return np.array(starts, np.int64), np.array(ends, np.int64)
+
+
+def rank_request(
+    history_idx: npt.ArrayLike,
+    history_label: npt.ArrayLike,
+    history_time: npt.ArrayLike,
+    candidates_idx: npt.ArrayLike,
+    now: int,
+    *,
+    history: int,
+) -> RankBatch:
+    """One row as a serving request carries it: the user's past events and the candidates to score at `now`.
+
+    A candidate's logit equals that of the offline row with the same past: the last `history` events strictly
+    earlier than `now` are seen, whatever else the request carries and in whatever order.
+
+    Args:
+        history_idx: [L] item indices, 0 for items the ranker does not know.
+        history_label: [L] 0 or 1.
+        history_time: [L] Unix seconds.
+        candidates_idx: [T] item indices.
+        now: Unix seconds.
+        history: Longest history a target sees.
+    """
+    time = np.asarray(history_time, np.int64).reshape(-1)
+    order = np.argsort(time, kind="stable")
+    order = order[time[order] < now][-history:]
+    target = np.asarray(candidates_idx, np.int64).reshape(1, -1)
+    seen = len(order)
+    pad = (0, 1 if seen == 0 else 0)
+
+    def past(values: npt.ArrayLike, kind: type[np.generic]) -> Tensor:
+        return torch.from_numpy(np.pad(np.asarray(values, kind).reshape(-1)[order], pad)[None])
+
+    shape = target.shape
+    return RankBatch(
+        history_idx=past(history_idx, np.int64),
+        history_label=past(history_label, np.float32),
+        history_time=past(time, np.int64),
+        target_idx=torch.from_numpy(target),
+        target_time=torch.full(shape, now, dtype=torch.int64),
+        visible=torch.full((*shape, max(seen, 1)), seen > 0),
+        label=torch.zeros(shape),
+        weight=torch.ones(shape),
+        row=torch.full(shape, -1, dtype=torch.int64),
+    )
