@@ -1,0 +1,27 @@
+"""Which rank this process is, without Ray: the loops run the same alone, in a process group, and in a test."""
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """Rank of this process; 0 when not distributed."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 when not distributed."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def device() -> torch.device:
+    """Where this rank computes: the GPU it was given, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
