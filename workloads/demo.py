@@ -1,0 +1,158 @@
+"""The whole product in one go: pipeline, promotion, serving, real requests, and a summary of what came out."""
+
+import base64
+import json
+import statistics
+import time
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import numpy as np
+
+from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact
+from coldstart.data.contract import TEST
+from coldstart.data.dataset import Dataset
+from coldstart.evaluation.summary import terminal_table
+from coldstart.registry import Registry, promote
+from workloads import pipeline
+from workloads.console import CONSOLE
+from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from workloads.serve import serving
+
+_RANK_REQUESTS = 200
+_NEW_ITEMS = 8
+_CANDIDATES = 32
+
+
+def run(recipe: Recipe) -> dict[str, Any]:
+    """Runs everything on the Ray that is running and returns the summary it also writes to the run directory."""
+    result = pipeline.run(recipe)
+    evaluation = read_artifact(recipe.run_dir / "evaluation", "evaluation")
+    _promote(recipe, result["models"])
+    with serving(recipe) as url:
+        figures = _talk_to(url, recipe)
+    summary = _summary(recipe, result, evaluation, figures)
+    path = recipe.run_dir / "summary.json"
+    path.write_text(json.dumps(summary, indent=2))
+    CONSOLE.print()
+    CONSOLE.print(terminal_table(evaluation.about))
+    CONSOLE.print(f"\nreport   {recipe.run_dir / 'evaluation' / 'report.html'}\nsummary  {path}")
+    CONSOLE.print(f"next     coldstart models --recipe {recipe.name}    coldstart serve --recipe {recipe.name}")
+    return summary
+
+
+def _promote(recipe: Recipe, models: dict[str, dict[str, Any]]) -> None:
+    registry = Registry(recipe.tracking_uri, recipe.project)
+    verdict = promote(
+        registry,
+        "adaptor",
+        models["adaptor"]["version"],
+        alias="champion",
+        tolerance=recipe.registry.gate_tolerance,
+        why="demo",
+    )
+    CONSOLE.print(f"[green]done[/]  {'promote':<13}          [dim]{verdict.sentence()}[/]", soft_wrap=True)
+    for kind, model in models.items():
+        model["alias"] = "champion" if verdict.passed else None
+
+
+def _talk_to(url: str, recipe: Recipe) -> dict[str, Any]:
+    """Publishes items that no model has seen under new ids, and ranks them beside catalogue items for real users."""
+    dataset = Dataset.open(recipe.run_dir / "dataset")
+    sequences = dataset.sequences
+    began = time.monotonic()
+    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
+    fresh = dataset.items().take(cold[:_NEW_ITEMS] - 1).to_pylist()
+    ids = dataset.items(["item_id"])["item_id"].to_pylist()
+    users = np.unique(np.searchsorted(sequences.offsets, np.flatnonzero(sequences.split == TEST), side="right") - 1)
+    rng = np.random.default_rng(recipe.seed)
+    milliseconds = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for item in fresh:
+            picture = None if item["picture"] is None else base64.b64encode(item["picture"]).decode()
+            content = {"title": item["title"], "text": item["text"], "picture": picture}
+            client.post("/v1/items", json={"item_id": f"new-{item['item_id']}", **content}).raise_for_status()
+        shown: dict[str, Any] = {}
+        for number in range(_RANK_REQUESTS):
+            user = int(rng.choice(users))
+            span = slice(sequences.offsets[user], sequences.offsets[user + 1])
+            history = [
+                {"item_id": ids[item - 1], "label": int(label), "timestamp": int(at)}
+                for item, label, at in zip(
+                    sequences.item_idx[span], sequences.label[span], sequences.timestamp[span], strict=True
+                )
+            ][-recipe.ranker.history :]
+            candidates = [ids[i] for i in rng.choice(len(ids), _CANDIDATES - len(fresh), replace=False)]
+            candidates += [f"new-{item['item_id']}" for item in fresh]
+            body = {
+                "history": history,
+                "candidates": [{"item_id": item_id} for item_id in candidates],
+                "now": history[-1]["timestamp"] + 1,
+            }
+            sent = time.perf_counter()
+            answer = client.post("/v1/rank", json=body)
+            milliseconds.append(1000 * (time.perf_counter() - sent))
+            answer.raise_for_status()
+            if number == 0:
+                shown = {"user": sequences.user_id[user], "candidates": candidates, "answer": answer.json()}
+    figures = {"rank_ms_p50": round(statistics.median(milliseconds), 2), "requests": _RANK_REQUESTS + len(fresh)}
+    CONSOLE.print(
+        f"[green]done[/]  {'serve':<13} {time.monotonic() - began:6.1f} s  [dim]{len(fresh)} new items published, "
+        f"{_RANK_REQUESTS} rank requests of {_CANDIDATES} candidates, median {figures['rank_ms_p50']} ms[/]",
+        soft_wrap=True,
+    )
+    _show_ranking(shown)
+    return figures
+
+
+def _show_ranking(shown: dict[str, Any], most: int = 5) -> None:
+    answer = shown["answer"]
+    rows = sorted(
+        zip(answer["scores"], shown["candidates"], answer["vectors"], strict=True), key=lambda row: -row[0]
+    )
+    best = "  ".join(f"{item_id} {score:.3f} ({vector})" for score, item_id, vector in rows[:most])
+    CONSOLE.print(f"      for user {shown['user']}: {best}", soft_wrap=True)
+
+
+def _summary(
+    recipe: Recipe, result: dict[str, Any], evaluation: Artifact, serving_figures: dict[str, Any]
+) -> dict[str, Any]:
+    dataset = read_artifact(recipe.run_dir / "dataset", "dataset")
+    packages = ("coldstart", "ray", "torch", "transformers", "deepspeed", "mlflow", "pyarrow")
+    return {
+        "recipe": recipe.name,
+        "dataset": {
+            "items": dataset.about["items"],
+            "events": dataset.about["events"],
+            "fingerprint": dataset.fingerprint,
+        },
+        "stages": result["stages"],
+        **{key: evaluation.about[key] for key in ("metrics", "delta_vs_oov", "gap_closed", "appeal_share")},
+        "models": result["models"],
+        "serving": serving_figures,
+        "seed": recipe.seed,
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def main() -> None:
+    """Runs the demo as a program."""
+    arguments = recipe_arguments("demo", __doc__).parse_args()
+    CONSOLE.stderr = arguments.json
+    with readable_errors():
+        recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        pipeline.check(recipe)
+        facts = f"{recipe.cluster.workers} workers, ZeRO {recipe.coarse.zero_stage}, seed {recipe.seed}"
+        CONSOLE.print(f"[bold]coldstart demo[/]  recipe {recipe.name}, {facts}, into {recipe.run_dir}")
+        with ray_cluster(recipe, arguments.address):
+            try:
+                summary = run(recipe)
+            except httpx.HTTPStatusError as error:
+                raise UserError(f"{error.request.url.path} answered {error.response.text[:300]}") from error
+    if arguments.json:
+        print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

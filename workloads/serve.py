@@ -1,0 +1,42 @@
+"""Serves the champion release of a project over HTTP."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coldstart.config import Recipe, load_recipe
+from coldstart.registry import Registry
+from coldstart.serving import deploy, shutdown
+from workloads.console import CONSOLE
+from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+
+
+@contextmanager
+def serving(recipe: Recipe, alias: str = "champion") -> Iterator[str]:
+    """Deploys the release an alias names, on the Ray that is running; yields the URL, takes it down afterwards."""
+    release = Registry(recipe.tracking_uri, recipe.project).release(alias)
+    url = deploy(release, recipe.serving, store_dir=recipe.run_dir / "store")
+    try:
+        yield url
+    finally:
+        shutdown()
+
+
+def serve_forever(recipe: Recipe, *, alias: str = "champion", address: str | None = None) -> None:
+    """Serves until interrupted."""
+    with readable_errors(), ray_cluster(recipe, address), serving(recipe, alias) as url:
+        CONSOLE.print(f"serving {recipe.project}@{alias} at {url}  (API: {url}/docs, stop: Ctrl-C)")
+        while True:
+            time.sleep(3600)
+
+
+def main() -> None:
+    """Runs the server as a program."""
+    arguments = recipe_arguments("serve", __doc__).parse_args()
+    with readable_errors():
+        recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+    serve_forever(recipe, address=arguments.address)
+
+
+if __name__ == "__main__":
+    main()
