@@ -57,7 +57,9 @@ def test_ray_and_mlflow_stay_at_the_edges():
 
 
 def test_top_level_holds_only_what_was_agreed():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     tops = {name.split("/")[0] for name in tracked if name}
     agreed = {"pyproject.toml", "constraints.txt", "README.md", "Makefile", "LICENSE"}
     agreed |= {"platform", "workloads", "cluster", "tests"}

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,7 @@ def _shown(entry: dict[str, Any]) -> str:
     )
 
 
-class _Line:
+class _Line(ABC):
     def __init__(self, stage: str, journal: Journal) -> None:
         self.stage, self.journal, self.figures = stage, journal, ""
         self._latest: dict[str, Any] = {}
@@ -69,8 +70,8 @@ class _Line:
             return self._latest
         return None
 
-    def update(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def update(self) -> None: ...
 
 
 class _Bar(_Line):

@@ -53,7 +53,7 @@ def _promote(recipe: Recipe, models: dict[str, dict[str, Any]]) -> None:
         why="demo",
     )
     CONSOLE.print(f"[green]done[/]  {'promote':<13}          [dim]{verdict.sentence()}[/]", soft_wrap=True)
-    for kind, model in models.items():
+    for model in models.values():
         model["alias"] = "champion" if verdict.passed else None
 
 
@@ -108,9 +108,7 @@ def _talk_to(url: str, recipe: Recipe) -> dict[str, Any]:
 
 def _show_ranking(shown: dict[str, Any], most: int = 5) -> None:
     answer = shown["answer"]
-    rows = sorted(
-        zip(answer["scores"], shown["candidates"], answer["vectors"], strict=True), key=lambda row: -row[0]
-    )
+    rows = sorted(zip(answer["scores"], shown["candidates"], answer["vectors"], strict=True), key=lambda row: -row[0])
     best = "  ".join(f"{item_id} {score:.3f} ({vector})" for score, item_id, vector in rows[:most])
     CONSOLE.print(f"      for user {shown['user']}: {best}", soft_wrap=True)
 

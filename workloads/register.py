@@ -1,10 +1,12 @@
 """Registers the models of a run in MLflow, with lineage, metrics and the cold GAUC that promotion looks at."""
 
+import json
 from typing import Any
 
-from coldstart.config import Journal, Recipe, read_artifact
+from coldstart.config import Journal, Recipe, load_recipe, read_artifact
 from coldstart.registry import ModelVersion, Registry
-from workloads.job import main
+from workloads.console import CONSOLE
+from workloads.job import find_recipe, readable_errors, recipe_arguments
 
 _STAGE = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
 
@@ -32,3 +34,19 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
             journal=Journal(recipe.run_dir / "journals" / f"{stage}.jsonl"),
         )
     return models
+
+
+def main() -> None:
+    """Registers as a program."""
+    arguments = recipe_arguments("register", __doc__).parse_args()
+    with readable_errors():
+        models = run(load_recipe(find_recipe(arguments.recipe), arguments.set))
+    if arguments.json:
+        print(json.dumps({kind: {"name": model.name, "version": model.version} for kind, model in models.items()}))
+        return
+    for model in models.values():
+        CONSOLE.print(f"{model.name} v{model.version}")
+
+
+if __name__ == "__main__":
+    main()

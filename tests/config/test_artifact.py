@@ -28,9 +28,14 @@ def test_fingerprint_depends_on_content_only(tmp_path):
 
 def test_a_failed_writer_leaves_the_old_artifact(tmp_path):
     make(tmp_path / "dataset")
-    with pytest.raises(RuntimeError), write_artifact(tmp_path / "dataset", "dataset", {}, {}) as draft:
-        (draft / "half.txt").write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with write_artifact(tmp_path / "dataset", "dataset", {}, {}) as draft:
+            (draft / "half.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_artifact(tmp_path / "dataset", "dataset").about == {"rows": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 

@@ -1,4 +1,4 @@
-"""One function per verb. Each prints for people, or JSON with `--json`; exit code 2 means a mistake the user can mend."""
+"""One function per verb, for people or with `--json` for machines; exit code 2 is a mistake the user can mend."""
 
 import json
 import runpy
@@ -59,7 +59,9 @@ def validate(recipe: Annotated[str, typer.Argument()], overrides: Overrides = No
     if Path(loaded.encoder.mllm).exists():
         check_mllm(loaded.encoder)
     elif loaded.encoder.mllm != "tiny":
-        notes.append(f"encoder.mllm {loaded.encoder.mllm} is not a local directory; it is loaded from the hub at run time")
+        notes.append(
+            f"encoder.mllm {loaded.encoder.mllm} is not a local directory; it is loaded from the hub at run time"
+        )
     if as_json:
         print(json.dumps({"recipe": loaded.name, "hash": digest(loaded), "valid": True, "notes": notes}))
         return
@@ -133,7 +135,9 @@ def make_mllm(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     epilog="Example: coldstart run pipeline --recipe demo",
 )
-def run(context: typer.Context, name: Annotated[str, typer.Argument(help="Workload, e.g. pipeline or prepare.")]) -> None:
+def run(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Workload, e.g. pipeline or prepare.")]
+) -> None:
     """Run a workload here: on the cluster at --address or RAY_ADDRESS, else on a local Ray it starts."""
     _known(name)
     sys.argv = [name, *context.args]
@@ -220,7 +224,9 @@ def serve(
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
     alias: Annotated[str, typer.Option(help="Alias whose release is served.")] = "champion",
-    address: Annotated[str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")
+    ] = None,
 ) -> None:
     """Serve a release over HTTP until interrupted."""
     from workloads.serve import serve_forever

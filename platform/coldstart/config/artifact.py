@@ -87,7 +87,9 @@ def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
         raise UserError(f"no {kind} at {path}: {MANIFEST} is missing; run the stage that makes it first")
     body = json.loads(manifest.read_text())
     if body["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {body['schema_version']}, this release reads {SCHEMA_VERSION}; make it anew")
+        raise UserError(
+            f"{path} has schema version {body['schema_version']}, this release reads {SCHEMA_VERSION}; make it anew"
+        )
     if body["kind"] != kind:
         raise UserError(f"{path} holds a {body['kind']}, not a {kind}")
     if verify:

@@ -93,7 +93,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _split_leaves_train(self) -> Self:
         if self.split.valid + self.split.test > 0.8:
-            raise ValueError("split.valid + split.test must be at most 0.8 so that train is not starved; lower one of them")
+            raise ValueError(
+                "split.valid + split.test must be at most 0.8 so that train is not starved; lower one of them"
+            )
         return self
 
 
@@ -293,5 +295,7 @@ class Recipe(Section):
         if self.ranker.width % self.ranker.heads:
             raise ValueError(f"ranker.width {self.ranker.width} is not divisible by ranker.heads {self.ranker.heads}")
         if self.encoder.dtype == "bfloat16" and self.encoder.mllm == "tiny" and self.cluster.gpus_per_worker == 0:
-            raise ValueError("encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32")
+            raise ValueError(
+                "encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32"
+            )
         return self
