@@ -58,7 +58,7 @@ class _Line(ABC):
     def __enter__(self) -> "_Line":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:  # noqa: B027 - lines need no closing, only a bar does
         pass
 
     def _read(self) -> dict[str, Any] | None:
