@@ -1,0 +1,126 @@
+"""Scores rows and items with several slot tables at once, so that every batch is built once.
+
+Legend: `B` rows, `T` targets, `L` history, `d` ID width, `V` vocabulary, `n` evaluated events, `m` items.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coldstart.data.batches import RankBatch
+from coldstart.rankers.interface import Ranker
+
+Logits = dict[str, NDArray[np.float32]]
+CONTEXTS_PER_PASS = 16
+ITEMS_PER_PASS = 256
+
+
+@torch.inference_mode()
+def score_rows(
+    ranker: Ranker, batches: Iterable[RankBatch], tables: Mapping[str, Tensor]
+) -> tuple[NDArray[np.int64], Logits]:
+    """Logits of all counting targets.
+
+    Args:
+        ranker: In eval mode.
+        batches: Windows of users.
+        tables: Variant -> slot table [V, d].
+
+    Returns:
+        Flat event positions [n], in the order of the batches, and variant -> logits [n] aligned with them.
+    """
+    rows: list[NDArray[np.int64]] = []
+    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tables}
+    for batch in batches:
+        counts = batch.weight > 0
+        rows.append(batch.row[counts].numpy())
+        for name, table in tables.items():
+            logits[name].append(ranker(batch, table[batch.target_idx])[counts].float().numpy())
+    if not rows:
+        return np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for name in tables}
+    return np.concatenate(rows), {name: np.concatenate(parts) for name, parts in logits.items()}
+
+
+def sample_contexts(batches: Iterable[RankBatch], *, most: int) -> RankBatch:
+    """One evaluated target per row as a context: that user's history at that moment.
+
+    Returns:
+        A batch with `T` = 1 and at most `most` rows, histories padded to the longest.
+    """
+    chosen: list[RankBatch] = []
+    held = 0
+    for batch in batches:
+        usable = torch.nonzero(batch.weight.sum(1) > 0).squeeze(1)[: most - held]
+        first = batch.weight[usable].argmax(1, keepdim=True)
+        chosen.append(_at(batch, usable, first))
+        held += len(usable)
+        if held >= most:
+            break
+    longest = max(part.history_idx.shape[1] for part in chosen)
+    parts = [_padded(part, longest) for part in chosen]
+    return RankBatch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(RankBatch)})
+
+
+def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
+    def pick(values: Tensor) -> Tensor:
+        return values[rows].gather(1, target)
+
+    length = batch.visible.shape[2]
+    return RankBatch(
+        history_idx=batch.history_idx[rows],
+        history_label=batch.history_label[rows],
+        history_time=batch.history_time[rows],
+        target_idx=pick(batch.target_idx),
+        target_time=pick(batch.target_time),
+        visible=batch.visible[rows].gather(1, target[:, :, None].expand(-1, -1, length)),
+        label=pick(batch.label),
+        weight=pick(batch.weight),
+        row=pick(batch.row),
+    )
+
+
+def _padded(batch: RankBatch, length: int) -> RankBatch:
+    missing = (0, length - batch.history_idx.shape[1])
+    names = ("history_idx", "history_label", "history_time", "visible")
+    return replace(batch, **{name: torch.nn.functional.pad(getattr(batch, name), missing) for name in names})
+
+
+@torch.inference_mode()
+def mean_logits(
+    ranker: Ranker, contexts: RankBatch, items: NDArray[np.integer], tables: Mapping[str, Tensor]
+) -> Logits:
+    """What a variant thinks of each item regardless of the user: its mean logit over fixed contexts.
+
+    Args:
+        ranker: In eval mode.
+        contexts: Rows with `T` = 1; the target's item is replaced, its moment kept.
+        items: [m] item indices.
+        tables: Variant -> slot table [V, d].
+
+    Returns:
+        Variant -> [m] mean logits.
+    """
+    sums = {name: np.zeros(len(items), np.float64) for name in tables}
+    total = len(contexts.target_idx)
+    for start in range(0, total, CONTEXTS_PER_PASS):
+        stop = min(start + CONTEXTS_PER_PASS, total)
+        for first in range(0, len(items), ITEMS_PER_PASS):
+            part = slice(first, first + ITEMS_PER_PASS)
+            batch = _asked_about(contexts, slice(start, stop), torch.as_tensor(items[part], dtype=torch.int64))
+            for name, table in tables.items():
+                sums[name][part] += ranker(batch, table[batch.target_idx]).double().sum(0).numpy()
+    return {name: (values / max(total, 1)).astype(np.float32) for name, values in sums.items()}
+
+
+def _asked_about(contexts: RankBatch, rows: slice, items: Tensor) -> RankBatch:
+    part = {f.name: getattr(contexts, f.name)[rows] for f in fields(RankBatch)}
+    shape = (len(part["target_idx"]), len(items))
+    for name in ("target_time", "label", "weight", "row"):
+        part[name] = part[name].expand(shape)
+    part["target_idx"] = items.expand(shape)
+    part["visible"] = part["visible"].expand(*shape, -1)
+    return RankBatch(**part)
