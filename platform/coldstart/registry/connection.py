@@ -1,0 +1,103 @@
+"""Reaching MLflow: a client with explicit URIs, that fails within seconds and says what to mend."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from coldstart.config import UserError
+
+PROBE_SECONDS = 5.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """A client for a tracking server or database, after a probe of a few seconds.
+
+    Raises:
+        UserError: nothing answers there, or what answers is not MLflow.
+    """
+    _quiet()
+    if tracking_uri.startswith("sqlite:///"):
+        _make_parent(tracking_uri)
+    else:
+        _probe_socket(tracking_uri)
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    try:
+        with _impatient():
+            client.search_registered_models(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"MLflow at {tracking_uri} does not work: {reason}; mend it or set registry.tracking_uri"
+        ) from error
+    return client
+
+
+def database_path(sqlite_uri: str) -> Path:
+    """The file of a SQLite URI."""
+    return Path(sqlite_uri.removeprefix("sqlite:///"))
+
+
+def artifact_root(tracking_uri: str) -> str | None:
+    """Where experiments of a SQLite registry keep artifacts: beside the database; `None` leaves it to the server."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    path = database_path(tracking_uri)
+    return (path.parent / f"{path.stem}-artifacts").absolute().as_uri()
+
+
+def _quiet() -> None:
+    """Keeps migration chatter and MLflow's own INFO lines off the terminal; warnings and errors still show."""
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _make_parent(sqlite_uri: str) -> None:
+    parent = database_path(sqlite_uri).parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the registry's directory {parent} cannot be made: {error.strerror}; set paths.runs"
+        ) from error
+
+
+def _probe_socket(tracking_uri: str) -> None:
+    scheme = urlsplit(tracking_uri).scheme.partition("+")[0]
+    if scheme not in _PORTS:
+        return
+    url = make_url(tracking_uri)
+    host, port = url.host or "localhost", url.port or _PORTS[scheme]
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        shown = url.render_as_string(hide_password=True)
+        raise UserError(
+            f"no MLflow at {shown}: {host}:{port} does not answer ({error}); start the server, "
+            "or leave registry.tracking_uri out for SQLite beside the runs"
+        ) from error
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow waits minutes for a server by default, which is right for training and wrong for a first probe."""
+    hasty = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(PROBE_SECONDS)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    before = {name: os.environ.get(name) for name in hasty}
+    os.environ.update(hasty)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,113 @@
+"""The MLflow model that every registered version carries: code over one artifact directory, nothing pickled.
+
+MLflow copies this file into the model ("models from code") and runs it at load time, in any process that has the
+`coldstart` package. Legend: `d` ID width, `D` MLLM width, `G` layer groups.
+"""
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import set_model
+
+from coldstart.config import read_artifact
+
+
+class RankerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Rows of one user's history and candidates -> click probabilities in candidate order."""
+
+    def load_context(self, context: Any) -> None:
+        """Verifies and loads the artifact."""
+        from coldstart.rankers import load_ranker, vocabulary
+
+        path = _verified(context, "ranker")
+        self.ranker = load_ranker(path)
+        self.vocabulary = vocabulary(path)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Columns history_item_ids, history_labels, history_times, candidate_item_ids, now (optional) -> scores."""
+        scores = [self._row(row) for row in model_input.to_dict("records")]
+        return pd.DataFrame({"scores": scores})
+
+    def _row(self, row: dict[str, Any]) -> list[float]:
+        from coldstart.data.batches import rank_request
+
+        now = row.get("now")
+        batch = rank_request(
+            [self.vocabulary.get(item, 0) for item in row["history_item_ids"]],
+            list(row["history_labels"]),
+            list(row["history_times"]),
+            [self.vocabulary.get(item, 0) for item in row["candidate_item_ids"]],
+            int(time.time()) if now is None or pd.isna(now) else int(now),
+            history=self.ranker.settings.history,
+        )
+        with torch.inference_mode():
+            logits = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
+        probabilities: list[float] = torch.sigmoid(logits[0]).tolist()
+        return probabilities
+
+
+class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Rows of content -> coarse proxy `[d]` and layer states `[G, D]`."""
+
+    def load_context(self, context: Any) -> None:
+        """Verifies and loads the artifact."""
+        from coldstart.encoders import Encoder
+
+        self.encoder = Encoder.load(_verified(context, "encoder"), "cpu")
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Columns title, text, picture (encoded image bytes, or base64 of them); each may be missing or null."""
+        from coldstart.data.content import Content
+
+        contents = [
+            Content(_words(row.get("title")), _words(row.get("text")), _picture(row.get("picture")))
+            for row in model_input.to_dict("records")
+        ]
+        with torch.inference_mode():
+            coarse, states = self.encoder(
+                {name: torch.from_numpy(value) for name, value in self.encoder.prepare(contents).items()}
+            )
+        return pd.DataFrame({"coarse": coarse.tolist(), "states": states.tolist()})
+
+
+class AdaptorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Rows of a coarse proxy `[d]` and layer states `[G, D]` -> fine proxy `[d]`."""
+
+    def load_context(self, context: Any) -> None:
+        """Verifies and loads the artifact."""
+        from coldstart.alignment import load_adaptor
+
+        self.adaptor = load_adaptor(_verified(context, "adaptor"))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Columns coarse and states -> proxy."""
+        coarse = torch.tensor([list(row) for row in model_input["coarse"]], dtype=torch.float32)
+        states = torch.from_numpy(np.array([np.stack(list(row)) for row in model_input["states"]], np.float32))
+        with torch.inference_mode():
+            fine = self.adaptor(coarse, states)
+        return pd.DataFrame({"proxy": fine.tolist()})
+
+
+def _verified(context: Any, kind: str) -> Path:
+    return read_artifact(Path(context.artifacts[kind]), kind).path
+
+
+def _words(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _picture(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    return value if isinstance(value, bytes) else None
+
+
+_MODELS = {"ranker": RankerModel, "encoder": EncoderModel, "adaptor": AdaptorModel}
+_config = mlflow.models.ModelConfig(development_config={"kind": "ranker"})
+set_model(_MODELS[_config.get("kind")]())
