@@ -10,7 +10,6 @@ from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.evaluation.summary import Rows, Summary, summarise
 from coldstart.rankers.interface import Ranker
 
-
 Scored = tuple[Rows, dict[str, np.ndarray], dict[str, np.ndarray]]
 
 

@@ -1,0 +1,173 @@
+"""Charts of the report, as figures whose ink follows the page's light or dark colours when they are put inline."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from coldstart.evaluation.metrics import Reliability
+from coldstart.evaluation.variants import BASELINE
+
+INK, FAINT, PAPER = "#20262e", "#d5dae1", "#fdfdfc"
+PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
+COLOURS = {
+    "oov": "#8b95a1",
+    "id": "#4a7bd0",
+    "mlp_map": "#b98d2f",
+    "coarse": "#2a9d8f",
+    "fine": "#e2683c",
+    "release": "#a45cb8",
+    "content_oracle": "#7d8793",
+    "oracle": "#aab2bc",
+}
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "coldstart",
+}
+
+
+def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:
+    """GAUC above OOV per slice and variant, with the paired interval."""
+    deltas = summary["delta_vs_oov"]
+    names = list(reversed(deltas))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 0.8 + 0.3 * len(names)), layout="constrained")
+        axes = figure.subplots(1, len(slices), sharey=True, squeeze=False)[0]
+        for place, (axis, slice_name) in enumerate(zip(axes, slices, strict=True)):
+            for y, name in enumerate(names):
+                found = deltas[name][slice_name]
+                if found["gauc"] is None:
+                    axis.annotate("not defined", (0, y), va="center", fontsize=7)
+                    continue
+                axis.barh(y, found["gauc"], color=COLOURS.get(name, FAINT), height=0.62)
+                if found["low"] is not None:
+                    axis.plot([found["low"], found["high"]], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
+            axis.axvline(0, color=INK, linewidth=0.8)
+            axis.set_title(slice_name)
+            axis.grid(axis="y", visible=False)
+            axis.tick_params(length=0)
+            axis.locator_params(axis="x", nbins=4)
+            if place == 0:
+                axis.set_yticks(range(len(names)), names)
+        figure.supxlabel("GAUC above the OOV row", fontsize=9)
+    return figure
+
+
+def reliability_curves(curves: Mapping[str, Reliability]) -> Figure:
+    """Observed against predicted click rate on cold rows, one bin of equal mass per point."""
+    dashes = {"id": (0, (4, 3))}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 4.2), layout="constrained")
+        axis = figure.subplots()
+        top = max([0.05, *(float(max(c.predicted.max(), c.observed.max())) for c in curves.values() if len(c.rows))])
+        axis.plot([0, top], [0, top], color=INK, linewidth=0.8, linestyle=":")
+        for name, curve in curves.items():
+            axis.plot(
+                curve.predicted,
+                curve.observed,
+                marker="o",
+                markersize=3.5,
+                linewidth=3 if name == BASELINE else 1.4,
+                linestyle=dashes.get(name, "-"),
+                color=COLOURS.get(name, INK),
+                label=f"{name} (error {curve.error:.3f})",
+            )
+        axis.set_xlabel("predicted click rate")
+        axis.set_ylabel("observed click rate")
+        axis.legend(loc="upper left")
+    return figure
+
+
+def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[Any]]) -> Figure:
+    """Distribution of slot lengths, and of cosines between fine proxies and ID rows.
+
+    Args:
+        norms: Label, beginning with the variant's name -> lengths.
+        cosines: What is measured, then what it is to be compared with -> cosines.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        pairs = zip((COLOURS["fine"], COLOURS[BASELINE]), cosines.items(), strict=False)
+        lengths = [(COLOURS[name.split()[0]], name, values) for name, values in norms.items() if len(values)]
+        likeness = [(colour, name, values) for colour, (name, values) in pairs if len(values)]
+        for axis, title, samples in ((left, "length of the slot vector", lengths), (right, "cosine", likeness)):
+            everything = np.concatenate([np.zeros(0), *(values for _, _, values in samples)])
+            edges = np.linspace(everything.min(), everything.max(), 41) if len(everything) else 40
+            for colour, name, values in samples:
+                axis.hist(values, bins=edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
+                axis.hist(values, bins=edges, density=True, histtype="step", color=colour, label=name, linewidth=1.3)
+            axis.set_title(title)
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            if samples:
+                axis.legend()
+    return figure
+
+
+def training_curves(journals: Mapping[str, Sequence[Mapping[str, Any]]], columns: int = 4) -> Figure | None:
+    """Every figure that a training stage wrote to its journal, or `None` when there is none."""
+    panels = []
+    for stage, lines in journals.items():
+        keys = {key: None for line in lines for key, value in line.items() if isinstance(value, int | float)}
+        for key in keys:
+            points = [(line["done"], line[key]) for line in lines if key in line]
+            if key not in ("time", "done", "total") and len(points) > 1:
+                panels.append((f"{stage}: {key}", points))
+    if not panels:
+        return None
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 1.75 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, (title, points) in zip(axes, panels, strict=False):
+            done, values = zip(*points, strict=True)
+            few = len(points) <= 30
+            axis.plot(done, values, color=COLOURS["id"], linewidth=1.2, marker="o" if few else None, markersize=2.5)
+            axis.set_title(title, fontsize=8.5)
+            axis.tick_params(labelsize=7.5, length=0)
+            axis.locator_params(nbins=4)
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+    return figure
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for a page: page colours, no fixed size, ids that clash with no other figure."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r' (?:width|height)="[^"]*pt"', "", text, count=2)
+    for fixed, variable in PAGE.items():
+        text = text.replace(fixed, variable)
+    return text

@@ -1,0 +1,50 @@
+import numpy as np
+
+from coldstart.config.recipe import Evaluation
+from coldstart.evaluation.metrics import reliability, sigmoid
+from coldstart.evaluation.plots import gain_bars, geometry, inline_svg, reliability_curves, training_curves
+from coldstart.evaluation.summary import Rows, Summary, summarise
+
+
+def test_a_bar_per_variant_and_slice(summary: Summary) -> None:
+    figure = gain_bars(summary, ("cold", "warm"))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["cold", "warm"]
+    assert {len(axis.patches) for axis in figure.axes} == {len(summary["delta_vs_oov"])}
+
+
+def test_an_undefined_slice_says_so_in_the_chart() -> None:
+    rows = Rows(np.array([0, 0]), np.array([0, 1]), np.array([5, 5]))
+    found = summarise(rows, {"oov": np.zeros(2), "fine": np.ones(2)}, {}, Evaluation(bootstrap=5), seed=0)
+    assert "not defined" in inline_svg(gain_bars(found, ("warm",)), "gain")
+
+
+def test_inline_drawings_take_the_colours_of_the_page_and_keep_their_ids_apart(summary: Summary) -> None:
+    first, second = (inline_svg(gain_bars(summary, ("cold",)), name) for name in ("a", "b"))
+    assert first.startswith("<svg")
+    assert "var(--ink)" in first
+    assert "#20262e" not in first
+    assert 'id="a-' in first
+    assert first.replace('"a-', '"b-').replace("#a-", "#b-") == second
+
+
+def test_reliability_names_the_error_of_each_curve() -> None:
+    rng = np.random.default_rng(0)
+    p = sigmoid(rng.normal(size=500))
+    figure = reliability_curves({"fine": reliability(rng.uniform(size=500) < p, p, bins=5)})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(labels) == 1
+    assert labels[0].startswith("fine (error 0.0")
+
+
+def test_geometry_draws_also_when_there_is_nothing_to_compare() -> None:
+    none = np.zeros(0)
+    figure = geometry({"id (mature)": none}, {"own ID row": none, "another's": none})
+    assert len(figure.axes) == 2
+
+
+def test_training_figures_get_a_panel_each() -> None:
+    lines = [{"time": 1.0, "done": i, "total": 3, "loss": 1.0 / (i + 1), "stage": "x"} for i in range(3)]
+    figure = training_curves({"align_fine": [*lines, {"time": 2.0, "done": 3, "total": 3, "gauc": 0.6}]})
+    assert figure is not None
+    assert [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()] == ["align_fine: loss"]
+    assert training_curves({"prepare": [{"time": 1.0, "done": 1, "total": 1}]}) is None

@@ -1,0 +1,116 @@
+import copy
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from coldstart.config.recipe import Evaluation
+from coldstart.evaluation.neighbours import Card, Neighbourhood
+from coldstart.evaluation.plots import gain_bars
+from coldstart.evaluation.report import SLICES, Chart, Evidence, headline, render, terminal_table
+from coldstart.evaluation.summary import Rows, Summary, summarise
+
+
+@pytest.fixture
+def page(summary: Summary) -> str:
+    return render(_evidence(summary))
+
+
+def _evidence(summary: Summary) -> Evidence:
+    card = Card("<script>alert(1)</script>", "data:image/jpeg;base64,AAAA")
+    return Evidence(
+        name="demo",
+        summary=summary,
+        charts=[Chart("gain", "Gain", "Bars.", "Fine gains most", gain_bars(summary, SLICES))],
+        neighbourhoods=[Neighbourhood(card, [Card("", None, 0.87)])],
+        dataset={"items": 4000, "oracle": True},
+        lineage={"dataset": "a" * 64},
+        versions={"torch": "2.13"},
+        command="coldstart submit evaluate --recipe runs/demo/recipe.yaml",
+        written_at="2026-01-01 00:00 UTC",
+    )
+
+
+class _Balanced(HTMLParser):
+    VOID = frozenset({"meta", "img", "br", "link", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        if tag == "img":
+            self.images.append(values)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_its_pictures_are_described(page: str) -> None:
+    parser = _Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids))
+    assert all(image["alt"] for image in parser.images)
+    assert 'aria-label="Fine gains most"' in page
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_users_wrote(page: str) -> None:
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_page_shows_the_figures(page: str, summary: Summary) -> None:
+    assert f"{summary['metrics']['fine']['cold']['gauc']:.4f}" in page
+    assert headline(summary) in page
+    assert "4,000" in page
+    assert "0.87" in page
+
+
+def test_headline_tells_gain_gap_and_appeal(summary: Summary) -> None:
+    text = headline(summary)
+    assert text.startswith("Fine proxies lift GAUC on cold items from 0.5")
+    assert "of what a perfect reading of the content could give" in text
+    assert "of the gain is appeal" in text
+
+
+def test_headline_does_not_praise_what_is_not_there(summary: Summary) -> None:
+    unsure, worse = copy.deepcopy(summary), copy.deepcopy(summary)
+    unsure["delta_vs_oov"]["fine"]["cold"] = {"gauc": 0.002, "low": -0.01, "high": 0.014}
+    worse["delta_vs_oov"]["fine"]["cold"] = {"gauc": -0.02, "low": -0.03, "high": -0.01}
+    assert "no measurable difference" in headline(unsure)
+    assert "harm" in headline(worse)
+
+
+def test_a_run_without_cold_rows_and_oracles_still_has_a_report() -> None:
+    rows = Rows(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.full(4, 5))
+    logits = {"oov": np.zeros(4), "fine": np.arange(4.0)}
+    found = summarise(rows, logits, {"fine": np.zeros(4)}, Evaluation(bootstrap=10), seed=0)
+    page = render(_evidence(found))
+    assert "cold GAUC is not defined" in page
+    assert "n/a" in page
+    assert "perfect" not in page
+
+
+def test_terminal_table_leads_with_cold_and_fits_a_narrow_terminal(summary: Summary) -> None:
+    console = Console(width=88, record=True, file=io.StringIO())
+    console.print(terminal_table(summary))
+    text = console.export_text()
+    header = next(line for line in text.splitlines() if "variant" in line)
+    assert header.split() == ["variant", "cold", "vs", "OOV", "all", "few", "mid", "warm", "gap", "closed"]
+    fine = next(line for line in text.splitlines() if line.strip().startswith("fine"))
+    assert f"{summary['metrics']['fine']['cold']['gauc']:.3f}" in fine
+    assert "\u00b1" in fine
+    assert max(map(len, text.splitlines())) <= 88
