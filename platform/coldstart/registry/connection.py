@@ -30,9 +30,9 @@ def connect(tracking_uri: str) -> MlflowClient:
         _make_parent(tracking_uri)
     else:
         _probe_socket(tracking_uri)
-    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     try:
         with _impatient():
+            client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             client.search_registered_models(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]

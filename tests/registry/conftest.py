@@ -1,0 +1,77 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coldstart.config import Journal, Recipe, write_artifact
+from coldstart.config.recipe import Paths
+from coldstart.registry import ModelVersion, Registry
+
+WIDTH, GROUPS, DEEP = 4, 2, 3
+
+
+class Run:
+    """A run directory with small artifacts of every kind, whose lineage is right; weights are placeholders."""
+
+    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+        self.recipe, self.registry = recipe, registry
+        self.lineage: dict[str, str] = {"dataset": "d" * 64}
+        self.make("ranker", "one")
+        self.make("encoder", "one")
+        self.make("proxies", "one")
+        self.make("adaptor", "one")
+
+    def make(self, kind: str, weights: str, width: int = WIDTH, **lineage: str) -> Path:
+        """Writes or rewrites one artifact; whatever is made afterwards descends from it."""
+        path = self.recipe.run_dir / kind
+        above = {"ranker": 1, "encoder": 2, "proxies": 3, "adaptor": 4}[kind]
+        inherited = dict(list(self.lineage.items())[:above]) | lineage
+        with write_artifact(path, kind, inherited, {"width": width, "groups": GROUPS}) as draft:
+            (draft / "settings.json").write_text(json.dumps({"weights": weights}))
+            if kind == "ranker":
+                ids = [f"film-{i}" for i in range(1, 6)]
+                table = pa.table({"item_id": ids, "item_idx": range(1, 6), "trained": [True] * 4 + [False]})
+                pq.write_table(table, draft / "vocabulary.parquet")
+            if kind == "proxies":
+                (draft / "proxies").mkdir()
+                rows = {"item_idx": [1], "coarse": [[0.5] * width], "states": [[0.1] * (GROUPS * DEEP)]}
+                pq.write_table(pa.table(rows), draft / "proxies" / "part-0.parquet")
+        manifest = json.loads((path / "manifest.json").read_text())
+        self.lineage[kind] = manifest["fingerprint"]
+        return path
+
+    def register(self, kind: str, upstream: dict[str, int] | None = None, **metrics: float) -> ModelVersion:
+        journal = Journal(self.recipe.run_dir / "journals" / f"{kind}.jsonl")
+        return self.registry.register(
+            kind, self.recipe.run_dir / kind, recipe=self.recipe, upstream=upstream or {}, metrics=metrics, journal=journal
+        )
+
+    def register_all(self, cold_gauc: float) -> ModelVersion:
+        ranker = self.register("ranker").version
+        encoder = self.register("encoder", {"ranker": ranker}).version
+        return self.register("adaptor", {"ranker": ranker, "encoder": encoder}, cold_gauc=cold_gauc)
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests (making one takes seconds); every test has a project of its own in it."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def new_run(tracking_uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Run]:
+    project = request.node.name.replace("[", "-").replace("]", "").replace("_", "-").lower()[:60]
+
+    def make() -> Run:
+        recipe = Recipe(name=project, paths=Paths(runs=tmp_path))
+        return Run(recipe, Registry(tracking_uri, project))
+
+    return make
+
+
+@pytest.fixture
+def run(new_run: Callable[[], Run]) -> Run:
+    return new_run()

@@ -1,0 +1,177 @@
+import socket
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from coldstart.config import Journal, UserError, digest
+from coldstart.registry import Registry
+
+
+def test_version_carries_recipe_metrics_dataset_and_lineage(run):
+    Journal(run.recipe.run_dir / "journals" / "ranker.jsonl").write(10, 20, loss=0.7)
+    Journal(run.recipe.run_dir / "journals" / "ranker.jsonl").write(20, 20, loss=0.5)
+    ranker = run.register("ranker", cold_gauc=0.6)
+    encoder = run.register("encoder", {"ranker": ranker.version})
+
+    client = run.registry.client
+    logged = client.get_run(ranker.run_id)
+    assert logged.data.params["ranker.width"] == "32"
+    assert logged.data.tags["coldstart.recipe"] == digest(run.recipe)
+    assert logged.data.metrics["cold_gauc"] == 0.6
+    assert [(m.step, m.value) for m in client.get_metric_history(ranker.run_id, "loss")] == [(10, 0.7), (20, 0.5)]
+    assert logged.inputs.dataset_inputs[0].dataset.digest == "d" * 36
+    assert [file.path for file in client.list_artifacts(ranker.run_id)] == ["recipe.yaml"]
+    tags = client.get_model_version(encoder.name, str(encoder.version)).tags
+    assert tags["coldstart.ranker.version"] == str(ranker.version)
+    assert tags["coldstart.ranker"] == run.lineage["ranker"]
+    assert tags["coldstart.dataset"] == "d" * 64
+
+
+def test_registering_the_same_artifact_again_returns_the_version_and_adds_missing_figures(run):
+    first = run.register("ranker", auc=0.7)
+    again = run.register("ranker", auc=0.1, cold_gauc=0.6)
+    assert again == first
+    assert run.registry.metrics("ranker", first.version) == {"auc": 0.7, "cold_gauc": 0.6}
+    run.make("ranker", "two")
+    assert run.register("ranker").version == first.version + 1
+
+
+def test_artifacts_lie_beside_the_database_and_not_in_the_working_directory(run, tracking_uri, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    version = run.register("ranker").version
+    beside = Path(tracking_uri.removeprefix("sqlite:///")).parent
+    assert run.registry.locate("ranker", version).path.is_relative_to(beside)
+    assert not (tmp_path / "mlruns").exists()
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_upstream_of_another_lineage_is_refused(run):
+    ranker = run.register("ranker").version
+    run.make("ranker", "two")
+    run.make("encoder", "of the second ranker")
+    with pytest.raises(UserError, match=f"ranker version {ranker} is"):
+        run.register("encoder", {"ranker": ranker})
+
+
+def test_proxies_other_than_those_the_adaptor_was_trained_on_are_refused(run):
+    run.make("proxies", "two")
+    with pytest.raises(UserError, match="not those the adaptor was trained on"):
+        run.register("adaptor")
+
+
+def test_release_gives_verified_parts_of_one_lineage(run):
+    adaptor = run.register_all(0.6)
+    release = run.registry.release(adaptor.version)
+    assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
+    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
+    assert {part.kind: part.fingerprint for part in parts} == {k: v for k, v in run.lineage.items() if k != "dataset"}
+
+
+def test_release_with_a_changed_file_is_refused(run):
+    adaptor = run.register_all(0.6)
+    release = run.registry.release(adaptor.version)
+    (release.encoder.path / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match="differs from its manifest"):
+        run.registry.release(adaptor.version)
+
+
+def test_release_with_a_replaced_artifact_is_refused(run):
+    adaptor = run.register_all(0.6)
+    release = run.registry.release(adaptor.version)
+    other = run.make("ranker", "two")
+    for file in other.iterdir():
+        (release.ranker.path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="somebody replaced it"):
+        run.registry.release(adaptor.version)
+
+
+def test_release_whose_ranker_version_is_gone_is_refused(run):
+    adaptor = run.register_all(0.6)
+    run.registry.client.delete_model_version(run.registry.model_name("ranker"), "1")
+    with pytest.raises(UserError, match="has no version 1"):
+        run.registry.release(adaptor.version)
+
+
+def test_release_pointing_at_another_ranker_by_hand_is_refused(run):
+    adaptor = run.register_all(0.6)
+    run.make("ranker", "two")
+    other = run.register("ranker").version
+    run.registry.client.set_model_version_tag(adaptor.name, str(adaptor.version), "coldstart.ranker.version", str(other))
+    with pytest.raises(UserError, match=f"version {other} is"):
+        run.registry.release(adaptor.version)
+
+
+def test_release_of_differing_widths_is_refused(run):
+    run.make("adaptor", "wide", width=8)
+    with pytest.raises(UserError, match="ID widths differ"):
+        run.registry.release(run.register_all(0.6).version)
+
+
+def test_unknown_alias_kind_and_version_name_the_fix(run):
+    with pytest.raises(UserError, match="promote adaptor VERSION --to champion"):
+        run.registry.release("champion")
+    with pytest.raises(UserError, match="has no version 7"):
+        run.registry.release(7)
+    with pytest.raises(UserError, match="allowed: ranker, encoder, adaptor"):
+        run.registry.model_name("banana")
+
+
+def test_versions_lists_everything_once(run):
+    run.register_all(0.6)
+    rows = run.registry.versions()
+    assert [(row["kind"], row["version"], row["cold_gauc"]) for row in rows] == [
+        ("ranker", 1, None),
+        ("encoder", 1, None),
+        ("adaptor", 1, 0.6),
+    ]
+    assert rows[2]["upstream"] == {"ranker": 1, "encoder": 1}
+
+
+def test_model_holds_no_pickle_and_says_what_it_takes(run):
+    version = run.register("ranker").version
+    source = Path(run.registry.version("ranker", version).source.removeprefix("file://"))
+    files = {file for file in source.rglob("*") if file.is_file()}
+    assert not [file for file in files if file.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
+    assert not [file for file in files if file.read_bytes()[:1] == b"\x80"]
+    model = mlflow.models.Model.load(str(source))
+    assert model.signature.inputs.input_names()[0] == "history_item_ids"
+    assert model.load_input_example(str(source))["candidate_item_ids"][0][0] == "film-3"
+    assert "torch==" in (source / "requirements.txt").read_text()
+
+
+def test_nothing_at_the_address_is_told_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"no MLflow at http://127.0.0.1:{port}.*start the server"):
+        Registry(f"http://127.0.0.1:{port}", "demo")
+    assert time.monotonic() - began < 3
+
+
+def test_a_server_that_is_not_mlflow_is_told_within_seconds():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(UserError, match="does not work"):
+            Registry(f"http://127.0.0.1:{port}", "demo")
+        assert time.monotonic() - began < 20
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "banana://x"])
+def test_an_address_mlflow_cannot_use_is_told(uri):
+    with pytest.raises(UserError, match=r"registry\.tracking_uri"):
+        Registry(uri, "demo")
