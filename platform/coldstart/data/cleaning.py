@@ -1,0 +1,231 @@
+"""From rows as a user wrote them to typed rows, each either kept or rejected with a reason."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from coldstart.config.recipe import Columns
+from coldstart.data.content import BadPicture, decode_picture
+from coldstart.data.contract import ORACLE
+from coldstart.data.readers import Chunk
+
+MALFORMED = "line has a wrong number of cells"
+NO_ITEM_ID = "item id is missing"
+NOTHING_TO_READ = "item has neither title, text nor a readable picture"
+REPEATED_ITEM = "item id repeats an earlier row"
+NO_USER = "user id is missing"
+BAD_TIME = "time is missing or cannot be read"
+FAR_TIME = "time lies outside 1970 to 2200; Unix seconds are expected"
+UNKNOWN_ITEM = "item is not in the items table or was rejected there"
+BAD_LABEL = "label is not 0 or 1"
+NO_RATING = "label is missing or not a number"
+REPEATED_EVENT = "same user, item and time as an earlier row"
+
+_LATEST = 7_258_118_400  # 2200-01-01
+_KEY_LENGTH = 200
+
+
+def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: int) -> pa.Table:
+    """Types items and tries their pictures.
+
+    A row with a picture that cannot be used is reported, and kept without the picture if it has a title or a text.
+
+    Args:
+        chunk: Raw rows with the user's column names.
+        columns: The recipe's column map.
+        max_bytes: Largest encoded picture.
+        max_pixels: Largest decoded picture.
+
+    Returns:
+        row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture.
+    """
+    raw, count = chunk.table, chunk.table.num_rows
+    item_id = _ids(raw[columns.item_id])
+    title = _words(raw[columns.title]) if columns.title else pa.nulls(count, pa.string())
+    text = _fold_tags(raw, columns)
+    given = raw[columns.picture].to_pylist() if columns.picture else [None] * count
+    pictures, faults = _try_pictures(given, max_bytes, max_pixels)
+
+    has_words = np.asarray(pc.or_(title.is_valid(), text.is_valid()))
+    has_picture = np.array([picture is not None for picture in pictures], bool)
+    broken = np.array([fault is not None for fault in faults], bool)
+    no_id = np.asarray(item_id.is_null())
+    silent = ~has_words & ~has_picture
+    notes = np.array([fault and f"{fault}; the item is kept without its picture" for fault in faults], object)
+    reason = _first_reason(count, {NO_ITEM_ID: no_id, NOTHING_TO_READ: silent & ~broken})
+    reason = np.where(broken & ~no_id, np.where(silent, faults, notes), reason)
+    table = pa.table(
+        {
+            "row": _numbers(chunk),
+            "key": item_id,
+            "reason": pa.array(reason, pa.string()),
+            "item_id": pc.if_else(pa.array(no_id | silent), None, item_id),
+            "title": title,
+            "text": text,
+            "picture": pa.array(pictures, pa.large_binary()),
+        }
+    )
+    return pa.concat_tables([table, _malformed(chunk, table.schema)])
+
+
+def clean_events(
+    chunk: Chunk, columns: Columns, known_items: pa.Array, *, label_at_least: float | None, oracle: bool
+) -> pa.Table:
+    """Types events and finds their items.
+
+    Args:
+        chunk: Raw rows with the user's column names.
+        columns: The recipe's column map.
+        known_items: item_id of every item, in order of index from 1.
+        label_at_least: If set, the label is whether the column reaches this.
+        oracle: Whether the ORACLE columns are there.
+
+    Returns:
+        row, key, reason (null if kept), user_id, item_idx, timestamp, label, and the ORACLE columns if there.
+    """
+    raw = chunk.table
+    user_id, item_id = _ids(raw[columns.user_id]), _ids(raw[columns.item_id])
+    index = pc.index_in(item_id, value_set=known_items)
+    timestamp, late = _seconds(raw[columns.timestamp])
+    label = _numeric(raw[columns.label])
+    if label_at_least is not None:
+        bad_label, no_number = np.zeros(len(label), bool), np.isnan(label)
+        label = (label >= label_at_least).astype(float)
+    else:
+        bad_label, no_number = ~np.isin(label, (0, 1)), np.zeros(len(label), bool)
+    checks = {
+        NO_USER: np.asarray(user_id.is_null()),
+        NO_ITEM_ID: np.asarray(item_id.is_null()),
+        UNKNOWN_ITEM: np.asarray(index.is_null()),
+        BAD_TIME: np.isnan(timestamp),
+        FAR_TIME: late,
+        BAD_LABEL: bad_label,
+        NO_RATING: no_number,
+    }
+    reason = _first_reason(raw.num_rows, checks)
+    rejected = np.logical_or.reduce(list(checks.values()))
+    key = pc.binary_join_element_wise(pc.fill_null(user_id, ""), pc.fill_null(item_id, ""), " ")
+    table = {
+        "row": _numbers(chunk),
+        "key": pc.if_else(pa.array(rejected), key, None),
+        "reason": pa.array(reason, pa.string()),
+        "user_id": user_id,
+        "item_idx": pc.add(pc.fill_null(index, -1), 1),
+        "timestamp": pa.array(np.where(rejected, 0, timestamp).astype(np.int64)),
+        "label": pa.array(np.where(rejected, 0, label).astype(np.int8)),
+    }
+    for name in ORACLE if oracle else ():
+        table[name] = raw[name].combine_chunks().cast(pa.float32())
+    kept = pa.table(table)
+    return pa.concat_tables([kept, _malformed(chunk, kept.schema)])
+
+
+def _first_reason(count: int, checks: dict[str, NDArray[np.bool_]]) -> NDArray[np.object_]:
+    """[count] the first reason whose mask holds, or None."""
+    reason = np.full(count, None, object)
+    for text, mask in reversed(checks.items()):
+        reason[mask] = text
+    return reason
+
+
+def _numbers(chunk: Chunk) -> pa.Array:
+    return pa.array(np.arange(chunk.first_row, chunk.first_row + chunk.table.num_rows))
+
+
+def _malformed(chunk: Chunk, schema: pa.Schema) -> pa.Table:
+    """Rejected rows for lines that are no rows."""
+    first = chunk.first_row + chunk.table.num_rows
+    count = len(chunk.malformed)
+    known = {
+        "row": pa.array(np.arange(first, first + count)),
+        "key": pa.array([line[:_KEY_LENGTH] for line in chunk.malformed], pa.string()),
+        "reason": pa.array([MALFORMED] * count, pa.string()),
+    }
+    return pa.table([known.get(field.name, pa.nulls(count, field.type)) for field in schema], schema=schema)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """One array, without dictionary encoding."""
+    array = column.combine_chunks()
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _ids(column: pa.ChunkedArray) -> pa.Array:
+    """Ids as strings; 7, 7.0 (an integer column with gaps, as pandas writes it) and " 7 " are the same id."""
+    array = _plain(column)
+    if pa.types.is_floating(array.type):
+        whole = np.asarray(array.drop_null()) % 1 == 0
+        array = array.cast(pa.int64()) if whole.all() else array
+    return _trimmed(array.cast(pa.string()))
+
+
+def _words(column: pa.ChunkedArray) -> pa.Array:
+    """Words as strings; lists are joined by commas, as are parts separated by bars."""
+    array = _plain(column)
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        kind = pa.list_(pa.string())
+        array = pc.binary_join(array.cast(kind), ", ")
+    return _trimmed(array.cast(pa.string()))
+
+
+def _trimmed(strings: pa.Array) -> pa.Array:
+    trimmed = pc.utf8_trim_whitespace(strings)
+    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+
+
+def _fold_tags(raw: pa.Table, columns: Columns) -> pa.Array:
+    """The text with "name: value; name: value" of the tags before it, where they survive truncation."""
+    parts = []
+    for tag in columns.tags:
+        value = pc.replace_substring_regex(_words(raw[tag]), pattern=r"\s*\|\s*", replacement=", ")
+        parts.append(pc.binary_join_element_wise(tag.replace("_", " "), value, ": "))
+    text = _words(raw[columns.text]) if columns.text else pa.nulls(raw.num_rows, pa.string())
+    if not parts:
+        return text
+    tags = pc.binary_join_element_wise(*parts, "; ", null_handling="skip")
+    return _trimmed(pc.binary_join_element_wise(_trimmed(tags), text, ". ", null_handling="skip"))
+
+
+def _try_pictures(
+    given: list[bytes | None], max_bytes: int, max_pixels: int
+) -> tuple[list[bytes | None], list[str | None]]:
+    """Pictures that can be decoded (None otherwise), and what is wrong with the others."""
+    pictures: list[bytes | None] = []
+    faults: list[str | None] = []
+    for data in given:
+        fault = None
+        if data:
+            try:
+                decode_picture(data, max_bytes=max_bytes, max_pixels=max_pixels)
+            except BadPicture as error:
+                fault = str(error)
+        pictures.append(data if data and fault is None else None)
+        faults.append(fault)
+    return pictures, faults
+
+
+def _numeric(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Numbers; NaN where there is none."""
+    array = _plain(column)
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64())
+    values: NDArray[np.float64] = pd.to_numeric(array.to_pandas(), errors="coerce").to_numpy(np.float64)
+    return values
+
+
+def _seconds(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Unix seconds (NaN where unreadable), and which of them lie outside the years we take for real."""
+    array = _plain(column)
+    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        seconds = array.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).to_pandas().to_numpy(np.float64)
+    else:
+        seconds = np.floor(_numeric(column))
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            moments = pd.to_datetime(array.to_pandas(), format="ISO8601", errors="coerce", utc=True)
+            dated = np.isnan(seconds) & moments.notna().to_numpy()
+            seconds[dated] = moments.to_numpy("datetime64[s]").astype(np.int64)[dated]
+    return seconds, (seconds <= 0) | (seconds >= _LATEST)

@@ -1,0 +1,107 @@
+"""The dataset: the prepared, immutable result of reading items and events once."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from coldstart.config.artifact import Artifact, read_artifact
+from coldstart.data.content import Content
+from coldstart.data.contract import ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
+from coldstart.data.sequences import Sequences
+
+
+class Dataset:
+    """A dataset directory that was opened; tables are read when first asked for.
+
+    Attributes:
+        artifact: Its manifest: fingerprint, and `about` with counts per split, time cuts and text statistics.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> "Dataset":
+        """Opens a dataset directory.
+
+        Args:
+            path: The directory.
+            verify: Whether to compare every file with its digest.
+
+        Raises:
+            UserError: not a dataset, or damaged.
+        """
+        return cls(read_artifact(path, "dataset", verify=verify))
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue: indices run from 1 to this number."""
+        return int(self.artifact.about["items"])
+
+    def items(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The items in order of index: row `i` is item `i + 1`. `columns` limits what is read."""
+        return _read_parts(self.artifact.path / "items", columns)
+
+    def contents(self, item_idx: NDArray[np.int64]) -> list[Content]:
+        """Content of the named items, in that order."""
+        return read_contents(self.artifact.path, item_idx)
+
+    def texts(self) -> Iterator[str]:
+        """All titles and texts."""
+        table = self.items(["title", "text"])
+        for column in table.columns:
+            yield from (value for value in column.to_pylist() if value)
+
+    @cached_property
+    def train_counts(self) -> NDArray[np.int32]:
+        """[N + 1] train events of each item; index 0 (OOV) has none. Cold items are those with 0."""
+        counts = self.items(["num_train_events"])["num_train_events"]
+        return np.concatenate([np.zeros(1, np.int32), np.asarray(counts, np.int32)])
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        """item_id -> item_idx."""
+        ids = self.items(["item_id"])["item_id"].to_pylist()
+        return {item_id: index for index, item_id in enumerate(ids, start=1)}
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """Events of all users."""
+        return Sequences.from_table(_read_parts(self.artifact.path / "sequences"))
+
+
+def read_contents(dataset: Path, item_idx: NDArray[np.int64]) -> list[Content]:
+    """Content of the named items of a dataset directory, in that order; reads only the row groups that hold them.
+
+    Args:
+        dataset: The directory.
+        item_idx: [n] item indices, 1..N, in any order and with repeats.
+    """
+    unique, where = np.unique(np.asarray(item_idx, np.int64), return_inverse=True)
+    part, within = np.divmod(unique - 1, ITEMS_PER_PART)
+    found: list[Content] = []
+    for number in np.unique(part):
+        rows = within[part == number]
+        groups = np.unique(rows // ITEMS_PER_ROW_GROUP)
+        with pq.ParquetFile(part_path(dataset / "items", int(number))) as file:
+            table = file.read_row_groups(groups.tolist(), columns=["title", "text", "picture"])
+        position = (
+            np.searchsorted(groups, rows // ITEMS_PER_ROW_GROUP) * ITEMS_PER_ROW_GROUP + rows % ITEMS_PER_ROW_GROUP
+        )
+        found += [Content(**row) for row in table.take(position).to_pylist()]
+    return [found[index] for index in where]
+
+
+def part_path(directory: Path, number: int) -> Path:
+    """File of one part."""
+    return directory / f"part-{number:05d}.parquet"
+
+
+def _read_parts(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    files = sorted(directory.glob("part-*.parquet"))
+    return pa.concat_tables([pq.read_table(file, columns=list(columns) if columns else None) for file in files])

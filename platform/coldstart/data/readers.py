@@ -1,0 +1,221 @@
+"""Readers for a user's own tables: finding them, checking their columns, and reading them piece by piece."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from coldstart.config.errors import UserError
+from coldstart.config.recipe import Columns, Files
+
+SUFFIXES = (".parquet", ".csv")
+_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table of the user's: files of one format, read in order of name.
+
+    Attributes:
+        name: `items` or `events`.
+        files: At least one.
+        types: Column name -> Arrow type; every CSV column is a string until it is parsed.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    types: dict[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one task reads: a row group of a Parquet file, or a whole CSV file.
+
+    Attributes:
+        path: The file.
+        row_group: Which one; -1 for CSV.
+        first_row: Number of its first row in the table.
+    """
+
+    path: str
+    row_group: int
+    first_row: int
+
+    def as_row(self) -> dict[str, Any]:
+        """As a row of a table of pieces."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows as they were found.
+
+    Attributes:
+        first_row: Number of the first row in the table.
+        table: Well-formed rows.
+        malformed: Lines that are not rows; they are numbered after those of `table`.
+    """
+
+    first_row: int
+    table: pa.Table
+    malformed: tuple[str, ...] = ()
+
+
+def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> tuple[SourceTable, SourceTable]:
+    """Finds both tables and checks that they hold rows and the columns the recipe names.
+
+    Args:
+        files: Where they lie and what their columns are called.
+        extra: Further columns that events must have.
+
+    Returns:
+        The items and the events table.
+
+    Raises:
+        UserError: a file or column is missing, a table is empty, or pictures are not bytes.
+    """
+    items = _find(files.root, files.items, "items")
+    events = _find(files.root, files.events, "events")
+    for table in (items, events):
+        for field, column in wanted_columns(files.columns, table.name):
+            _require(table, field, column)
+    for column in extra:
+        _require(events, column, column)
+    picture = files.columns.picture
+    if picture is not None and not _is_bytes(items.types[picture]):
+        raise UserError(
+            f"data.files.columns.picture: column '{picture}' of {items.files[0]} holds {items.types[picture]}, not "
+            "image bytes; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.picture: null"
+        )
+    for table in (items, events):
+        if not any(_has_rows(file) for file in table.files):
+            raise UserError(f"data.files.{table.name}: {table.files[0]} holds no rows; point it at a table with data")
+    return items, events
+
+
+def wanted_columns(columns: Columns, table: str) -> list[tuple[str, str]]:
+    """Pairs of recipe field and the user's column name, for one table."""
+    if table == "events":
+        fields = ("user_id", "item_id", "timestamp", "label")
+    else:
+        fields = ("item_id", "title", "text", "picture")
+    pairs = [(field, getattr(columns, field)) for field in fields]
+    tags = [("tags", tag) for tag in columns.tags] if table == "items" else []
+    return [(field, column) for field, column in pairs if column is not None] + tags
+
+
+def _find(root: Path, name: str, field: str) -> SourceTable:
+    path = (root / name).absolute()
+    if path.is_dir():
+        found = {suffix: sorted(path.rglob(f"*{suffix}")) for suffix in SUFFIXES}
+        kinds = [suffix for suffix, files in found.items() if files]
+        if len(kinds) != 1:
+            what = "both Parquet and CSV files" if kinds else "no .parquet or .csv file"
+            raise UserError(f"data.files.{field}: directory {path} holds {what}; leave files of one kind in it")
+        files = tuple(found[kinds[0]])
+    elif path.suffix not in SUFFIXES:
+        raise UserError(f"data.files.{field}: {path} is neither .parquet nor .csv nor a directory of either")
+    elif not path.is_file():
+        raise UserError(f"data.files.{field}: {path} does not exist; set data.files.root and data.files.{field}")
+    else:
+        files = (path,)
+    types = _types(files[0], field)
+    for file in files[1:]:
+        if missing := set(types) - set(_types(file, field)):
+            raise UserError(f"data.files.{field}: {file} lacks the column '{min(missing)}' that {files[0].name} has")
+    return SourceTable(field, files, types)
+
+
+def _types(file: Path, field: str) -> dict[str, pa.DataType]:
+    try:
+        if file.suffix == ".parquet":
+            schema = pq.read_schema(file)
+            return {column.name: column.type for column in schema}
+        with csv.open_csv(file, parse_options=_parse_options()) as reader:
+            return {name: pa.string() for name in reader.schema.names}
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data.files.{field}: {file} cannot be read as {file.suffix[1:]}: {reason}") from error
+
+
+def _require(table: SourceTable, field: str, column: str) -> None:
+    if column in table.types:
+        return
+    near = get_close_matches(column, table.types, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"its columns are {', '.join(sorted(table.types))}"
+    optional = "; if there is none, set it to null" if field in ("title", "text", "picture") else ""
+    raise UserError(f"data.files.columns.{field}: {table.files[0]} has no column '{column}': {hint}{optional}")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _has_rows(file: Path) -> bool:
+    if file.suffix == ".parquet":
+        return bool(pq.read_metadata(file).num_rows > 0)
+    with csv.open_csv(file, parse_options=_parse_options()) as reader:
+        return any(batch.num_rows for batch in reader)
+
+
+def pieces(table: SourceTable) -> list[Piece]:
+    """Cuts a table into what single tasks read, with running row numbers."""
+    found: list[Piece] = []
+    row = 0
+    for file in table.files:
+        if file.suffix == ".csv":
+            found.append(Piece(str(file), -1, row))
+            if file != table.files[-1]:
+                row += sum(_csv_rows(file))
+            continue
+        metadata = pq.read_metadata(file)
+        for group in range(metadata.num_row_groups):
+            found.append(Piece(str(file), group, row))
+            row += metadata.row_group(group).num_rows
+    return found
+
+
+def _csv_rows(file: Path) -> Iterator[int]:
+    malformed: list[str] = []
+    with csv.open_csv(file, parse_options=_parse_options(malformed)) as reader:
+        yield from (batch.num_rows for batch in reader)
+    yield len(malformed)
+
+
+def read_piece(piece: Piece, columns: list[str]) -> Iterator[Chunk]:
+    """Reads the named columns of a piece in chunks; CSV lines with a wrong number of cells come last."""
+    row = piece.first_row
+    if piece.row_group >= 0:
+        with pq.ParquetFile(piece.path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=columns):
+                yield Chunk(row, pa.Table.from_batches([batch]))
+                row += batch.num_rows
+        return
+    malformed: list[str] = []
+    strings = csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+    with csv.open_csv(piece.path, parse_options=_parse_options(malformed), convert_options=strings) as reader:
+        for batch in reader:
+            yield Chunk(row, pa.Table.from_batches([batch]))
+            row += batch.num_rows
+        empty = reader.schema.empty_table()
+    if malformed:
+        yield Chunk(row, empty, tuple(malformed))
+
+
+def _parse_options(malformed: list[str] | None = None) -> csv.ParseOptions:
+    def skip(line: csv.InvalidRow) -> str:
+        if malformed is not None:
+            malformed.append(line.text)
+        return "skip"
+
+    return csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)

@@ -1,0 +1,81 @@
+"""User sequences: building them from loose events, and holding all of them flat."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from coldstart.data.contract import ORACLE, SEQUENCES
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Events of all users, flat: user `u` owns positions `offsets[u]` to `offsets[u + 1]`, in order of time.
+
+    Attributes:
+        offsets: [users + 1] int64.
+        item_idx: [events] int32.
+        label: [events] int8.
+        timestamp: [events] int64, Unix seconds.
+        split: [events] int8 split code.
+        user_id: One per user.
+        p_click: [events] float32 true click probability, generated data only.
+        p_click_content: [events] float32, what content could tell of it, generated data only.
+    """
+
+    offsets: NDArray[np.int64]
+    item_idx: NDArray[np.int32]
+    label: NDArray[np.int8]
+    timestamp: NDArray[np.int64]
+    split: NDArray[np.int8]
+    user_id: list[str]
+    p_click: NDArray[np.float32] | None = None
+    p_click_content: NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Sequences":
+        """Flattens the rows of a SEQUENCES table."""
+        lists = {
+            name: table[name].combine_chunks() for name in table.column_names if name not in ("user_idx", "user_id")
+        }
+        lengths = np.asarray(lists["item_idx"].value_lengths())
+        flat: dict[str, Any] = {name: np.asarray(values.flatten()) for name, values in lists.items()}
+        return cls(
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), user_id=table["user_id"].to_pylist(), **flat
+        )
+
+
+def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Sorts events by user, time and row.
+
+    Args:
+        events: Columns user_idx, item_idx, timestamp, row and any others.
+
+    Returns:
+        Ordered events of which (user, item, time) is unique, and those that repeat an earlier row.
+    """
+    user, item, when, row = (np.asarray(events[name]) for name in ("user_idx", "item_idx", "timestamp", "row"))
+    grouped = np.lexsort((row, item, when, user))
+    same = np.ones(len(grouped), bool)
+    for values in (user, item, when):
+        same &= np.diff(values[grouped], prepend=values[grouped[:1]] - 1) == 0
+    kept = np.sort(grouped[~same])
+    order = kept[np.lexsort((row[kept], when[kept], user[kept]))]
+    return events.take(order), events.take(np.sort(grouped[same]))
+
+
+def sequence_rows(events: pa.Table) -> pa.Table:
+    """One row per user (SEQUENCES) from ordered events with user_idx, user_id, item_idx, label, timestamp, split."""
+    user = np.asarray(events["user_idx"])
+    starts = np.flatnonzero(np.diff(user, prepend=-1))
+    offsets = pa.array(np.append(starts, len(user)), pa.int32())
+    columns = {"user_idx": events["user_idx"].take(starts), "user_id": events["user_id"].take(starts)}
+    names = [*SEQUENCES.names[2:], *(name for name in ORACLE if name in events.column_names)]
+    for name in names:
+        columns[name] = pa.ListArray.from_arrays(offsets, events[name].combine_chunks())
+    schema = SEQUENCES
+    for name in names[4:]:
+        schema = schema.append(pa.field(name, pa.list_(pa.float32()), nullable=False))
+    return pa.table(columns).cast(schema)

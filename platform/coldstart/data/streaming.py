@@ -1,0 +1,67 @@
+"""Ray Data: the one place that quiets it, and item content streamed in an exact order."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from coldstart.data.content import Content
+from coldstart.data.dataset import read_contents
+
+Transform = Callable[[list[Content]], dict[str, NDArray[np.generic]]]
+"""Reads the content of n items into arrays [n, ...] whose widths are the same for every call."""
+
+
+def quiet_ray_data() -> None:
+    """No progress bars, no plan print-outs: progress goes through the journal. For the calling process."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def stream_items(
+    dataset_path: Path,
+    order: NDArray[np.int64],
+    transform: Transform,
+    batch_size: int,
+    *,
+    block_rows: int = 256,
+    num_cpus: float = 1,
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Streams items through Ray Data tasks in exactly the given order.
+
+    To stream several epochs, concatenate their orders: one pipeline then runs through all of them without a pause.
+    To resume, pass what is left of the order.
+
+    Args:
+        dataset_path: Dataset directory, on storage that all nodes see.
+        order: [n] item indices, 1..N; repeats are allowed.
+        transform: Runs in the tasks (decode, resize, tokenise), e.g. `Encoder.prepare`; must be picklable.
+        batch_size: Rows per batch; only the last batch may be shorter.
+        block_rows: Items per task.
+        num_cpus: Logical CPUs per task.
+
+    Yields:
+        `item_idx` [rows] int64 and the arrays of `transform` [rows, ...].
+    """
+    quiet_ray_data()
+    order = np.asarray(order, np.int64)
+    if not len(order):
+        return
+    path = Path(dataset_path).absolute()
+
+    def read(block: pa.Table) -> dict[str, NDArray[np.generic]]:
+        item_idx = np.asarray(block["item_idx"])
+        return {"item_idx": item_idx, **transform(read_contents(path, item_idx))}
+
+    blocks = [pa.table({"item_idx": order[at : at + block_rows]}) for at in range(0, len(order), block_rows)]
+    named = ray.data.from_arrow(blocks)
+    named.context.execution_options.preserve_order = True
+    dataset = named.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=num_cpus)
+    yield from dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
