@@ -108,16 +108,15 @@ def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[An
     """Distribution of slot lengths, and of cosines between fine proxies and ID rows.
 
     Args:
-        norms: Label, beginning with the variant's name -> lengths.
-        cosines: What is measured, then what it is to be compared with -> cosines.
+        norms: Label -> lengths. A label that begins with the name of a variant and a comma takes its colour.
+        cosines: Label -> cosines.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
-        pairs = zip((COLOURS["fine"], COLOURS[BASELINE]), cosines.items(), strict=False)
-        lengths = [(COLOURS[name.split()[0]], name, values) for name, values in norms.items() if len(values)]
-        likeness = [(colour, name, values) for colour, (name, values) in pairs if len(values)]
-        for axis, title, samples in ((left, "length of the slot vector", lengths), (right, "cosine", likeness)):
+        panels = ((left, "length of the slot vector", norms), (right, "cosine", cosines))
+        for axis, title, given in panels:
+            samples = [(_colour(name), name, values) for name, values in given.items() if len(values)]
             everything = np.concatenate([np.zeros(0), *(values for _, _, values in samples)])
             edges = np.linspace(everything.min(), everything.max(), 41) if len(everything) else 40
             for colour, name, values in samples:
@@ -129,6 +128,10 @@ def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[An
             if samples:
                 axis.legend()
     return figure
+
+
+def _colour(label: str) -> str:
+    return COLOURS.get(label.split(",")[0], COLOURS[BASELINE])
 
 
 def training_curves(journals: Mapping[str, Sequence[Mapping[str, Any]]], columns: int = 4) -> Figure | None:
