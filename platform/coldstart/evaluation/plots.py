@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from coldstart.evaluation.metrics import Reliability
@@ -57,7 +58,7 @@ def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:
     deltas = summary["delta_vs_oov"]
     names = list(reversed(deltas))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 0.8 + 0.3 * len(names)), layout="constrained")
+        figure = Figure(figsize=(10.4, 0.8 + 0.3 * len(names)), layout=ConstrainedLayoutEngine(w_pad=0.1))
         axes = figure.subplots(1, len(slices), sharey=True, squeeze=False)[0]
         for place, (axis, slice_name) in enumerate(zip(axes, slices, strict=True)):
             for y, name in enumerate(names):

@@ -1,0 +1,258 @@
+"""Measures what the proxies are worth: every variant on the same test rows, with intervals, into a report."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.util import ActorPool
+from torch import Tensor
+
+from coldstart.alignment import load_adaptor
+from coldstart.alignment.content_map import fit_content_map
+from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.batches import RankBatch, UserWindows
+from coldstart.data.content import decode_picture
+from coldstart.data.contract import TEST
+from coldstart.data.dataset import Dataset
+from coldstart.encoders.proxies import read_proxies
+from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
+from coldstart.evaluation.report import Chart, Evidence, render
+from coldstart.evaluation.scoring import Logits, mean_logits, sample_contexts, score_rows
+from coldstart.evaluation.summary import Rows, Summary, summarise
+from coldstart.evaluation.variants import MEANINGS, item_appeal, slot_tables, to_logit
+from coldstart.rankers import Ranker, load_ranker
+from workloads.job import main
+
+KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
+REMAKE = {
+    "ranker": "train_ranker",
+    "encoder": "align_coarse",
+    "proxies": "embed_items",
+    "adaptor": "align_fine",
+}
+PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
+WINDOWS_PER_PASS, PASSES_PER_PIECE = 64, 4
+ITEMS_PER_PIECE = 512
+CONTEXTS = 128
+"""Sampled users over whom a logit is averaged to get an item's appeal."""
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Evaluates the models of a run on its test rows.
+
+    Raises:
+        UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
+    """
+    artifacts = open_artifacts(recipe.run_dir)
+    dataset = Dataset(artifacts["dataset"])
+    ranker = load_ranker(artifacts["ranker"].path)
+    tables = _tables(recipe, artifacts, dataset, ranker)
+    rows, logits, appeal = _score(recipe, artifacts, dataset, tables)
+    summary = summarise(rows, logits, appeal, recipe.evaluation, seed=recipe.seed)
+    lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
+    geometry = _geometry(recipe, dataset, ranker, tables)
+    journals = {path.stem: Journal(path).read() for path in sorted((recipe.run_dir / "journals").glob("*.jsonl"))}
+    journals.pop("evaluate", None)
+    charts = draw_charts(summary, rows, logits, geometry, journals, bins=recipe.evaluation.calibration_bins)
+    decode = partial(decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels)
+    around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
+    evidence = _evidence(recipe, summary, charts, around, dataset, lineage)
+    path = recipe.run_dir / "evaluation"
+    with write_artifact(path, "evaluation", lineage, summary) as draft:
+        _write(draft, evidence)
+    return read_artifact(path, "evaluation")
+
+
+def open_artifacts(run_dir: Path) -> dict[str, Artifact]:
+    """The artifacts that are evaluated together.
+
+    Raises:
+        UserError: one is missing or damaged, or was made from another one than stands beside it.
+    """
+    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in KINDS}
+    for kind, artifact in artifacts.items():
+        for source, fingerprint in artifact.lineage.items():
+            if source in artifacts and artifacts[source].fingerprint != fingerprint:
+                raise UserError(
+                    f"the {kind} in {run_dir} was made from {source} {fingerprint[:12]}, but {source} "
+                    f"{artifacts[source].fingerprint[:12]} stands beside it; run {REMAKE[kind]} again"
+                )
+    return artifacts
+
+
+def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ranker: Ranker) -> dict[str, Tensor]:
+    proxies = artifacts["proxies"]
+    coarse, states = (
+        torch.from_numpy(part)
+        for part in read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
+    )
+    adaptor = load_adaptor(artifacts["adaptor"].path)
+    with torch.inference_mode():
+        fine = torch.cat([adaptor(c, s) for c, s in zip(coarse.split(4096), states.split(4096), strict=True)])
+    mature = _mature(recipe, dataset, ranker)
+    mapped = fit_content_map(states, ranker.id_table.weight.detach(), mature, seed=recipe.seed)
+    return slot_tables(
+        ranker, mapped=mapped, coarse=coarse, fine=fine, train_events=dataset.train_counts, mature=mature
+    )
+
+
+def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
+    often: NDArray[np.bool_] = dataset.train_counts >= recipe.coarse.min_events
+    return often & ranker.trained.numpy()
+
+
+def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:
+    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
+    return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
+
+
+@ray.remote(max_restarts=3, max_task_retries=3)
+class _Scorer:
+    """Holds ranker, windows and slot tables in one process and scores pieces of the work."""
+
+    def __init__(self, run_dir: Path, tables: dict[str, NDArray[np.float32]], *, history: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.ranker = load_ranker(run_dir / "ranker")
+        self.windows = evaluated_windows(Dataset.open(run_dir / "dataset", verify=False), history)
+        self.tables = {name: torch.from_numpy(table.copy()) for name, table in tables.items()}
+
+    def rows(self, piece: NDArray[np.int64]) -> tuple[NDArray[np.int64], Logits]:
+        parts = (self.windows.batch(piece[i : i + WINDOWS_PER_PASS]) for i in range(0, len(piece), WINDOWS_PER_PASS))
+        return score_rows(self.ranker, parts, self.tables)
+
+    def appeal(self, items: NDArray[np.int64], contexts: RankBatch) -> tuple[NDArray[np.int64], Logits]:
+        return items, mean_logits(self.ranker, contexts, items, self.tables)
+
+
+def evaluated_windows(dataset: Dataset, history: int) -> UserWindows:
+    """The rows that are evaluated."""
+    return UserWindows(dataset.sequences, history=history, splits=[TEST])
+
+
+def _score(
+    recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, tables: dict[str, Tensor]
+) -> tuple[Rows, Logits, Logits]:
+    """Rows in event order, and variant -> logits and appeal aligned with them."""
+    windows = evaluated_windows(dataset, recipe.ranker.history)
+    if not len(windows):
+        raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
+    sequences = dataset.sequences
+    at = windows.rows
+    item = sequences.item_idx[at].astype(np.int64)
+    rows = Rows(
+        np.searchsorted(sequences.offsets, at, side="right") - 1, sequences.label[at], dataset.train_counts[item]
+    )
+    cold = np.unique(item[rows.train_events == 0])
+    logits, by_item = _distribute(recipe, windows, tables, cold)
+    appeal = {name: np.full(len(at), np.nan, np.float32) for name in tables}
+    for name, values in by_item.items():
+        appeal[name][rows.train_events == 0] = values[np.searchsorted(cold, item[rows.train_events == 0])]
+    truths = {"content_oracle": sequences.p_click_content, "oracle": sequences.p_click}
+    for name, truth in truths.items():
+        if truth is not None:
+            everywhere = to_logit(truth)
+            logits[name] = everywhere[at].astype(np.float32)
+            appeal[name] = item_appeal(everywhere, sequences.item_idx)[at].astype(np.float32)
+    order = [name for name in MEANINGS if name in logits]
+    return rows, {name: logits[name] for name in order}, {name: appeal[name] for name in order}
+
+
+def _distribute(
+    recipe: Recipe, windows: UserWindows, tables: dict[str, Tensor], cold: NDArray[np.int64]
+) -> tuple[Logits, Logits]:
+    """Scores windows and cold items on Ray actors: variant -> logits by row, variant -> mean logits by cold item."""
+    cluster = recipe.cluster
+    held = ray.put({name: table.numpy() for name, table in tables.items()})
+    scorer = _Scorer.options(num_cpus=cluster.cpus_per_worker)
+    pool = ActorPool(
+        [
+            scorer.remote(
+                recipe.run_dir.absolute(), held, history=recipe.ranker.history, threads=cluster.threads_per_worker
+            )
+            for _ in range(cluster.workers)
+        ]
+    )
+    by_size = np.argsort(windows.weights, kind="stable")
+    pieces = _cut(by_size, WINDOWS_PER_PASS * PASSES_PER_PIECE)
+    shelves = _cut(cold, ITEMS_PER_PIECE)
+    journal = Journal(recipe.run_dir / "journals" / "evaluate.jsonl")
+    journal.clear()
+    total = len(pieces) + len(shelves)
+    scored, done = [], 0
+    for part in pool.map_unordered(lambda actor, piece: actor.rows.remote(piece), pieces[::-1]):
+        scored.append(part)
+        done += 1
+        journal.write(done, total)
+    rng = np.random.default_rng(recipe.seed)
+    chosen = rng.permutation(len(windows))[:CONTEXTS]
+    contexts = ray.put(sample_contexts([windows.batch(chosen)], most=CONTEXTS))
+    weighed = []
+    for part in pool.map_unordered(lambda actor, shelf: actor.appeal.remote(shelf, contexts), shelves):
+        weighed.append(part)
+        done += 1
+        journal.write(done, total)
+    return _in_order(scored, windows.rows), _in_order(weighed, cold)
+
+
+def _cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _in_order(parts: Sequence[tuple[NDArray[np.int64], Logits]], keys: NDArray[np.int64]) -> Logits:
+    """Values of all parts in the order of `keys`, each of which occurs once."""
+    if not parts:
+        return {}
+    order = np.argsort(np.concatenate([found for found, _ in parts]))
+    assert len(order) == len(keys)
+    return {name: np.concatenate([values[name] for _, values in parts])[order] for name in parts[0][1]}
+
+
+def _evidence(
+    recipe: Recipe,
+    summary: Summary,
+    charts: list[Chart],
+    around: list[Any],
+    dataset: Dataset,
+    lineage: dict[str, str],
+) -> Evidence:
+    return Evidence(
+        name=recipe.name,
+        summary=summary,
+        charts=charts,
+        neighbourhoods=around,
+        dataset=dict(_facts(dataset.artifact.about)),
+        lineage=lineage,
+        versions={package: version(package) for package in PACKAGES},
+        command=f"coldstart submit pipeline --recipe {recipe.run_dir / 'recipe.yaml'}",
+        written_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+
+
+def _facts(about: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a manifest, nested ones under joined names."""
+    for key, value in about.items():
+        name = f"{above} {key}".strip().replace("_", " ")
+        if isinstance(value, dict):
+            yield from _facts(value, name)
+        elif not isinstance(value, list):
+            yield name, value
+
+
+def _write(draft: Path, evidence: Evidence) -> None:
+    (draft / "evaluation.json").write_text(json.dumps(evidence.summary, indent=2, allow_nan=False))
+    (draft / "report.html").write_text(render(evidence))
+    (draft / "plots").mkdir()
+    for chart in evidence.charts:
+        chart.figure.savefig(draft / "plots" / f"{chart.name}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main("evaluate", run, __doc__)
