@@ -70,9 +70,7 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             for row in model_input.to_dict("records")
         ]
         with torch.inference_mode():
-            coarse, states = self.encoder(
-                {name: torch.from_numpy(value) for name, value in self.encoder.prepare(contents).items()}
-            )
+            coarse, states = self.encoder(self.encoder.inputs(self.encoder.prepare(contents), "cpu"))
         return pd.DataFrame({"coarse": coarse.tolist(), "states": states.tolist()})
 
 

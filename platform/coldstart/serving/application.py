@@ -1,0 +1,144 @@
+"""The Ray Serve application: four deployments around one release, and how it is put up and taken down."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import torch
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation
+
+from coldstart.alignment import load_adaptor
+from coldstart.config import UserError
+from coldstart.config.recipe import Data, Serving
+from coldstart.encoders import read_proxies
+from coldstart.registry import Release
+from coldstart.serving.gateway import Gateway
+from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.serving.replicas import AdaptorReplica, EncoderReplica, RankerReplica
+
+NAME = "coldstart"
+_READY_SECONDS = 120.0
+_CHUNK = 4096
+# A replica reads and writes the proxy store on local disk, so all gateways stand on the head node.
+_HEAD = {"node:__internal_head__": 0.001}
+
+
+def build(release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None) -> Application:
+    """The application as Serve deploys it.
+
+    Args:
+        release: From the registry; its directories must be readable on every machine of the cluster.
+        settings: The recipe's section.
+        store_dir: Proxy stores, on local disk of the head node; made ready for this release.
+        data: Limits of pictures; default the recipe's defaults.
+    """
+    _fill_store(release, store_dir)
+    encoder = _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2)
+    adaptor = _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1)
+    ranker = _deployment(RankerReplica, "ranker", settings, num_cpus=0.2)
+    gateway = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
+    application: Application = gateway.bind(
+        encoder.bind(release.encoder.path, settings),
+        adaptor.bind(release.adaptor.path, settings),
+        ranker.bind(release.ranker.path, settings),
+        release,
+        settings,
+        data or Data(),
+        store_dir.absolute(),
+    )
+    return application
+
+
+def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None) -> str:
+    """Puts the application up on the Ray that is running and waits until it scores; returns its URL.
+
+    Raises:
+        UserError: the port is taken, or the application does not come up.
+    """
+    application = build(release, settings, store_dir, data=data)
+    http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
+    try:
+        serve.run(application, name=NAME, route_prefix="/", logging_config=_quiet())
+    except RuntimeError as error:
+        raise UserError(
+            f"release {release.name} does not come up on Serve: {str(error).splitlines()[0]}; see the logs in the Ray "
+            "session directory under logs/serve"
+        ) from error
+    url = f"http://{settings.host}:{settings.port}"
+    _wait_ready(url, release.name)
+    return url
+
+
+def shutdown() -> None:
+    """Takes the application and Serve down; published items stay on disk."""
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _deployment(
+    replica: Any, name: str, settings: Serving, *, num_cpus: float, resources: dict[str, float] | None = None
+) -> Any:
+    """Limits everywhere: Serve's own defaults queue without end and scale in and out faster than models load."""
+    waiting = 4 * settings.max_batch
+    return serve.deployment(
+        replica,
+        name=name,
+        ray_actor_options={"num_cpus": num_cpus, "resources": resources or {}},
+        max_ongoing_requests=2 * waiting,
+        max_queued_requests=8 * waiting,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.max_batch,
+            look_back_period_s=10,
+            upscale_delay_s=10,
+            downscale_delay_s=300,
+        ),
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=1,
+        graceful_shutdown_timeout_s=10,
+    )
+
+
+def _quiet() -> dict[str, Any]:
+    return {"log_level": "WARNING", "enable_access_log": False}
+
+
+def _fill_store(release: Release, store_dir: Path) -> None:
+    store = ProxyStore(store_dir, release.adaptor.fingerprint)
+    store.write_catalogue(_catalogue_proxies(release))
+    store.close()
+
+
+def _catalogue_proxies(release: Release) -> Iterator[Vectors]:
+    """Fine proxies of the catalogue by item index, row 0 included."""
+    items = pq.read_metadata(release.ranker.path / "vocabulary.parquet").num_rows
+    coarse, states = read_proxies(release.proxies.path, items, groups=release.proxies.about["groups"])
+    adaptor = load_adaptor(release.adaptor.path)
+    with torch.inference_mode():
+        for first in range(0, len(coarse), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            yield adaptor(torch.from_numpy(coarse[part]), torch.from_numpy(states[part])).numpy()
+
+
+def _wait_ready(url: str, name: str) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    why = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{url}/healthz", timeout=15)
+            if answer.status_code == 200 and answer.json().get("release") == name:
+                return
+            why = answer.text[:200]
+        except (httpx.HTTPError, ValueError) as error:
+            why = str(error)
+        time.sleep(0.1)
+    raise UserError(
+        f"{url} is not ready after {_READY_SECONDS:.0f} s: {why}; is serving.port taken by another program?"
+    )

@@ -1,0 +1,77 @@
+"""Which vector stands for an item: its trained ID row, a fine proxy, or the row of unknown items."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.serving.schemas import Vector
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What stands for a list of candidates.
+
+    Attributes:
+        item_idx: [T] catalogue indices, 0 for items the catalogue does not have.
+        vectors: Kind of vector per candidate.
+        proxies: Proxies `[d]` by position, for the candidates of kind `fine`.
+    """
+
+    item_idx: npt.NDArray[np.int64]
+    vectors: list[Vector]
+    proxies: dict[int, Vectors]
+
+
+class Catalogue:
+    """Item ids of a release and what is known of them.
+
+    Args:
+        ranker: The ranker's artifact directory.
+        store: Proxies of the release.
+    """
+
+    def __init__(self, ranker: Path, store: ProxyStore) -> None:
+        table = pq.read_table(ranker / "vocabulary.parquet", columns=["item_id", "item_idx", "trained"])
+        ids, indices, trained = (table[name].to_pylist() for name in ("item_id", "item_idx", "trained"))
+        self.index: dict[str, int] = dict(zip(ids, indices, strict=True))
+        self.trained: set[int] = {index for index, known in zip(indices, trained, strict=True) if known}
+        self.store = store
+
+    def indices(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Catalogue indices, 0 for unknown ids; the ranker itself resolves untrained ones to OOV."""
+        return np.fromiter((self.index.get(item_id, 0) for item_id in item_ids), np.int64)
+
+    def choose(self, item_ids: list[str | None]) -> Choice:
+        """Decides per candidate; `None` marks one whose proxy the caller adds.
+
+        A trained item keeps its ID row. Otherwise a published proxy wins over the catalogue's, being newer.
+        """
+        kinds: list[Vector] = []
+        proxies: dict[int, Vectors] = {}
+        indices = np.zeros(len(item_ids), np.int64)
+        published: dict[str, Vectors] | None = None
+        for position, item_id in enumerate(item_ids):
+            if item_id is None:
+                kinds.append("fine")
+                continue
+            index = self.index.get(item_id, 0)
+            indices[position] = index
+            if index in self.trained:
+                kinds.append("id")
+                continue
+            if published is None:
+                published = self.store.published()
+            proxy = published.get(item_id)
+            if proxy is None and index:
+                proxy = self.store.catalogue[index]
+            if proxy is None:
+                kinds.append("oov")
+            else:
+                kinds.append("fine")
+                proxies[position] = proxy
+        return Choice(indices, kinds, proxies)
