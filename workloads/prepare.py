@@ -1,0 +1,395 @@
+"""Prepare: reads items and events once, with Ray Data, into the immutable dataset that every later stage uses."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from numpy.typing import NDArray
+
+from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config.recipe import Columns, Data, Files
+from coldstart.data.cleaning import REPEATED_EVENT, REPEATED_ITEM, clean_events, clean_items
+from coldstart.data.contract import (
+    ITEMS,
+    ITEMS_PER_PART,
+    ITEMS_PER_ROW_GROUP,
+    ORACLE,
+    QUARANTINE,
+    SPLITS,
+    TRAIN,
+    UNUSED,
+    USERS_PER_PART,
+)
+from coldstart.data.dataset import part_path
+from coldstart.data.generator import REVISION, generate
+from coldstart.data.readers import Chunk, Piece, SourceTable, check_files, pieces, read_piece, wanted_columns
+from coldstart.data.sequences import order_events, sequence_rows
+from coldstart.data.splits import TimeCuts, hold_out_items, time_cuts, user_codes
+from coldstart.data.streaming import quiet_ray_data
+from workloads.job import main
+
+_STEPS = 5
+_MOST_PARTITIONS = 64
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Prepares the dataset of a run: `<run_dir>/dataset`.
+
+    The same input and settings give the same bytes, so running it again changes nothing.
+
+    Raises:
+        UserError: an input file or column is missing, or too many rows have to be rejected.
+    """
+    quiet_ray_data()
+    run_dir = recipe.run_dir.absolute()
+    journal = Journal(run_dir / "journals" / "prepare.jsonl")
+    journal.write(0, _STEPS)
+    if recipe.data.source == "generated":
+        files = _generated_files(recipe, run_dir / "source")
+        items, events = check_files(files, extra=ORACLE)
+    else:
+        files = recipe.data.files
+        items, events = check_files(files)
+    journal.write(1, _STEPS)
+    about: dict[str, Any] = {}
+    with write_artifact(run_dir / "dataset", "dataset", {}, about) as draft:
+        for name in ("items", "sequences", "quarantine"):
+            (draft / name).mkdir()
+        quarantine = _Quarantine(recipe.data.max_bad_share, run_dir / "quarantine")
+        try:
+            about |= _prepare(recipe, files, items, events, draft, quarantine, journal)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from error
+            raise
+        quarantine.write(draft / "quarantine")
+    journal.write(_STEPS, _STEPS, items=about["items"], users=about["users"], events=about["events"])
+    return read_artifact(run_dir / "dataset", "dataset", verify=False)
+
+
+def _generated_files(recipe: Recipe, source: Path) -> Files:
+    """The generated catalogue as if it were a user's; drawn again only if its settings, seed or revision differ."""
+    marker = source / "settings.sha256"
+    wanted = digest([recipe.data.generated.model_dump(), recipe.seed, REVISION])
+    if not (marker.is_file() and marker.read_text() == wanted):
+        shutil.rmtree(source, ignore_errors=True)
+        generate(recipe.data.generated, recipe.seed, source)
+        marker.write_text(wanted)
+    return Files(root=source, columns=Columns(text="text"))
+
+
+class _Quarantine:
+    """Rejected rows of both tables; stops the run when they are too many."""
+
+    def __init__(self, max_bad_share: float, on_failure: Path) -> None:
+        self._max_bad_share = max_bad_share
+        self._on_failure = on_failure
+        self._rows = QUARANTINE.empty_table()
+
+    def add(self, table: str, rows: pa.Table, total: int) -> None:
+        """Takes the rows that have a reason, out of `total` rows of the table.
+
+        Raises:
+            UserError: the table has lost more than the allowed share of its rows.
+        """
+        bad = rows.filter(pc.field("reason").is_valid())
+        names = pa.array([table] * len(bad), pa.string())
+        bad = bad.select(["row", "key", "reason"]).add_column(0, "table", names).cast(QUARANTINE)
+        self._rows = pa.concat_tables([self._rows, bad])
+        count = pc.count_distinct(self._rows.filter(pc.field("table") == table)["row"]).as_py()
+        if count > self._max_bad_share * total:
+            self._on_failure.mkdir(exist_ok=True)
+            self.write(self._on_failure)
+            reason, most = next(iter(self.reasons(table).items()))
+            raise UserError(
+                f"{count} of {total} rows of the {table} table cannot be used, but data.max_bad_share allows a share "
+                f"of {self._max_bad_share:g}; most often ({most} times): {reason}. all reasons: {self._on_failure}"
+            )
+
+    def reasons(self, table: str) -> dict[str, int]:
+        """Reason -> rows, the most common first."""
+        counts = Counter(self._rows.filter(pc.field("table") == table)["reason"].to_pylist())
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def write(self, directory: Path) -> None:
+        """Writes all rows, in the order of the tables."""
+        order = [(name, "ascending") for name in ("table", "row", "reason")]
+        pq.write_table(self._rows.sort_by(order), part_path(directory, 0))
+
+
+def _prepare(
+    recipe: Recipe,
+    files: Files,
+    items: SourceTable,
+    events: SourceTable,
+    draft: Path,
+    quarantine: _Quarantine,
+    journal: Journal,
+) -> dict[str, Any]:
+    """Writes items and sequences into `draft` and returns what the manifest says about them."""
+    oracle = recipe.data.source == "generated"
+    item_rows = _read_items(items, files.columns, recipe.data).materialize()
+    catalogue = _index_items(item_rows, quarantine)
+    journal.write(2, _STEPS, items=len(catalogue))
+
+    event_rows = _read_events(events, files, catalogue["item_id"].combine_chunks(), oracle=oracle).materialize()
+    total = event_rows.count()
+    quarantine.add("events", _collect(event_rows, ["row", "key", "reason"]), total)
+    journal.write(3, _STEPS, items=len(catalogue), events=total)
+
+    plan = _plan_split(event_rows, recipe.data, len(catalogue), recipe.seed)
+    parts = _write_sequences(event_rows, plan, draft / "sequences")
+    repeats = [row for part in parts for row in part["repeated"]]
+    quarantine.add("events", pa.Table.from_pylist(repeats, schema=_REPEATED), total)
+    journal.write(4, _STEPS, items=len(catalogue), events=total)
+
+    trained = _train_facts(parts, len(catalogue))
+    texts = _write_items(item_rows, catalogue, trained, draft / "items")
+    splits = {name: np.sum([part[name] for part in parts], axis=0).tolist() for name in SPLITS}
+    written = sum(number for number, _ in splits.values())
+    return {
+        "items": len(catalogue),
+        "users": len(plan.users),
+        "events": written,
+        "unused_events": total - sum(quarantine.reasons("events").values()) - written,
+        "splits": {name: {"events": number, "clicks": clicks} for name, (number, clicks) in splits.items()},
+        "cold_items": int((trained["num_train_events"].to_numpy() == 0).sum()),
+        "label_rate": round(sum(clicks for _, clicks in splits.values()) / max(written, 1), 6),
+        "time_cuts": None
+        if plan.cuts is None
+        else {"valid_from": plan.cuts.valid_from, "test_from": plan.cuts.test_from},
+        "oracle": oracle,
+        "text": texts,
+        "split": recipe.data.split.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "quarantined": {name: quarantine.reasons(name) for name in ("items", "events")},
+    }
+
+
+def _map_pieces(table: SourceTable, columns: list[str], clean: Callable[[Chunk], pa.Table]) -> ray.data.Dataset:
+    """Reads a table piece by piece in Ray Data tasks and cleans every chunk."""
+    wanted = list(dict.fromkeys(columns))
+
+    def read(block: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
+        for row in pa.table(block).to_pylist():
+            piece = Piece(**row)
+            try:
+                yield from map(clean, read_piece(piece, wanted))
+            except pa.ArrowException as error:
+                raise UserError(f"data.files.{table.name}: {piece.path} cannot be read: {error}") from error
+
+    found = pieces(table)
+    listing = ray.data.from_items([piece.as_row() for piece in found], override_num_blocks=len(found))
+    return listing.map_batches(read, batch_size=1, batch_format="numpy")
+
+
+def _collect(rows: ray.data.Dataset, columns: list[str]) -> pa.Table:
+    """The named columns of all rows, on this machine."""
+    tables = ray.get(rows.select_columns(columns).to_arrow_refs())
+    return pa.concat_tables([part for part in tables if part.num_rows] or tables[:1])
+
+
+def _read_items(table: SourceTable, columns: Columns, data: Data) -> ray.data.Dataset:
+    limits = {"max_bytes": data.max_picture_bytes, "max_pixels": data.max_picture_pixels}
+    names = [column for _, column in wanted_columns(columns, "items")]
+    return _map_pieces(table, names, lambda chunk: clean_items(chunk, columns, **limits))
+
+
+def _read_events(table: SourceTable, files: Files, item_ids: pa.Array, *, oracle: bool) -> ray.data.Dataset:
+    columns, threshold = files.columns, files.label_at_least
+    known = ray.put(item_ids)
+    names = [column for _, column in wanted_columns(columns, "events")] + list(ORACLE if oracle else ())
+
+    def clean(chunk: Chunk) -> pa.Table:
+        return clean_events(chunk, columns, ray.get(known), label_at_least=threshold, oracle=oracle)
+
+    return _map_pieces(table, names, clean)
+
+
+def _index_items(rows: ray.data.Dataset, quarantine: _Quarantine) -> pa.Table:
+    """The catalogue: row and item_id of every valid item in the order of item_id; item `i` has index `i + 1`."""
+    keys = _collect(rows, ["row", "key", "reason", "item_id"])
+    valid = keys.filter(pc.field("item_id").is_valid()).sort_by([("item_id", "ascending"), ("row", "ascending")])
+    ids = np.asarray(valid["item_id"], object)
+    first = np.ones(len(ids), bool)
+    first[1:] = ids[1:] != ids[:-1]
+    again = valid.filter(pa.array(~first))
+    again = again.set_column(2, "reason", pa.array([REPEATED_ITEM] * len(again), pa.string()))
+    quarantine.add("items", pa.concat_tables([keys, again]), len(keys))
+    return valid.filter(pa.array(first)).select(["row", "item_id"])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which event goes where.
+
+    Attributes:
+        users: user_id in order of index.
+        cuts: Of a temporal split.
+        codes: [users] split code of each user, of an item holdout.
+        held: [items + 1] items kept out of training.
+    """
+
+    users: pa.Array
+    cuts: TimeCuts | None
+    codes: NDArray[np.int8]
+    held: NDArray[np.bool_]
+
+    def split(self, events: pa.Table) -> NDArray[np.int8]:
+        """Split codes of events that have user_idx, item_idx and timestamp."""
+        if self.cuts is not None:
+            return self.cuts.codes(np.asarray(events["timestamp"]))
+        codes = self.codes[np.asarray(events["user_idx"])]
+        return np.where((codes == TRAIN) & self.held[np.asarray(events["item_idx"])], UNUSED, codes).astype(np.int8)
+
+
+def _plan_split(rows: ray.data.Dataset, data: Data, items: int, seed: int) -> _Plan:
+    split = data.split
+    held = np.zeros(items + 1, bool)
+    if split.kind == "item_holdout":
+        held[1:] = hold_out_items(items, split.holdout_items, seed)
+
+    def users_of(block: pa.Table) -> pa.Table:
+        kept = block.filter(pc.field("reason").is_null())
+        seen = pa.table({"user_id": kept["user_id"], "held": pa.array(held[np.asarray(kept["item_idx"])])})
+        return seen.group_by("user_id").aggregate([("held", "min")]).rename_columns(["user_id", "held"])
+
+    reduced = rows.map_batches(users_of, batch_size=None, batch_format="pyarrow")
+    seen = _collect(reduced, ["user_id", "held"]).group_by("user_id").aggregate([("held", "min")]).sort_by("user_id")
+    users = seen["user_id"].combine_chunks()
+    if split.kind == "temporal":
+        times = _collect(rows, ["timestamp", "reason"]).filter(pc.field("reason").is_null())["timestamp"]
+        cuts = time_cuts(np.asarray(times), split.valid, split.test)
+        return _Plan(users, cuts, np.full(len(users), TRAIN, np.int8), held)
+    codes = user_codes(len(users), split.valid, split.test, seed)
+    # A train user who saw nothing but held-out items has no events left.
+    kept = ~((codes == TRAIN) & np.asarray(seen["held_min"]))
+    return _Plan(users.filter(pa.array(kept)), None, codes[kept], held)
+
+
+_REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
+_TRAINED = pa.schema(
+    [ITEMS.field(name) for name in ("item_idx", "first_event_at", "num_train_events", "num_train_clicks")]
+)
+_PART_FACTS = pa.schema(
+    [
+        pa.field("part", pa.int32()),
+        *(pa.field(name, pa.list_(pa.int64())) for name in SPLITS),
+        pa.field("trained", pa.list_(pa.struct(_TRAINED))),
+        pa.field("repeated", pa.list_(pa.struct(_REPEATED))),
+    ]
+)
+"""What writing a part of the sequences returns: events and clicks per split, train facts per item, repeated rows."""
+
+
+def _write_sequences(rows: ray.data.Dataset, plan: _Plan, directory: Path) -> list[dict[str, Any]]:
+    """Gathers each user's events, writes one row per user, and returns facts about each part."""
+    shared = ray.put(plan)
+
+    def place(block: pa.Table) -> pa.Table:
+        kept = block.filter(pc.field("reason").is_null()).drop_columns(["key", "reason"])
+        kept = kept.append_column("user_idx", pc.index_in(kept["user_id"], value_set=ray.get(shared).users))
+        kept = kept.filter(pc.field("user_idx").is_valid())
+        kept = kept.append_column("split", pa.array(ray.get(shared).split(kept)))
+        kept = kept.filter(pc.field("split") != UNUSED)
+        return kept.append_column("part", pa.array(np.asarray(kept["user_idx"]) // USERS_PER_PART))
+
+    def write(group: pa.Table) -> pa.Table:
+        part = group["part"][0].as_py()
+        ordered, repeated = order_events(group)
+        pq.write_table(sequence_rows(ordered), part_path(directory, part), compression="zstd")
+        return pa.Table.from_pylist([{"part": part, **_part_facts(ordered, repeated)}], schema=_PART_FACTS)
+
+    partitions = min(-(-len(plan.users) // USERS_PER_PART), _MOST_PARTITIONS)
+    placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
+    grouped = placed.groupby("part", num_partitions=partitions).map_groups(write, batch_format="pyarrow")
+    return sorted(grouped.take_all(), key=lambda part: part["part"])
+
+
+def _part_facts(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
+    split, label = np.asarray(events["split"]), np.asarray(events["label"])
+    facts: dict[str, Any] = {
+        name: [int((split == code).sum()), int(label[split == code].sum())] for name, code in SPLITS.items()
+    }
+    train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
+    sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])
+    facts["trained"] = sums.rename_columns(_TRAINED.names).to_pylist()
+    keys = pc.binary_join_element_wise(repeated["user_id"], repeated["item_idx"].cast(pa.string()), " item_idx ")
+    facts["repeated"] = [
+        {"row": row, "key": key, "reason": REPEATED_EVENT}
+        for row, key in zip(repeated["row"].to_pylist(), keys.to_pylist(), strict=True)
+    ]
+    return facts
+
+
+def _train_facts(parts: list[dict[str, Any]], items: int) -> pa.Table:
+    """What train events say about each item, in the order of index."""
+    first = np.full(items + 1, np.iinfo(np.int64).max)
+    events, clicks = np.zeros((2, items + 1), np.int32)
+    for part in parts:
+        table = pa.Table.from_pylist(part["trained"], schema=_TRAINED)
+        item = np.asarray(table["item_idx"])
+        first[item] = np.minimum(first[item], np.asarray(table["first_event_at"]))
+        events[item] += np.asarray(table["num_train_events"])
+        clicks[item] += np.asarray(table["num_train_clicks"])
+    seen = pa.array(first[1:], mask=events[1:] == 0)
+    columns = [pa.array(np.arange(1, items + 1, dtype=np.int32)), seen, pa.array(events[1:]), pa.array(clicks[1:])]
+    return pa.table(columns, schema=_TRAINED)
+
+
+def _write_items(rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table, directory: Path) -> dict[str, Any]:
+    """Writes the items in the order of index and returns statistics of their content."""
+    source_row = np.asarray(catalogue["row"])
+    by_row = np.argsort(source_row)
+    shared = ray.put((source_row[by_row], by_row.astype(np.int32) + 1, trained))
+
+    def place(block: pa.Table) -> pa.Table:
+        known, index, _ = ray.get(shared)
+        row = np.asarray(block["row"])
+        at = np.minimum(np.searchsorted(known, row), len(known) - 1)
+        kept = block.append_column("item_idx", pa.array(index[at])).filter(pa.array(known[at] == row))
+        return kept.append_column("part", pa.array((np.asarray(kept["item_idx"]) - 1) // ITEMS_PER_PART))
+
+    def write(group: pa.Table) -> pa.Table:
+        part, group = group["part"][0].as_py(), group.sort_by("item_idx")
+        facts = ray.get(shared)[2].take(pc.subtract(group["item_idx"], 1))
+        columns = [facts[name] if name in _TRAINED.names else group[name] for name in ITEMS.names]
+        compression = {name: "none" if name == "picture" else "zstd" for name in ITEMS.names}
+        pq.write_table(
+            pa.table(columns, schema=ITEMS),
+            part_path(directory, part),
+            row_group_size=ITEMS_PER_ROW_GROUP,
+            compression=compression,
+            use_dictionary=False,
+        )
+        return _text_facts(group)
+
+    partitions = min(-(-len(catalogue) // ITEMS_PER_PART), _MOST_PARTITIONS)
+    placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
+    grouped = placed.groupby("part", num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
+    shown = {f"with_{name}": sum(part[name] for part in grouped) for name in ("title", "text", "picture")}
+    words = {word for part in grouped for word in part["distinct"]}
+    mean = sum(part["words"] for part in grouped) / len(catalogue)
+    return {**shown, "words_per_item": round(mean, 2), "distinct_words": len(words)}
+
+
+def _text_facts(items: pa.Table) -> pa.Table:
+    """One row: items that have each part of content, their words, and the distinct ones."""
+    shown = {name: [len(items) - items[name].null_count] for name in ("title", "text", "picture")}
+    lists = [pc.utf8_split_whitespace(pc.utf8_lower(items[name].drop_null())) for name in ("title", "text")]
+    words = pa.concat_arrays([values.combine_chunks().flatten() for values in lists])
+    distinct = pa.array([words.unique().to_pylist()], pa.list_(pa.string()))
+    return pa.table({**shown, "words": [len(words)], "distinct": distinct})
+
+
+if __name__ == "__main__":
+    main("prepare", run, __doc__)
