@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a Ray head on this machine, on loopback and with token auth, for `coldstart submit` and `ray job submit`.
+# Starts a Ray head on this machine, with token auth and its dashboard on loopback, for `coldstart submit` and `ray job submit`.
 # usage: cluster/local/up.sh [LOGICAL_CPUS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -9,7 +9,7 @@ export RAY_AUTH_MODE=token
 umask 077
 ray get-auth-token --generate >/dev/null
 # More logical CPUs than cores: training ranks hold theirs while Ray Data needs some of its own.
-ray start --head --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --dashboard-port 8265 \
+ray start --head --dashboard-host 127.0.0.1 --dashboard-port 8265 \
     --num-cpus "${1:-8}" --disable-usage-stats
 echo
 echo "clients need: export RAY_AUTH_MODE=token PATH=\"$PWD/.venv/bin:\$PATH\""

@@ -1,6 +1,7 @@
 """Submitting a workload to a running Ray cluster through its Jobs API."""
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -35,6 +36,7 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     file = recipe.run_dir / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
+    logging.getLogger("ray").setLevel(logging.ERROR)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
