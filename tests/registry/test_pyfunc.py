@@ -1,0 +1,100 @@
+"""The registered models through `mlflow.pyfunc.load_model`, with pickle forbidden."""
+
+import base64
+import os
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from coldstart.alignment import load_adaptor
+from coldstart.data.batches import rank_request
+from coldstart.encoders import read_proxies
+from coldstart.rankers import load_ranker
+from coldstart.registry import Registry
+from tests.serving.tiny import HISTORY, IDS, ITEMS, content, register_run, tiny_recipe, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tracking_uri, tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "pyfunc")
+    write_run(recipe)
+    register_run(recipe, Registry(tracking_uri, recipe.project))
+    return recipe
+
+
+@pytest.fixture
+def load(run, tracking_uri, monkeypatch):
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking_uri)
+    yield lambda kind: mlflow.pyfunc.load_model(f"models:/pyfunc-{kind}/1")
+    mlflow.set_tracking_uri(before)
+
+
+def proxies(run) -> tuple[np.ndarray, np.ndarray]:
+    return read_proxies(run.run_dir / "proxies", ITEMS, groups=2)
+
+
+def test_ranker_scores_rows_of_ids(run, load):
+    rows = pd.DataFrame(
+        {
+            "history_item_ids": [IDS[:3], []],
+            "history_labels": [[1, 0, 1], []],
+            "history_times": [[100, 200, 300], []],
+            "candidate_item_ids": [[IDS[0], "unknown"], [IDS[4]]],
+            "now": [250, 400],
+        }
+    )
+    scores = load("ranker").predict(rows)["scores"]
+    ranker = load_ranker(run.run_dir / "ranker")
+    batch = rank_request([1, 2, 3], [1, 0, 1], [100, 200, 300], [1, 0], 250, history=HISTORY)
+    expected = torch.sigmoid(ranker(batch, ranker.id_slots(batch.target_idx)))[0]
+    np.testing.assert_allclose(scores[0], expected.detach(), atol=1e-6)
+    assert len(scores[1]) == 1
+
+
+@pytest.mark.parametrize("as_base64", [False, True])
+def test_encoder_reads_content_as_the_stage_did(run, load, as_base64):
+    item = content(3)
+    shown = base64.b64encode(item.picture).decode() if as_base64 else item.picture
+    answer = load("encoder").predict(pd.DataFrame([{"title": item.title, "text": item.text, "picture": shown}]))
+    coarse, states = proxies(run)
+    np.testing.assert_allclose(answer["coarse"][0], coarse[3], atol=1e-4)
+    np.testing.assert_allclose(answer["states"][0], states[3], atol=1e-3)
+
+
+def test_encoder_takes_items_with_missing_parts(load):
+    rows = pd.DataFrame([{"title": "only a title", "picture": None}, {"title": None, "picture": content(1).picture}])
+    answer = load("encoder").predict(rows)
+    assert np.isfinite(np.array(answer["coarse"].tolist())).all()
+
+
+def test_adaptor_maps_a_reading_to_the_id_space(run, load):
+    coarse, states = proxies(run)
+    rows = pd.DataFrame({"coarse": [coarse[1].tolist()], "states": [states[1].tolist()]})
+    fine = load("adaptor").predict(rows)["proxy"][0]
+    adaptor = load_adaptor(run.run_dir / "adaptor")
+    expected = adaptor(torch.from_numpy(coarse[1:2]), torch.from_numpy(states[1:2]))[0]
+    np.testing.assert_allclose(fine, expected.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
+def test_input_example_is_accepted_by_the_model(load, kind):
+    model = load(kind)
+    assert len(model.predict(model.input_example)) == 1
+
+
+def test_a_changed_file_is_refused_at_load(run, load, tracking_uri):
+    source = Registry(tracking_uri, "pyfunc").version("adaptor", 1).source
+    file = Path(source.removeprefix("file://")) / "artifacts" / "adaptor" / "adaptor.json"
+    whole = file.read_text()
+    file.write_text(whole.replace("16", "17"))
+    try:
+        with pytest.raises(ValueError, match="differs from its manifest"):
+            load("adaptor")
+    finally:
+        file.write_text(whole)

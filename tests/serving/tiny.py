@@ -1,0 +1,99 @@
+"""A whole run of real, tiny, random models: what the stages would leave, made in a second."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from coldstart.alignment.adaptor import Adaptor, save_adaptor
+from coldstart.config import Journal, Recipe, read_artifact, write_artifact
+from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.config.recipe import Paths, Serving
+from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder, make_mllm
+from coldstart.encoders.proxies import proxy_table, write_proxies
+from coldstart.rankers import DinDcn, save_ranker
+from coldstart.registry import Registry
+
+ITEMS, TRAINED, HISTORY = 12, 8, 6
+IDS = [f"film-{index}" for index in range(1, ITEMS + 1)]
+
+
+def picture(colour: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (colour, 255 - colour, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def content(index: int) -> Content:
+    return Content(f"film number {index}", "a quiet story" if index % 2 else None, picture(20 * index))
+
+
+def tiny_recipe(runs: Path, name: str, **serving: object) -> Recipe:
+    return Recipe(
+        name=name,
+        paths=Paths(runs=runs),
+        ranker=RankerSettings(width=8, heads=2, hidden=(16,), history=HISTORY, cross_layers=1),
+        encoder=EncoderSettings(picture_size=32, max_text_tokens=12),
+        serving=Serving.model_validate({"max_replicas": 1, "max_candidates": 40, "max_request_bytes": 200_000, **serving}),
+    )
+
+
+def write_run(recipe: Recipe) -> None:
+    """Writes ranker, encoder, proxies and adaptor artifacts of one lineage into the run directory."""
+    torch.manual_seed(recipe.seed)
+    lineage = {"dataset": "d" * 64}
+    width, run_dir = recipe.ranker.width, recipe.run_dir
+
+    def seal(kind: str, about: dict[str, object]):
+        return write_artifact(run_dir / kind, kind, dict(lineage), about)
+
+    ranker = DinDcn(ITEMS + 1, recipe.ranker)
+    _shake(ranker)
+    ranker.trained[1 : TRAINED + 1] = True
+    with seal("ranker", {"width": width}) as draft:
+        save_ranker(ranker, draft, IDS)
+    lineage["ranker"] = read_artifact(run_dir / "ranker", "ranker").fingerprint
+
+    contents = [content(index) for index in range(1, ITEMS + 1)]
+    make_mllm(run_dir / "mllm", [c.title or "" for c in contents], picture_size=recipe.encoder.picture_size, seed=1)
+    encoder = Encoder.create(str(run_dir / "mllm"), recipe.encoder, width=width, content=recipe.content, seed=1).eval()
+    encoder.layers = (2, 5)
+    with seal("encoder", {"width": width}) as draft:
+        encoder.save(draft)
+    lineage["encoder"] = read_artifact(run_dir / "encoder", "encoder").fingerprint
+
+    with torch.inference_mode():
+        coarse, states = encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
+    with seal("proxies", {"width": width, "groups": 2, "hidden": encoder.hidden}) as draft:
+        write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse.numpy(), states.numpy()))
+    lineage["proxies"] = read_artifact(run_dir / "proxies", "proxies").fingerprint
+
+    adaptor = Adaptor(width, 2, encoder.hidden, hidden=16, dropout=0.0)
+    _shake(adaptor)
+    with seal("adaptor", {"width": width}) as draft:
+        save_adaptor(adaptor, draft)
+
+
+def register_run(recipe: Recipe, registry: Registry) -> None:
+    """Registers the run's models as the next versions."""
+    versions: dict[str, int] = {}
+    for kind in ("ranker", "encoder", "adaptor"):
+        versions[kind] = registry.register(
+            kind,
+            recipe.run_dir / kind,
+            recipe=recipe,
+            upstream=dict(versions),
+            metrics={"cold_gauc": 0.6},
+            journal=Journal(recipe.run_dir / "journals" / f"{kind}.jsonl"),
+        ).version
+
+
+def _shake(model: torch.nn.Module) -> None:
+    """Random weights everywhere: a fresh model answers the same to every request."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
