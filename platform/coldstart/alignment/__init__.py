@@ -1,0 +1,5 @@
+"""Alignment: contrastive losses, layer groups, and the adaptor that fits content into the ranker's item slot."""
+
+from coldstart.alignment.adaptor import Adaptor, load_adaptor, save_adaptor
+
+__all__ = ["Adaptor", "load_adaptor", "save_adaptor"]

@@ -1,0 +1,112 @@
+"""Fine alignment: trains the adaptor by click loss through a frozen ranker."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from coldstart.alignment.adaptor import Adaptor
+from coldstart.config import Journal
+from coldstart.config.recipe import Fine
+from coldstart.data.batches import EventSequences, RankBatch, UserWindows
+from coldstart.rankers import Ranker, digest
+from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
+from coldstart.training.ranker_loop import TRAIN, VALID
+from coldstart.training.ranks import device, rank
+
+MIN_COLD_ROWS = 500
+"""Valid rows of cold items below which early stopping looks at all valid rows instead."""
+
+
+class ProxiedRanker(nn.Module):
+    """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows."""
+
+    def __init__(self, adaptor: Adaptor, ranker: Ranker, coarse: Tensor, states: Tensor) -> None:
+        super().__init__()
+        self.adaptor = adaptor
+        self.ranker = ranker.requires_grad_(False).eval()
+        self.register_buffer("coarse", coarse, persistent=False)
+        self.register_buffer("states", states, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the adaptor only: the frozen ranker has no business with dropout."""
+        self.training = mode
+        self.adaptor.train(mode)
+        return self
+
+    def forward(self, batch: RankBatch, step: int | None) -> Tensor:
+        """Logits `[B, T]`."""
+        items, place = torch.unique(batch.target_idx, return_inverse=True)
+        proxies = self.adaptor(self.get_buffer("coarse")[items], self.get_buffer("states")[items])
+        logits: Tensor = self.ranker(batch, proxies[place])
+        return logits
+
+
+def align_fine(
+    ranker: Ranker,
+    sequences: EventSequences,
+    coarse: npt.NDArray[np.float32],
+    states: npt.NDArray[np.float32],
+    settings: Fine,
+    *,
+    history: int,
+    seed: int,
+    gauc: Gauc,
+    journal: Journal | None = None,
+    checkpoints: Path | None = None,
+) -> tuple[Adaptor, Progress]:
+    """Trains an adaptor on the train events, with early stopping on the GAUC of cold items; called on all ranks alike.
+
+    Args:
+        ranker: Stays as it is, byte for byte.
+        sequences: Events of all users.
+        coarse: [N + 1, d] coarse proxies.
+        states: [N + 1, G, D] layer states.
+        settings: The recipe's section.
+        history: Longest history a target sees.
+        seed: Of weights and order.
+        gauc: Per-user AUC.
+        journal: For a line per epoch.
+        checkpoints: Directory of the resumable state.
+
+    Returns:
+        The adaptor with the weights of its best epoch, in eval mode, and how training went.
+    """
+    before = digest(ranker)
+    torch.manual_seed(seed)
+    adaptor = Adaptor(
+        coarse.shape[-1], states.shape[1], states.shape[2], hidden=settings.hidden, dropout=settings.dropout
+    )
+    adaptor.start_at(ranker.id_table.weight.detach()[ranker.trained].cpu())
+    torch.manual_seed(seed * 1000 + rank())
+    model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states)).to(device())
+    valid = UserWindows(sequences, history=history, splits=[VALID])
+    loop = ClickLoop(
+        model,
+        torch.optim.AdamW(adaptor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
+        UserWindows(sequences, history=history, splits=[TRAIN]),
+        lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=judged_rows(sequences, valid)),
+        Schedule(
+            epochs=settings.epochs,
+            patience=settings.patience,
+            windows_per_step=settings.users_per_step,
+            seed=seed,
+        ),
+        journal=journal,
+        checkpoints=checkpoints,
+    )
+    progress = loop.run()
+    if digest(ranker) != before:
+        raise AssertionError("fine alignment changed the frozen ranker")
+    return adaptor.eval(), progress
+
+
+def judged_rows(sequences: EventSequences, valid: UserWindows) -> npt.NDArray[np.bool_]:
+    """Which valid rows decide when to stop: those of cold items, or all where these are too few."""
+    items = np.asarray(sequences.item_idx)
+    train_items = np.unique(items[np.asarray(sequences.split) == TRAIN])
+    cold = ~np.isin(items[valid.rows], train_items)
+    return cold if cold.sum() >= MIN_COLD_ROWS else np.ones_like(cold)
