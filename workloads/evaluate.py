@@ -96,7 +96,8 @@ def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ra
     )
     adaptor = load_adaptor(artifacts["adaptor"].path)
     with torch.inference_mode():
-        fine = torch.cat([adaptor(c, s) for c, s in zip(coarse.split(4096), states.split(4096), strict=True)])
+        parts = (slice(start, start + ITEMS_PER_PIECE) for start in range(0, len(coarse), ITEMS_PER_PIECE))
+        fine = torch.cat([adaptor(coarse[part], states[part]) for part in parts])
     mature = _mature(recipe, dataset, ranker)
     mapped = fit_content_map(states, ranker.id_table.weight.detach(), mature, seed=recipe.seed)
     return slot_tables(
@@ -105,8 +106,8 @@ def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ra
 
 
 def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
-    often: NDArray[np.bool_] = dataset.train_counts >= recipe.coarse.min_events
-    return often & ranker.trained.numpy()
+    mature: NDArray[np.bool_] = (dataset.train_counts >= recipe.coarse.min_events) & ranker.trained.numpy()
+    return mature
 
 
 def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:
@@ -114,7 +115,6 @@ def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str
     return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
 
 
-@ray.remote(max_restarts=3, max_task_retries=3)
 class _Scorer:
     """Holds ranker, windows and slot tables in one process and scores pieces of the work."""
 
@@ -171,7 +171,7 @@ def _distribute(
     """Scores windows and cold items on Ray actors: variant -> logits by row, variant -> mean logits by cold item."""
     cluster = recipe.cluster
     held = ray.put({name: table.numpy() for name, table in tables.items()})
-    scorer = _Scorer.options(num_cpus=cluster.cpus_per_worker)
+    scorer = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(_Scorer)
     pool = ActorPool(
         [
             scorer.remote(
@@ -237,11 +237,13 @@ def _evidence(
 
 
 def _facts(about: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words of a manifest, nested ones under joined names."""
+    """The numbers and words of a manifest, nested ones under joined names, moments as dates."""
     for key, value in about.items():
         name = f"{above} {key}".strip().replace("_", " ")
         if isinstance(value, dict):
             yield from _facts(value, name)
+        elif above == "time cuts" and value is not None:
+            yield name, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(value))
         elif not isinstance(value, list):
             yield name, value
 

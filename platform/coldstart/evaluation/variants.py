@@ -14,7 +14,7 @@ BASELINE = "oov"
 MEANINGS: dict[str, str] = {
     "oov": "the ranker's out-of-vocabulary row for every item",
     "id": "production ranker: the ID row where trained, the OOV row for cold items",
-    "mlp_map": "frozen content vectors mapped to ID rows by an MLP (CB2CF)",
+    "mlp_map": "regression from frozen layer states to ID rows (CB2CF)",
     "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
     "fine": "fine proxy from the adaptor",
     "release": "what is served: fine proxy for cold items, ID row for the rest",

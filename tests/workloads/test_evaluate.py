@@ -1,0 +1,205 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from coldstart.alignment import Adaptor, save_adaptor
+from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES
+from coldstart.encoders.proxies import proxy_table, write_proxies
+from coldstart.evaluation.metrics import auc
+from coldstart.rankers import DinDcn, save_ranker
+from workloads import evaluate
+from workloads.evaluate import KINDS, open_artifacts
+
+
+def _make(run: Path, kind: str, sources: tuple[str, ...], about: dict[str, int] | None = None) -> None:
+    lineage = {source: read_artifact(run / source, source).fingerprint for source in sources}
+    with write_artifact(run / kind, kind, lineage, dict(about or {})) as draft:
+        (draft / "file").write_text(kind)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory whose artifacts are in order, though they hold nothing."""
+    for place, kind in enumerate(KINDS):
+        _make(tmp_path, kind, KINDS[:place])
+    return tmp_path
+
+
+def test_a_run_made_in_one_go_is_in_order(run: Path) -> None:
+    assert tuple(open_artifacts(run)) == KINDS
+
+
+def test_proxies_of_another_encoder_than_the_adaptors_are_refused(run: Path) -> None:
+    _make(run, "encoder", ("dataset", "ranker"), {"trained": 2})
+    _make(run, "proxies", ("dataset", "ranker", "encoder"))
+    with pytest.raises(UserError, match=r"the adaptor in .* was made from encoder .*; run align_fine again"):
+        open_artifacts(run)
+
+
+def test_what_is_furthest_up_is_named_first(run: Path) -> None:
+    _make(run, "dataset", (), {"seed": 2})
+    with pytest.raises(UserError, match=r"the ranker in .* was made from dataset .*; run train_ranker again"):
+        open_artifacts(run)
+
+
+def test_a_missing_stage_is_named(run: Path) -> None:
+    (run / "adaptor" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="no adaptor at"):
+        open_artifacts(run)
+
+
+ITEMS_IN_ALL, COLD, USERS, EVENTS, WIDTH = 60, 20, 80, 60, 8
+
+
+def _lineage(run: Path, *sources: str) -> dict[str, str]:
+    return {source: read_artifact(run / source, source).fingerprint for source in sources}
+
+
+def _dataset(run: Path, traits: np.ndarray) -> None:
+    """Users click what lies along their taste; the last items are met only in the test part."""
+    rng = np.random.default_rng(0)
+    rows = []
+    split = np.repeat([0, 1, 2], [EVENTS - 24, 4, 20])
+    for user in range(USERS):
+        known = rng.integers(1, ITEMS_IN_ALL - COLD + 1, EVENTS)
+        item = np.where(split == 2, rng.integers(1, ITEMS_IN_ALL + 1, EVENTS), known)
+        truth = 1 / (1 + np.exp(-traits[item] @ rng.normal(size=traits.shape[1])))
+        lists = {"item_idx": item, "label": rng.uniform(size=EVENTS) < truth, "timestamp": np.arange(EVENTS) * 100}
+        lists |= {"split": split, "p_click": truth, "p_click_content": truth}
+        rows.append({"user_idx": user, "user_id": f"u{user}", **{key: (v * 1).tolist() for key, v in lists.items()}})
+    schema = SEQUENCES
+    for name in ORACLE:
+        schema = schema.append(pa.field(name, pa.list_(pa.float32())))
+    sequences = pa.Table.from_pylist(rows, schema=schema)
+    seen = np.concatenate([np.array(row["item_idx"])[split == 0] for row in rows])
+    counts = np.bincount(seen, minlength=ITEMS_IN_ALL + 1)[1:]
+    items = {"item_idx": np.arange(1, ITEMS_IN_ALL + 1), "item_id": [f"i{n}" for n in range(ITEMS_IN_ALL)]}
+    items |= {"title": [f"item {n}" for n in range(ITEMS_IN_ALL)], "text": [None] * ITEMS_IN_ALL}
+    items |= {"picture": [None] * ITEMS_IN_ALL, "first_event_at": [0] * ITEMS_IN_ALL}
+    items |= {"num_train_events": counts, "num_train_clicks": counts // 2}
+    about = {"items": ITEMS_IN_ALL, "users": USERS, "events": USERS * EVENTS, "oracle": True}
+    with write_artifact(run / "dataset", "dataset", {}, about) as draft:
+        for name, table in (("items", pa.table(items, schema=ITEMS)), ("sequences", sequences)):
+            (draft / name).mkdir()
+            pq.write_table(table, draft / name / "part-00000.parquet", row_group_size=16)
+
+
+def _models(run: Path, recipe: Recipe, traits: np.ndarray) -> None:
+    torch.manual_seed(0)
+    ranker = DinDcn(ITEMS_IN_ALL + 1, recipe.ranker)
+    torch.nn.init.normal_(ranker.id_table.weight)
+    ranker.trained[1 : ITEMS_IN_ALL - COLD + 1] = True
+    with write_artifact(run / "ranker", "ranker", _lineage(run, "dataset"), {}) as draft:
+        save_ranker(ranker, draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
+    with write_artifact(run / "encoder", "encoder", _lineage(run, "dataset", "ranker"), {}) as draft:
+        (draft / "encoder.json").write_text("{}")
+    sources = ("dataset", "ranker", "encoder")
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(size=(ITEMS_IN_ALL, WIDTH))
+    coarse /= np.linalg.norm(coarse, axis=1, keepdims=True)
+    states = np.stack([traits[1:], -traits[1:]], axis=1)
+    with write_artifact(run / "proxies", "proxies", _lineage(run, *sources), {"groups": 2}) as draft:
+        write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
+    with write_artifact(run / "adaptor", "adaptor", _lineage(run, *sources, "proxies"), {}) as draft:
+        save_adaptor(Adaptor(WIDTH, 2, traits.shape[1], hidden=8, dropout=0.0), draft)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    values = {
+        "name": "small",
+        "paths": {"runs": tmp_path_factory.mktemp("runs")},
+        "ranker": {"width": WIDTH, "history": 20, "hidden": [8]},
+        "evaluation": {"bootstrap": 50},
+    }
+    return Recipe.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def evaluated(recipe: Recipe) -> Iterator[Artifact]:
+    traits = np.random.default_rng(2).normal(size=(ITEMS_IN_ALL + 1, 4))
+    _dataset(recipe.run_dir, traits)
+    _models(recipe.run_dir, recipe, traits)
+    Journal(recipe.run_dir / "journals" / "align_fine.jsonl").write(1, 1, loss=0.5)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        num_cpus=8,
+        object_store_memory=500_000_000,
+    )
+    try:
+        yield evaluate.run(recipe)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
+    metrics = evaluated.about["metrics"]
+    assert list(metrics) == [
+        "oov",
+        "id",
+        "mlp_map",
+        "coarse",
+        "fine",
+        "release",
+        "content_oracle",
+        "oracle",
+    ]
+    assert {by_slice["all"]["rows"] for by_slice in metrics.values()} == {USERS * 20}
+    assert metrics["id"]["cold"] == metrics["oov"]["cold"]
+    assert metrics["release"]["cold"] == metrics["fine"]["cold"]
+    assert metrics["release"]["mid"] == metrics["id"]["mid"]
+    assert metrics["oracle"]["cold"]["gauc"] > 0.7
+
+
+@pytest.mark.ray
+def test_scores_of_the_actors_meet_the_right_rows(evaluated: Artifact, recipe: Recipe) -> None:
+    path = recipe.run_dir / "dataset" / "sequences"
+    table = pq.read_table(path)
+    label, truth, split = (
+        np.concatenate([np.array(row) for row in table[name].to_pylist()]) for name in ("label", "p_click", "split")
+    )
+    expected = auc(label[split == 2], truth[split == 2])
+    assert evaluated.about["metrics"]["oracle"]["all"]["auc"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.ray
+def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_from(
+    evaluated: Artifact, recipe: Recipe
+) -> None:
+    assert set(evaluated.lineage) == set(KINDS)
+    page = (evaluated.path / "report.html").read_text()
+    assert "Cold-start evaluation of small" in page
+    assert re.search(r"item \d+", page)
+    assert json.loads((evaluated.path / "evaluation.json").read_text()) == evaluated.about
+    assert {file.name for file in (evaluated.path / "plots").iterdir()} >= {"gain.png", "reliability.png"}
+    assert Journal(recipe.run_dir / "journals" / "evaluate.jsonl").read()[-1]["done"] > 0
+
+
+@pytest.mark.ray
+def test_running_it_again_gives_the_same_figures(evaluated: Artifact, recipe: Recipe) -> None:
+    again = evaluate.run(recipe)
+    metrics = again.about["metrics"]["fine"]["cold"]
+    assert metrics == pytest.approx(evaluated.about["metrics"]["fine"]["cold"], rel=1e-6)
+
+
+@pytest.mark.ray
+def test_broken_weights_name_the_variant(evaluated: Artifact, recipe: Recipe) -> None:
+    run = recipe.run_dir
+    adaptor = Adaptor(WIDTH, 2, 4, hidden=8, dropout=0.0)
+    torch.nn.init.constant_(adaptor.offset, float("nan"))
+    with write_artifact(run / "adaptor", "adaptor", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as to:
+        save_adaptor(adaptor, to)
+    with pytest.raises(UserError, match="variant 'fine'"):
+        evaluate.run(recipe)
