@@ -1,0 +1,43 @@
+"""From token states to one vector per item, and from that vector to the ID space."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AttentionPooling(nn.Module):
+    """Attention-based token aggregation that includes `[EMB]` (IDProxy, section 3.2).
+
+    The state of `[EMB]`, the last attended token, asks with a learned offset; what it gathers from all attended tokens
+    is added to it. States are normalised first, so the same pooling reads every layer.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        """`hidden` is D."""
+        super().__init__()
+        self.query = nn.Linear(hidden, hidden)
+        nn.init.zeros_(self.query.weight)
+        nn.init.zeros_(self.query.bias)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Token states `[B, length, D]` and attention mask `[B, length]` -> `[B, D]`."""
+        states = F.layer_norm(states, states.shape[-1:])
+        positions = torch.arange(states.shape[1], device=states.device)
+        last = (mask * positions).argmax(dim=1)
+        emb = states[torch.arange(len(states), device=states.device), last]
+        scores = torch.einsum("bd,btd->bt", self.query(emb), states).float() * states.shape[-1] ** -0.5
+        weights = scores.masked_fill(mask == 0, float("-inf")).softmax(dim=1).to(states.dtype)
+        return emb + torch.einsum("bt,btd->bd", weights, states)
+
+
+class Projection(nn.Module):
+    """MLP `[B, D]` -> `[B, d]` of unit norm (float32)."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        """`hidden` is D, `width` is d."""
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(hidden, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled states `[B, D]` -> coarse proxies `[B, d]`."""
+        return F.normalize(self.layers(pooled).float(), dim=-1)

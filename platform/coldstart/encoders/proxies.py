@@ -1,0 +1,58 @@
+"""The proxies artifact: coarse proxies and layer states of every item, ordered by item index."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from coldstart.config import UserError
+
+
+def proxy_table(item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray) -> pa.Table:
+    """Rows of the artifact from item indices `[B]`, coarse proxies `[B, d]` and layer states `[B, G, D]`."""
+    return pa.table(
+        {
+            "item_idx": pa.array(item_idx, pa.int32()),
+            "coarse": _lists(coarse),
+            "states": _lists(states.reshape(len(states), -1)),
+        }
+    )
+
+
+def write_proxies(path: Path, table: pa.Table) -> None:
+    """Writes one part into `path`/proxies, sorted by item index."""
+    (path / "proxies").mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.sort_by("item_idx"), path / "proxies" / "part-00000.parquet", row_group_size=4096)
+
+
+def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Proxies by item index.
+
+    Args:
+        path: Directory of the artifact.
+        num_items: Items `N` in the dataset.
+        groups: G.
+
+    Returns:
+        coarse `[N+1, d]` and states `[N+1, G, D]`, float32; row 0 is zeros.
+
+    Raises:
+        UserError: the artifact was made for another number of items.
+    """
+    table = pq.read_table(path / "proxies").combine_chunks()
+    index = table["item_idx"].to_numpy()
+    if not np.array_equal(index, np.arange(1, num_items + 1)):
+        raise UserError(f"{path} holds proxies of {len(index)} items but the dataset has {num_items}; embed the items anew")
+    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
+    zero = ((1, 0), (0, 0))
+    return np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1)
+
+
+def _lists(rows: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), rows.shape[1])
+
+
+def _rows(column: pa.ChunkedArray) -> np.ndarray:
+    lists = column.combine_chunks()
+    return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, lists.type.list_size).astype(np.float32)

@@ -1,0 +1,100 @@
+"""DeepSpeed as this project uses it: one config from the recipe, torch optimizers, and whole weights back from shards."""
+
+import logging
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from coldstart.config.recipe import Coarse
+from coldstart.training.ranks import rank, world_size
+
+# DeepSpeed and what it loads announce themselves at import.
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def deepspeed_config(settings: Coarse, *, dtype: str) -> dict[str, Any]:
+    """The configuration of an engine for the coarse objective on this process group."""
+    gpu = torch.cuda.is_available()
+    return {
+        "train_batch_size": settings.batch,
+        "train_micro_batch_size_per_gpu": settings.batch // (world_size() * settings.accumulation),
+        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_clipping": settings.clip,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "overlap_comm": gpu,
+            "contiguous_gradients": True,
+            "stage3_param_persistence_threshold": 10_000,
+        },
+        # AdamW of torch: nothing is compiled at start, on any machine.
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+
+
+def keep_partitioned(config: dict[str, Any]) -> object | None:
+    """Lets `from_pretrained` load straight into ZeRO-3 shards for as long as the returned object lives."""
+    if config["zero_optimization"]["stage"] < 3:
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(config)
+
+
+def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *, total_steps: int) -> Any:
+    """Wraps a module in a DeepSpeed engine with AdamW, linear warm-up and a cosine.
+
+    Args:
+        module: Its parameters that require a gradient are trained.
+        settings: Learning rate, weight decay and warm-up.
+        config: From `deepspeed_config`.
+        total_steps: Optimizer steps of the whole run.
+    """
+    import deepspeed
+
+    # Would be compiled with the machine's C++ compiler, for inference only.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    optimizer = torch.optim.AdamW(_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98))
+    warmup = max(1, round(settings.warmup * total_steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimizer, lr_scheduler=LambdaLR(optimizer, factor), config=config
+    )
+    return engine
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and other vectors do not."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    # A parameter in shards is flat; its real shape stands in `ds_shape`.
+    matrices = [weight for weight in trained if len(getattr(weight, "ds_shape", weight.shape)) > 1]
+    vectors = [weight for weight in trained if len(getattr(weight, "ds_shape", weight.shape)) <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor] | None:
+    """The full state of a module whose parameters may lie in shards. Called by all ranks; `None` on all but rank 0."""
+    import deepspeed
+
+    shards = {id(weight) for weight in module.parameters() if hasattr(weight, "ds_id")}
+    state: dict[str, Tensor] = {}
+    named: Iterable[tuple[str, Tensor]] = module.state_dict(keep_vars=True).items()
+    for name, value in named:
+        with deepspeed.zero.GatheredParameters([value], enabled=id(value) in shards):
+            if rank() == 0:
+                state[name] = value.detach().cpu().clone()
+    return state if rank() == 0 else None

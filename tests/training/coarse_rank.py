@@ -1,0 +1,89 @@
+"""One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
+
+Arguments: JSON file with a list of runs `{name, coarse: {...}, stop_after?, mixed?}`, rank, world, directory.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from coldstart.config.recipe import Coarse, ContentSwitch
+from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.data.content import Content
+from coldstart.training.coarse_loop import CoarseTask, train_coarse
+
+ITEMS = 40
+
+
+def contents() -> list[Content]:
+    """A catalogue in which every second item has no picture and every third no words."""
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    items = [Content()]
+    for index in range(ITEMS):
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(stream, "PNG")
+        title = " ".join(rng.choice(["red", "round", "vase", "blue", "lamp", "steel"], 4)) if index % 3 else None
+        items.append(Content(title, None, stream.getvalue() if index % 2 else None))
+    return items
+
+
+def stream(order: Any, transform: Any, batch_size: int) -> Iterator[dict[str, Any]]:
+    """The contract of `stream_items`, in this process."""
+    items = contents()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield {"item_idx": np.asarray(chosen), **transform([items[index] for index in chosen])}
+
+
+def task(root: Path, run: dict[str, Any]) -> CoarseTask:
+    out = root / run["name"]
+    return CoarseTask(
+        mllm=str(root / "mllm"),
+        encoder=EncoderSettings(picture_size=32, max_text_tokens=8, layer_groups=2),
+        content=ContentSwitch(),
+        coarse=Coarse(**run["coarse"]),
+        seed=5,
+        train=np.arange(1, 33),
+        heldout=np.arange(33, ITEMS + 1),
+        journal=out / "journal.jsonl",
+        checkpoints=out / "checkpoints",
+        result=out / "result",
+        key="k",
+    )
+
+
+def limited(limit: int | None) -> Any:
+    """A stream that dies, as a preempted machine does, after `limit` training batches."""
+
+    def cut(order: Any, transform: Any, batch_size: int) -> Iterator[dict[str, Any]]:
+        for number, batch in enumerate(stream(order, transform, batch_size)):
+            if limit is not None and number >= limit:
+                os._exit(9)
+            yield batch
+
+    return cut
+
+
+def main() -> None:
+    runs, rank, world, root = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}.meet", rank=rank, world_size=world)
+    table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))
+    for run in runs:
+        train_coarse(task(root, run), table, limited(run.get("stop_after")))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
