@@ -2,34 +2,31 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
-from ray.util import ActorPool
 from torch import Tensor
 
 from coldstart.alignment import load_adaptor
 from coldstart.alignment.content_map import fit_content_map
 from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
-from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.content import decode_picture
-from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
 from coldstart.encoders.proxies import read_proxies
 from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
 from coldstart.evaluation.report import Chart, Evidence, render
-from coldstart.evaluation.scoring import Logits, mean_logits, sample_contexts, score_rows
+from coldstart.evaluation.scoring import Logits
 from coldstart.evaluation.summary import Rows, Summary, summarise
 from coldstart.evaluation.variants import MEANINGS, item_appeal, slot_tables, to_logit
 from coldstart.rankers import Ranker, load_ranker
 from workloads.job import main
+from workloads.scoring import evaluated_windows, score_everything
 
 KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
 REMAKE = {
@@ -39,10 +36,7 @@ REMAKE = {
     "adaptor": "align_fine",
 }
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
-WINDOWS_PER_PASS, PASSES_PER_PIECE = 64, 4
-ITEMS_PER_PIECE = 512
-CONTEXTS = 128
-"""Sampled users over whom a logit is averaged to get an item's appeal."""
+ITEMS_PER_PASS = 4096
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -55,7 +49,7 @@ def run(recipe: Recipe) -> Artifact:
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
     tables = _tables(recipe, artifacts, dataset, ranker)
-    rows, logits, appeal = _score(recipe, artifacts, dataset, tables)
+    rows, logits, appeal = _score(recipe, dataset, tables)
     summary = summarise(rows, logits, appeal, recipe.evaluation, seed=recipe.seed)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     geometry = _geometry(recipe, dataset, ranker, tables)
@@ -96,7 +90,7 @@ def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ra
     )
     adaptor = load_adaptor(artifacts["adaptor"].path)
     with torch.inference_mode():
-        parts = (slice(start, start + ITEMS_PER_PIECE) for start in range(0, len(coarse), ITEMS_PER_PIECE))
+        parts = (slice(start, start + ITEMS_PER_PASS) for start in range(0, len(coarse), ITEMS_PER_PASS))
         fine = torch.cat([adaptor(coarse[part], states[part]) for part in parts])
     mature = _mature(recipe, dataset, ranker)
     mapped = fit_content_map(states, ranker.id_table.weight.detach(), mature, seed=recipe.seed)
@@ -115,31 +109,7 @@ def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str
     return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
 
 
-class _Scorer:
-    """Holds ranker, windows and slot tables in one process and scores pieces of the work."""
-
-    def __init__(self, run_dir: Path, tables: dict[str, NDArray[np.float32]], *, history: int, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.ranker = load_ranker(run_dir / "ranker")
-        self.windows = evaluated_windows(Dataset.open(run_dir / "dataset", verify=False), history)
-        self.tables = {name: torch.from_numpy(table.copy()) for name, table in tables.items()}
-
-    def rows(self, piece: NDArray[np.int64]) -> tuple[NDArray[np.int64], Logits]:
-        parts = (self.windows.batch(piece[i : i + WINDOWS_PER_PASS]) for i in range(0, len(piece), WINDOWS_PER_PASS))
-        return score_rows(self.ranker, parts, self.tables)
-
-    def appeal(self, items: NDArray[np.int64], contexts: RankBatch) -> tuple[NDArray[np.int64], Logits]:
-        return items, mean_logits(self.ranker, contexts, items, self.tables)
-
-
-def evaluated_windows(dataset: Dataset, history: int) -> UserWindows:
-    """The rows that are evaluated."""
-    return UserWindows(dataset.sequences, history=history, splits=[TEST])
-
-
-def _score(
-    recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, tables: dict[str, Tensor]
-) -> tuple[Rows, Logits, Logits]:
+def _score(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor]) -> tuple[Rows, Logits, Logits]:
     """Rows in event order, and variant -> logits and appeal aligned with them."""
     windows = evaluated_windows(dataset, recipe.ranker.history)
     if not len(windows):
@@ -151,7 +121,7 @@ def _score(
         np.searchsorted(sequences.offsets, at, side="right") - 1, sequences.label[at], dataset.train_counts[item]
     )
     cold = np.unique(item[rows.train_events == 0])
-    logits, by_item = _distribute(recipe, windows, tables, cold)
+    logits, by_item = score_everything(recipe, windows, tables, cold)
     appeal = {name: np.full(len(at), np.nan, np.float32) for name in tables}
     for name, values in by_item.items():
         appeal[name][rows.train_events == 0] = values[np.searchsorted(cold, item[rows.train_events == 0])]
@@ -163,56 +133,6 @@ def _score(
             appeal[name] = item_appeal(everywhere, sequences.item_idx)[at].astype(np.float32)
     order = [name for name in MEANINGS if name in logits]
     return rows, {name: logits[name] for name in order}, {name: appeal[name] for name in order}
-
-
-def _distribute(
-    recipe: Recipe, windows: UserWindows, tables: dict[str, Tensor], cold: NDArray[np.int64]
-) -> tuple[Logits, Logits]:
-    """Scores windows and cold items on Ray actors: variant -> logits by row, variant -> mean logits by cold item."""
-    cluster = recipe.cluster
-    held = ray.put({name: table.numpy() for name, table in tables.items()})
-    scorer = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(_Scorer)
-    pool = ActorPool(
-        [
-            scorer.remote(
-                recipe.run_dir.absolute(), held, history=recipe.ranker.history, threads=cluster.threads_per_worker
-            )
-            for _ in range(cluster.workers)
-        ]
-    )
-    by_size = np.argsort(windows.weights, kind="stable")
-    pieces = _cut(by_size, WINDOWS_PER_PASS * PASSES_PER_PIECE)
-    shelves = _cut(cold, ITEMS_PER_PIECE)
-    journal = Journal(recipe.run_dir / "journals" / "evaluate.jsonl")
-    journal.clear()
-    total = len(pieces) + len(shelves)
-    scored, done = [], 0
-    for part in pool.map_unordered(lambda actor, piece: actor.rows.remote(piece), pieces[::-1]):
-        scored.append(part)
-        done += 1
-        journal.write(done, total)
-    rng = np.random.default_rng(recipe.seed)
-    chosen = rng.permutation(len(windows))[:CONTEXTS]
-    contexts = ray.put(sample_contexts([windows.batch(chosen)], most=CONTEXTS))
-    weighed = []
-    for part in pool.map_unordered(lambda actor, shelf: actor.appeal.remote(shelf, contexts), shelves):
-        weighed.append(part)
-        done += 1
-        journal.write(done, total)
-    return _in_order(scored, windows.rows), _in_order(weighed, cold)
-
-
-def _cut(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _in_order(parts: Sequence[tuple[NDArray[np.int64], Logits]], keys: NDArray[np.int64]) -> Logits:
-    """Values of all parts in the order of `keys`, each of which occurs once."""
-    if not parts:
-        return {}
-    order = np.argsort(np.concatenate([found for found, _ in parts]))
-    assert len(order) == len(keys)
-    return {name: np.concatenate([values[name] for _, values in parts])[order] for name in parts[0][1]}
 
 
 def _evidence(
