@@ -36,7 +36,7 @@ def run(recipe: Recipe) -> Artifact:
     journal = Journal(run_dir / "journals" / f"{STAGE}.jsonl")
     if not checkpoints.exists():
         journal.clear()
-    journal.write(0, recipe.ranker.epochs)
+        journal.write(0, recipe.ranker.epochs)
     payload = {
         "recipe": recipe.model_dump(mode="json"),
         "run_dir": str(run_dir),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -80,5 +79,5 @@ def digest(ranker: Ranker) -> str:
     total = hashlib.sha256()
     for name, value in sorted(ranker.state_dict().items()):
         total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(value.detach().cpu().numpy().tobytes())
     return total.hexdigest()

@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 SHRINK = 10.0
 """Events of prior evidence against which a user's or an item's mean is weighed."""
+NOISE_MARGIN = 1.05
+"""How far a singular value must exceed that of noise, which varies by a few percent from draw to draw."""
 
 
 def taste_rows(
@@ -55,9 +57,11 @@ def taste_rows(
     _, noise, _ = _decompose(
         residual * rng.choice([-1.0, 1.0], len(residual)), user, item_idx, (users, vocabulary), 1, rng
     )
-    left = left[:, strength > noise[0]]
+    left = left[:, strength > noise[0] * NOISE_MARGIN]
+    if not left.size:
+        return rows
     evidence = np.bincount(item_idx, minlength=vocabulary)
-    spread = np.sqrt(np.mean(left**2, axis=0, keepdims=True)) if left.size else 1.0
+    spread = np.sqrt(np.mean(left**2, axis=0, keepdims=True))
     seen = sparse.csr_matrix((residual, (user, item_idx)), shape=(users, vocabulary)).T @ (left / spread)
     tastes = seen / (evidence[:, None] + SHRINK)
     rows[:, 1 : 1 + tastes.shape[1]] = tastes / max(float(tastes[evidence > 0].std()), 1e-6)

@@ -148,9 +148,10 @@ class ClickLoop:
 
     def _write(self, loss: float, score: float) -> None:
         if self.journal is not None:
+            done = self.progress.epoch
             self.journal.write(
-                self.progress.epoch,
-                self.schedule.epochs,
+                done,
+                done if self._given_up() else self.schedule.epochs,
                 loss=round(loss, 5),
                 valid_gauc=round(score, 5),
                 rows_per_second=round(self.progress.rows_per_second),

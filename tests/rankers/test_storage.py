@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import torch
+
+from coldstart.config import UserError
+from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.data.batches import rank_request
+from coldstart.rankers import DinDcn, digest, load_ranker, save_ranker, vocabulary
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ranker = DinDcn(4, RankerSettings(width=8)).eval()
+    ranker.trained[1:3] = True
+    save_ranker(ranker, tmp_path, ["a", "b", "c"])
+    return ranker, tmp_path
+
+
+def test_a_loaded_ranker_scores_like_the_saved_one(saved):
+    ranker, path = saved
+    loaded = load_ranker(path)
+    batch = rank_request([1, 2], [0, 1], [1, 2], [1, 2, 3], 9, history=5)
+    assert torch.equal(
+        loaded(batch, loaded.id_slots(batch.target_idx)), ranker(batch, ranker.id_slots(batch.target_idx))
+    )
+    assert not loaded.training
+    assert digest(loaded) == digest(ranker)
+
+
+def test_the_digest_notices_a_single_changed_weight(saved):
+    ranker, _ = saved
+    before = digest(ranker)
+    with torch.no_grad():
+        ranker.id_table.weight[2, 3] += 1e-6
+    assert digest(ranker) != before
+
+
+def test_the_vocabulary_maps_ids_to_rows(saved):
+    assert vocabulary(saved[1]) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_a_class_that_is_not_registered_is_refused(saved):
+    card = saved[1] / "ranker.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"class": "os.system"}))
+    with pytest.raises(UserError, match=r"os\.system.*din_dcn"):
+        load_ranker(saved[1])
+
+
+def test_weights_of_another_size_are_refused(saved):
+    card = saved[1] / "ranker.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"vocabulary": 9}))
+    with pytest.raises(UserError, match="whole din_dcn"):
+        load_ranker(saved[1])
+
+
+def test_a_missing_ranker_names_the_stage_to_run(tmp_path):
+    with pytest.raises(UserError, match="train_ranker"):
+        load_ranker(tmp_path)

@@ -1,0 +1,78 @@
+"""Small event logs with a taste to be learned, and what two processes need to train on them together."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.evaluation.metrics import gauc
+from coldstart.training.ranker_loop import train_ranker
+
+SMALL = {"width": 8, "history": 12, "hidden": (16,), "users_per_step": 16, "dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Clicks:
+    offsets: np.ndarray
+    item_idx: np.ndarray
+    label: np.ndarray
+    timestamp: np.ndarray
+    split: np.ndarray
+    p_click: np.ndarray
+    traits: np.ndarray
+
+
+def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):
+    """Users like items along two traits; the last `cold` items are seen in the last fifth of the time only."""
+    rng = np.random.default_rng(seed)
+    traits = rng.normal(size=(items + 1, 2))
+    taste = rng.normal(size=(users, 2))
+    appeal = rng.normal(size=items + 1)
+    user = np.repeat(np.arange(users), events)
+    position = np.tile(np.arange(events), users)
+    early = position < events * 0.7
+    item = np.where(early, rng.integers(1, items - cold + 1, len(user)), rng.integers(1, items + 1, len(user)))
+    logit = 2 * np.sum(taste[user] * traits[item], 1) + appeal[item]
+    p_click = 1 / (1 + np.exp(-logit))
+    return Clicks(
+        offsets=np.arange(users + 1) * events,
+        item_idx=item,
+        label=(rng.random(len(user)) < p_click).astype(np.int8),
+        timestamp=1_700_000_000 + position * 3600,
+        split=np.where(early, 0, np.where(position < events * 0.85, 1, 2)).astype(np.int8),
+        p_click=p_click,
+        traits=np.concatenate([traits, appeal[:, None]], 1).astype(np.float32),
+    )
+
+
+def small_ranker(sequences, *, epochs=1, seed=3, **options):
+    """Trains a small ranker and returns it with its progress."""
+    settings = RankerSettings(**SMALL | {"epochs": epochs} | options)
+    return train_ranker(sequences, 60, settings, seed=seed, gauc=gauc)
+
+
+def on_ranks(world, function, *arguments):
+    """Runs `function(*arguments)` on `world` gloo ranks and returns what rank 0 returned."""
+    with tempfile.TemporaryDirectory() as room:
+        mp.spawn(_rank, (world, room, function, arguments), nprocs=world)
+        return torch.load(Path(room) / "out.pt", weights_only=True)
+
+
+def _rank(rank, world, room, function, arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{room}/meet", rank=rank, world_size=world)
+    out = function(*arguments)
+    if rank == 0:
+        torch.save(out, Path(room) / "out.pt")
+    dist.destroy_process_group()
+
+
+def trained_state(sequences):
+    """Weights after one epoch; runs in a spawned rank."""
+    ranker, progress = small_ranker(sequences)
+    return {**ranker.state_dict(), "score": torch.tensor(progress.best)}

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+
+from coldstart.config import Journal
+from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.data.batches import UserWindows, rank_request
+from coldstart.evaluation.metrics import gauc
+from coldstart.training.click_loop import score_rows, users_of
+from coldstart.training.ranker_loop import hide, train_ranker
+from tests.training.clicks import SMALL, low_rank_clicks, on_ranks, small_ranker, trained_state
+
+
+@pytest.fixture(scope="module")
+def clicks():
+    return low_rank_clicks(cold=10)
+
+
+@pytest.fixture(scope="module")
+def trained(clicks):
+    return small_ranker(clicks, epochs=6)
+
+
+def test_a_short_training_learns_who_likes_what(clicks, trained):
+    ranker, progress = trained
+    test = UserWindows(clicks, history=12, splits=[2])
+    scores = score_rows(lambda batch, step: ranker(batch, ranker.id_slots(batch.target_idx)), test)
+    known = np.isin(clicks.item_idx[test.rows], np.unique(clicks.item_idx[clicks.split == 0]))
+    rows = test.rows[known]
+    found = gauc(users_of(clicks, rows), clicks.label[rows], scores[known])
+    oracle = gauc(users_of(clicks, rows), clicks.label[rows], clicks.p_click[rows])
+    assert found > 0.5 + 0.5 * (oracle - 0.5)
+    assert progress.best == max(progress.history)
+
+
+def test_two_ranks_train_the_same_ranker_as_one(clicks):
+    alone, _ = small_ranker(clicks)
+    together = on_ranks(2, trained_state, clicks)
+    for name, value in alone.state_dict().items():
+        assert torch.allclose(value.float(), together[name].float(), atol=2e-4), name
+
+
+def test_cold_items_are_scored_as_the_oov_row(clicks, trained):
+    ranker, _ = trained
+    train_items = set(clicks.item_idx[clicks.split == 0].tolist())
+    assert set(torch.nonzero(ranker.trained).flatten().tolist()) == train_items
+    cold = [item for item in range(1, 61) if item not in train_items]
+    request = rank_request([1, 2], [1, 0], [10, 20], [*cold, 0], 30, history=12)
+    logits = ranker(request, ranker.id_slots(request.target_idx))[0]
+    assert torch.allclose(logits, logits[-1].expand_as(logits))
+
+
+def test_a_served_score_equals_the_offline_score(clicks, trained):
+    ranker, _ = trained
+    windows = UserWindows(clicks, history=12, splits=[1, 2], targets=5)
+    batch = windows.batch([3])
+    with torch.no_grad():
+        offline = ranker(batch, ranker.id_slots(batch.target_idx))[0]
+        for t, row in enumerate(batch.row[0].tolist()):
+            user = np.searchsorted(clicks.offsets, row, side="right") - 1
+            own = slice(clicks.offsets[user], clicks.offsets[user + 1])
+            request = rank_request(
+                clicks.item_idx[own],
+                clicks.label[own],
+                clicks.timestamp[own],
+                [clicks.item_idx[row], 7],
+                int(clicks.timestamp[row]),
+                history=12,
+            )
+            served = ranker(request, ranker.id_slots(request.target_idx))[0, 0]
+            assert torch.isclose(served, offline[t], atol=1e-5)
+
+
+def test_hidden_items_are_a_seeded_share_that_changes_by_step():
+    items = torch.arange(1, 20_001)
+    first, again, later = (hide(items, share=0.1, seed=5, step=step) for step in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert 0.08 < (first == 0).float().mean() < 0.12
+    assert torch.equal(first[first > 0], items[first > 0])
+    both = (first == 0) & (later == 0)
+    assert 0.005 < both.float().mean() < 0.02
+
+
+def test_a_run_cut_short_goes_on_to_the_same_weights(clicks, tmp_path):
+    settings = RankerSettings(**SMALL | {"epochs": 3, "patience": 3})
+    whole, _ = train_ranker(clicks, 60, settings, seed=3, gauc=gauc)
+    calls = 0
+
+    def dies_in_the_second_epoch(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return gauc(*arguments)
+
+    journal = Journal(tmp_path / "journal.jsonl")
+    state = tmp_path / "checkpoints"
+    with pytest.raises(KeyboardInterrupt):
+        train_ranker(clicks, 60, settings, seed=3, gauc=dies_in_the_second_epoch, journal=journal, checkpoints=state)
+    resumed, _ = train_ranker(clicks, 60, settings, seed=3, gauc=gauc, journal=journal, checkpoints=state)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value.float(), resumed.state_dict()[name].float(), atol=1e-6), name
+    assert [line["done"] for line in journal.read()] == [1, 2, 3]
+
+
+def test_training_stops_when_validation_no_longer_gains(clicks):
+    scores = iter([0.6, 0.7, 0.65, 0.66, 0.9])
+    settings = RankerSettings(**SMALL | {"epochs": 5, "patience": 2})
+    _, progress = train_ranker(clicks, 60, settings, seed=3, gauc=lambda *_: next(scores))
+    assert progress.epoch == 4
+    assert progress.best_epoch == 1
