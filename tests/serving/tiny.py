@@ -73,7 +73,7 @@ def write_run(recipe: Recipe) -> None:
     lineage["proxies"] = read_artifact(run_dir / "proxies", "proxies").fingerprint
 
     adaptor = Adaptor(width, 2, encoder.hidden, hidden=16, dropout=0.0)
-    _shake(adaptor)
+    _shake(adaptor, 0.05)
     with seal("adaptor", {"width": width}) as draft:
         save_adaptor(adaptor, draft)
 
@@ -92,8 +92,8 @@ def register_run(recipe: Recipe, registry: Registry) -> None:
         ).version
 
 
-def _shake(model: torch.nn.Module) -> None:
+def _shake(model: torch.nn.Module, by: float = 0.3) -> None:
     """Random weights everywhere: a fresh model answers the same to every request."""
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
+            weight.add_(by * torch.randn_like(weight))

@@ -1,14 +1,18 @@
 """The Ray Serve application: four deployments around one release, and how it is put up and taken down."""
 
+import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
+import ray
 import torch
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation
 
@@ -17,12 +21,16 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Data, Serving
 from coldstart.encoders import read_proxies
 from coldstart.registry import Release
+from coldstart.serving.adaptor_replica import AdaptorReplica
+from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.replicas import AdaptorReplica, EncoderReplica, RankerReplica
+from coldstart.serving.ranker_replica import RankerReplica
+from coldstart.serving.schemas import ReleaseAnswer
 
 NAME = "coldstart"
 _READY_SECONDS = 120.0
+_STOP_SECONDS = 60.0
 _CHUNK = 4096
 # A replica reads and writes the proxy store on local disk, so all gateways stand on the head node.
 _HEAD = {"node:__internal_head__": 0.001}
@@ -46,7 +54,8 @@ def build(release: Release, settings: Serving, store_dir: Path, *, data: Data | 
         encoder.bind(release.encoder.path, settings),
         adaptor.bind(release.adaptor.path, settings),
         ranker.bind(release.ranker.path, settings),
-        release,
+        _describe(release),
+        release.ranker.path,
         settings,
         data or Data(),
         store_dir.absolute(),
@@ -60,6 +69,7 @@ def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data |
     Raises:
         UserError: the port is taken, or the application does not come up.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = build(release, settings, store_dir, data=data)
     http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
@@ -77,7 +87,22 @@ def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data |
 
 def shutdown() -> None:
     """Takes the application and Serve down; published items stay on disk."""
+    # Asked by its own client, the controller's death is reported on the terminal as a failed task that is retried.
+    with suppress(ValueError, RayActorError):
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_STOP_SECONDS)
     serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _describe(release: Release) -> ReleaseAnswer:
+    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
+    return ReleaseAnswer(
+        release=release.name,
+        project=release.project,
+        alias=release.alias,
+        versions=release.versions,
+        fingerprints={"dataset": release.dataset} | {part.kind: part.fingerprint for part in parts},
+    )
 
 
 def _deployment(
@@ -95,8 +120,8 @@ def _deployment(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
             target_ongoing_requests=settings.max_batch,
-            look_back_period_s=10,
-            upscale_delay_s=10,
+            look_back_period_s=20,
+            upscale_delay_s=20,
             downscale_delay_s=300,
         ),
         health_check_period_s=10,

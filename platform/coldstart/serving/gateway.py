@@ -13,12 +13,10 @@ from ray.serve.handle import DeploymentHandle
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import BadPicture, Content, decode_picture
-from coldstart.registry import Release
 from coldstart.serving import errors
 from coldstart.serving.catalogue import Catalogue
 from coldstart.serving.errors import ApiError, BodyLimit
 from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.replicas import GOLDEN_CONTENT
 from coldstart.serving.schemas import (
     Candidate,
     ErrorAnswer,
@@ -30,7 +28,7 @@ from coldstart.serving.schemas import (
     RankRequest,
     ReleaseAnswer,
 )
-from coldstart.serving.scoring import Floats, RankQuery
+from coldstart.serving.scoring import GOLDEN_CONTENT, Floats, RankQuery, golden_query
 
 _HEALTH_SECONDS = 10.0
 Answer = TypeVar("Answer")
@@ -43,7 +41,8 @@ class Gateway:
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
         ranker: Handle of the ranker deployment.
-        release: What is served.
+        release: What is served; names only, so that a gateway needs neither MLflow nor the models.
+        ranker_dir: The ranker's artifact, for its item ids.
         settings: The recipe's section.
         data: Limits of pictures.
         store_dir: Where published proxies are kept.
@@ -54,15 +53,16 @@ class Gateway:
         encoder: DeploymentHandle[Any],
         adaptor: DeploymentHandle[Any],
         ranker: DeploymentHandle[Any],
-        release: Release,
+        release: ReleaseAnswer,
+        ranker_dir: Path,
         settings: Serving,
         data: Data,
         store_dir: Path,
     ) -> None:
         self.encoder, self.adaptor, self.ranker = encoder, adaptor, ranker
         self.release, self.settings, self.data = release, settings, data
-        self.store = ProxyStore(store_dir, release.adaptor.fingerprint)
-        self.catalogue = Catalogue(release.ranker.path, self.store)
+        self.store = ProxyStore(store_dir, release.fingerprints["adaptor"])
+        self.catalogue = Catalogue(ranker_dir, self.store)
         self._golden_proxy: Vectors | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -78,7 +78,7 @@ class Gateway:
         return PublishAnswer(
             item_id=request.item_id,
             proxy_norm=float(np.linalg.norm(proxy)),
-            release=self.release.name,
+            release=self.release.release,
             ms=_since(began),
         )
 
@@ -103,18 +103,8 @@ class Gateway:
             proxies=np.array([proxies[position] for position in positions], np.float32),
         )
         scores: Floats = await self._within(self.ranker.rank.remote(query), self.settings.request_timeout_s)
-        return RankAnswer(scores=scores.tolist(), vectors=choice.vectors, release=self.release.name, ms=_since(began))
-
-    def describe(self) -> ReleaseAnswer:
-        """What is served."""
-        release = self.release
-        parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
-        return ReleaseAnswer(
-            release=release.name,
-            project=release.project,
-            alias=release.alias,
-            versions=release.versions,
-            fingerprints={"dataset": release.dataset} | {part.kind: part.fingerprint for part in parts},
+        return RankAnswer(
+            scores=scores.tolist(), vectors=choice.vectors, release=self.release.release, ms=_since(began)
         )
 
     async def health(self) -> HealthAnswer:
@@ -123,16 +113,12 @@ class Gateway:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 if self._golden_proxy is None:
                     self._golden_proxy = await self._proxy(GOLDEN_CONTENT)
-                none = np.zeros(0, np.int64)
-                query = RankQuery(
-                    none, none, none, np.zeros(2, np.int64), 1, np.ones(1, np.int64), self._golden_proxy[None]
-                )
-                scores = await self.ranker.rank.remote(query)
+                scores = await self.ranker.rank.remote(golden_query(self._golden_proxy))
         except Exception as error:
             raise ApiError(503, "not_ready", "the models do not answer the golden request", retry_after=1) from error
         if not np.isfinite(scores).all():
             raise ApiError(503, "not_ready", "the golden request gives scores that are not finite", retry_after=1)
-        return HealthAnswer(status="ready", release=self.release.name)
+        return HealthAnswer(status="ready", release=self.release.release)
 
     async def _contents(self, candidates: tuple[Candidate, ...] | list[Candidate]) -> dict[int, Vectors]:
         """Proxies of the candidates given by content, by position."""
@@ -194,7 +180,7 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @app.get("/v1/release", summary="What is served")
     async def release() -> ReleaseAnswer:
-        return gateway.describe()
+        return gateway.release
 
     @app.get("/healthz", summary="Whether all models answer a golden request")
     async def healthz() -> HealthAnswer:

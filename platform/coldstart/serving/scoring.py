@@ -12,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coldstart.data.batches import RankBatch, rank_request
+from coldstart.data.content import Content
 from coldstart.rankers import Ranker
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Reading = tuple[Floats, Floats]
+"""Coarse proxy [d] and layer states [G, D] of one item."""
+GOLDEN_CONTENT = Content(title="golden request", text="read before a replica counts as ready", picture=None)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class RankQuery:
     now: int
     positions: Ints
     proxies: Floats
+
+
+def golden_query(proxy: Floats) -> RankQuery:
+    """A request that any ranker can score: an unknown item seen, an unknown candidate and one with `proxy` `[d]`."""
+    one = np.ones(1, np.int64)
+    return RankQuery(0 * one, one, 1_700_000_000 * one, np.zeros(2, np.int64), 1_700_000_060, one, proxy[None])
 
 
 def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Floats]:

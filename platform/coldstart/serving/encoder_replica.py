@@ -1,0 +1,44 @@
+"""The encoder deployment. Legend: `d` ID width, `D` MLLM width, `G` layer groups."""
+
+import asyncio
+from pathlib import Path
+
+import torch
+from ray import serve
+
+from coldstart.config.recipe import Serving
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder
+from coldstart.serving.batching import BatchWatch, must_be_finite, tune
+from coldstart.serving.scoring import GOLDEN_CONTENT, Reading
+
+
+class EncoderReplica:
+    """Content -> coarse proxy and layer states."""
+
+    def __init__(self, path: Path, settings: Serving) -> None:
+        torch.set_num_threads(1)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.encoder = Encoder.load(path, self.device)
+        self.watch = BatchWatch(settings.request_timeout_s)
+        tune(self._read, settings)
+        must_be_finite("encoder", *self._forward([GOLDEN_CONTENT])[0])
+
+    async def read(self, content: Content) -> Reading:
+        """Reads one item."""
+        return await self.watch.wait(self._read(content))
+
+    @serve.batch
+    async def _read(self, contents: list[Content]) -> list[Reading]:
+        with self.watch.batch():
+            return await asyncio.to_thread(self._forward, contents)
+
+    def _forward(self, contents: list[Content]) -> list[Reading]:
+        with torch.inference_mode():
+            inputs = self.encoder.inputs(self.encoder.prepare(contents), self.device)
+            coarse, states = (part.float().cpu().numpy() for part in self.encoder(inputs))
+        return list(zip(coarse, states, strict=True))
+
+    def check_health(self) -> None:
+        """Called by Serve."""
+        self.watch.check()
