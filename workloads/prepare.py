@@ -177,15 +177,11 @@ def _prepare(
 
 def _map_pieces(table: SourceTable, columns: list[str], clean: Callable[[Chunk], pa.Table]) -> ray.data.Dataset:
     """Reads a table piece by piece in Ray Data tasks and cleans every chunk."""
-    wanted = list(dict.fromkeys(columns))
+    wanted, name = list(dict.fromkeys(columns)), table.name
 
     def read(block: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         for row in pa.table(block).to_pylist():
-            piece = Piece(**row)
-            try:
-                yield from map(clean, read_piece(piece, wanted))
-            except pa.ArrowException as error:
-                raise UserError(f"data.files.{table.name}: {piece.path} cannot be read: {error}") from error
+            yield from map(clean, read_piece(Piece(**row), wanted, field=name))
 
     found = pieces(table)
     listing = ray.data.from_items([piece.as_row() for piece in found], override_num_blocks=len(found))

@@ -55,7 +55,7 @@ def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: i
     silent = ~has_words & ~has_picture
     notes = np.array([fault and f"{fault}; the item is kept without its picture" for fault in faults], object)
     reason = _first_reason(count, {NO_ITEM_ID: no_id, NOTHING_TO_READ: silent & ~broken})
-    reason = np.where(broken & ~no_id, np.where(silent, faults, notes), reason)
+    reason = np.where(broken & ~no_id, np.where(silent, np.array(faults, object), notes), reason)
     table = pa.table(
         {
             "row": _numbers(chunk),

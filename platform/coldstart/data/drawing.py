@@ -160,13 +160,15 @@ def _pattern(u: Floats, v: Floats, pattern: NDArray[np.int64], phase: Floats) ->
     dots = np.hypot(p * 1.2 % 1 - 0.5, q * 1.2 % 1 - 0.5) < 0.31
     checks = (np.floor(p * 1.5) + np.floor(q * 1.5)) % 2 == 0
     level = pattern[:, None, None]
-    return np.select([level == 1, level == 2, level == 3], [stripes, dots, checks], False).astype(np.float64)
+    inked: Floats = np.select([level == 1, level == 2, level == 3], [stripes, dots, checks], False).astype(np.float64)
+    return inked
 
 
 def _hues(degrees: Floats, saturation: Floats, value: Floats) -> Floats:
     """HSV to RGB [n, 3]."""
     offset = (np.array([5, 3, 1]) + degrees[:, None] / 60) % 6
-    return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(offset, 4 - offset), 0, 1))
+    colour: Floats = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(offset, 4 - offset), 0, 1))
+    return colour
 
 
 def write_words(

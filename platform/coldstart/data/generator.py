@@ -193,7 +193,10 @@ def _draw_side(levels: Levels, traits: dict[str, int], rng: np.random.Generator)
 
 
 def _expose(settings: Generated, created: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """Draws impressions in order of time: seconds since start, user [n], item [n]; a pair comes at most once."""
+    """Draws impressions in order of time: seconds since start, user [n], item [n].
+
+    A pair comes at most once; where users have seen nearly everything, fewer events come out than were asked for.
+    """
     hours = settings.weeks * 7 * 24
     hour_weight = 1 + 0.8 * np.cos(2 * np.pi * (np.arange(hours) % 24 - 20) / 24)
     # Nothing is shown before a sixteenth of the time has passed, or until there is something to show.
@@ -203,16 +206,18 @@ def _expose(settings: Generated, created: Ints, rng: np.random.Generator) -> tup
     hour = rng.choice(hours, settings.events, p=hour_weight / hour_weight.sum())
     when = np.sort(hour * 3600 + rng.integers(0, 3600, settings.events))
     activity = rng.lognormal(0, 0.7, settings.users)
-    user = rng.choice(settings.users, settings.events, p=activity / activity.sum())
     popularity = rng.lognormal(0, 0.8, settings.items)
-    item = np.empty(settings.events, np.int64)
+    user, item = np.zeros((2, settings.events), np.int64)
     redraw = np.arange(settings.events)
-    for _ in range(6):
+    for _ in range(8):
+        user[redraw] = rng.choice(settings.users, len(redraw), p=activity / activity.sum())
         item[redraw] = _choose_items(when[redraw], created, popularity, rng)
         _, first = np.unique(user * settings.items + item, return_index=True)
         seen = np.ones(settings.events, bool)
         seen[first] = False
         redraw = np.flatnonzero(seen)
+        if not len(redraw):
+            break
     keep = ~seen
     return when[keep], user[keep], item[keep]
 
@@ -279,7 +284,7 @@ def _base_log_odds(log_odds: Floats) -> float:
 
 
 def _sigmoid(log_odds: Floats) -> Floats:
-    probability: Floats = 1 / (1 + np.exp(-log_odds))
+    probability: Floats = 0.5 + 0.5 * np.tanh(log_odds / 2)  # does not overflow
     return probability
 
 

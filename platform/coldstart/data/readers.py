@@ -1,6 +1,7 @@
 """Readers for a user's own tables: finding them, checking their columns, and reading them piece by piece."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -93,7 +94,7 @@ def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> tuple[SourceTab
             "image bytes; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.picture: null"
         )
     for table in (items, events):
-        if not any(_has_rows(file) for file in table.files):
+        if not any(_has_rows(file, table.name) for file in table.files):
             raise UserError(f"data.files.{table.name}: {table.files[0]} holds no rows; point it at a table with data")
     return items, events
 
@@ -132,15 +133,30 @@ def _find(root: Path, name: str, field: str) -> SourceTable:
 
 
 def _types(file: Path, field: str) -> dict[str, pa.DataType]:
-    try:
+    with _named_errors(file, field):
         if file.suffix == ".parquet":
             schema = pq.read_schema(file)
             return {column.name: column.type for column in schema}
         with csv.open_csv(file, parse_options=_parse_options()) as reader:
             return {name: pa.string() for name in reader.schema.names}
+
+
+def _has_rows(file: Path, field: str) -> bool:
+    with _named_errors(file, field):
+        if file.suffix == ".parquet":
+            return bool(pq.read_metadata(file).num_rows > 0)
+        with csv.open_csv(file, parse_options=_parse_options()) as reader:
+            return any(batch.num_rows for batch in reader)
+
+
+@contextmanager
+def _named_errors(file: Path | str, field: str) -> Iterator[None]:
+    """What Arrow cannot read becomes an error that names the file."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"data.files.{field}: {file} cannot be read as {file.suffix[1:]}: {reason}") from error
+        raise UserError(f"data.files.{field}: {file} cannot be read: {reason}") from error
 
 
 def _require(table: SourceTable, field: str, column: str) -> None:
@@ -154,13 +170,6 @@ def _require(table: SourceTable, field: str, column: str) -> None:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _has_rows(file: Path) -> bool:
-    if file.suffix == ".parquet":
-        return bool(pq.read_metadata(file).num_rows > 0)
-    with csv.open_csv(file, parse_options=_parse_options()) as reader:
-        return any(batch.num_rows for batch in reader)
 
 
 def pieces(table: SourceTable) -> list[Piece]:
@@ -187,8 +196,22 @@ def _csv_rows(file: Path) -> Iterator[int]:
     yield len(malformed)
 
 
-def read_piece(piece: Piece, columns: list[str]) -> Iterator[Chunk]:
-    """Reads the named columns of a piece in chunks; CSV lines with a wrong number of cells come last."""
+def read_piece(piece: Piece, columns: list[str], *, field: str) -> Iterator[Chunk]:
+    """Reads the named columns of a piece in chunks; CSV lines with a wrong number of cells come last.
+
+    Args:
+        piece: What to read.
+        columns: Names in the file.
+        field: `items` or `events`, for errors.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with _named_errors(piece.path, field):
+        yield from _read(piece, columns)
+
+
+def _read(piece: Piece, columns: list[str]) -> Iterator[Chunk]:
     row = piece.first_row
     if piece.row_group >= 0:
         with pq.ParquetFile(piece.path) as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext
@@ -55,13 +56,13 @@ def stream_items(
     if not len(order):
         return
     path = Path(dataset_path).absolute()
+    shared = ray.put(order)
 
     def read(block: pa.Table) -> dict[str, NDArray[np.generic]]:
-        item_idx = np.asarray(block["item_idx"])
+        item_idx = ray.get(shared)[np.asarray(block["id"])]
         return {"item_idx": item_idx, **transform(read_contents(path, item_idx))}
 
-    blocks = [pa.table({"item_idx": order[at : at + block_rows]}) for at in range(0, len(order), block_rows)]
-    named = ray.data.from_arrow(blocks)
-    named.context.execution_options.preserve_order = True
-    dataset = named.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=num_cpus)
-    yield from dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
+    positions = ray.data.range(len(order), override_num_blocks=-(-len(order) // block_rows))
+    positions.context.execution_options.preserve_order = True
+    rows = positions.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=num_cpus)
+    yield from rows.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
