@@ -1,5 +1,7 @@
 """From rows as a user wrote them to typed rows, each either kept or rejected with a reason."""
 
+from functools import partial, reduce
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -184,8 +186,13 @@ def _fold_tags(raw: pa.Table, columns: Columns) -> pa.Array:
     text = _words(raw[columns.text]) if columns.text else pa.nulls(raw.num_rows, pa.string())
     if not parts:
         return text
-    tags = pc.binary_join_element_wise(*parts, "; ", null_handling="skip")
-    return _trimmed(pc.binary_join_element_wise(_trimmed(tags), text, ". ", null_handling="skip"))
+    return _joined(reduce(partial(_joined, between="; "), parts), text, between=". ")
+
+
+def _joined(left: pa.Array, right: pa.Array, between: str) -> pa.Array:
+    """Both, or the one that is there. Arrow's own join that skips nulls returns too few rows where all are null."""
+    both = pc.binary_join_element_wise(left, right, between)
+    return pc.coalesce(both, left, right)
 
 
 def _try_pictures(

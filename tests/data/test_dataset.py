@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coldstart.config import UserError, write_artifact
+from coldstart.data.content import Content
+from coldstart.data.contract import ITEMS, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
+from coldstart.data.dataset import Dataset, part_path
+
+N = ITEMS_PER_PART + 37
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "dataset"
+    index = np.arange(1, N + 1)
+    columns = [
+        index,
+        [f"id{i}" for i in index],
+        [f"title {i}" if i % 3 else None for i in index],
+        [f"text {i}" if i % 2 else None for i in index],
+        [b"%d" % i if i % 5 else None for i in index],
+        [int(i) if i % 4 else None for i in index],
+        index % 4,
+        np.zeros(N),
+    ]
+    arrays = [pa.array(values).cast(field.type) for values, field in zip(columns, ITEMS, strict=True)]
+    table = pa.table(arrays, schema=ITEMS)
+    with write_artifact(path, "dataset", {}, {"items": N}) as draft:
+        (draft / "items").mkdir()
+        for part in range(2):
+            rows = table.slice(part * ITEMS_PER_PART, ITEMS_PER_PART)
+            pq.write_table(rows, part_path(draft / "items", part), row_group_size=ITEMS_PER_ROW_GROUP)
+    return path
+
+
+@pytest.mark.parametrize(
+    "order",
+    [[1], [N], [N, 1, N, 2], [17, 16, 15], [ITEMS_PER_PART, ITEMS_PER_PART + 1], []],
+)
+def test_contents_come_in_the_asked_order(path: Path, order: list[int]) -> None:
+    found = Dataset.open(path).contents(np.array(order, np.int64))
+    assert found == [
+        Content(f"title {i}" if i % 3 else None, f"text {i}" if i % 2 else None, b"%d" % i if i % 5 else None)
+        for i in order
+    ]
+
+
+def test_contents_of_everything_shuffled(path: Path) -> None:
+    order = np.random.default_rng(0).permutation(N) + 1
+    dataset = Dataset.open(path)
+    titles = dataset.items(["title"])["title"].to_pylist()
+    assert [content.title for content in dataset.contents(order)] == [titles[i - 1] for i in order]
+
+
+def test_counts_and_index_follow_item_idx(path: Path) -> None:
+    dataset = Dataset.open(path)
+    assert dataset.num_items == N
+    assert dataset.train_counts[:6].tolist() == [0, 1, 2, 3, 0, 1]
+    assert dataset.train_counts.shape == (N + 1,)
+    assert dataset.item_index["id9"] == 9
+    assert {"title 1", "text 1"} <= set(dataset.texts())
+
+
+def test_a_damaged_dataset_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no dataset at"):
+        Dataset.open(tmp_path)
+    file = part_path(path / "items", 1)
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + b"?")
+    try:
+        with pytest.raises(UserError, match="differs from its manifest"):
+            Dataset.open(path)
+    finally:
+        file.write_bytes(sound)

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coldstart.config import UserError
+from coldstart.config.recipe import Columns, Files
+from coldstart.data.readers import check_files, pieces, read_piece
+
+ITEMS = {"item_id": [1, 2], "title": ["a", "b"], "image": pa.array([b"x", None], pa.binary())}
+EVENTS = {"user_id": [1], "item_id": [1], "timestamp": [5], "label": [1]}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    pq.write_table(pa.table(ITEMS), tmp_path / "items.parquet")
+    pq.write_table(pa.table(EVENTS), tmp_path / "events.parquet")
+    return tmp_path
+
+
+def test_good_files_pass(root: Path) -> None:
+    items, events = check_files(Files(root=root))
+    assert items.files == (root / "items.parquet",)
+    assert set(events.types) == set(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"items": "itms.parquet"}, r"itms\.parquet does not exist"),
+        ({"items": "items.txt"}, "neither .parquet nor .csv"),
+        ({"events": "."}, "cannot|lacks|both"),
+        ({"columns": {"title": "titel"}}, "no column 'titel': did you mean 'title'"),
+        ({"columns": {"label": "clicked"}}, "no column 'clicked': its columns are item_id, label, timestamp, user_id"),
+        ({"columns": {"text": "body"}}, "set it to null"),
+        ({"columns": {"tags": ["genre"]}}, "columns.tags"),
+        ({"columns": {"picture": "title"}}, "picture: null"),
+    ],
+)
+def test_wrong_settings_are_named_with_a_fix(root: Path, files: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        check_files(Files(root=root, **files))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_without_rows_is_refused(root: Path, suffix: str) -> None:
+    name = f"none.{suffix}"
+    if suffix == "csv":
+        (root / name).write_text("user_id,item_id,timestamp,label\n")
+    else:
+        pq.write_table(pa.table(EVENTS).slice(0, 0), root / name)
+    with pytest.raises(UserError, match="holds no rows"):
+        check_files(Files(root=root, events=name))
+
+
+def test_a_damaged_file_is_named(root: Path) -> None:
+    (root / "events.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match=r"events\.parquet cannot be read"):
+        check_files(Files(root=root))
+
+
+def test_a_directory_must_hold_one_kind_and_the_same_columns(root: Path) -> None:
+    logs = root / "logs"
+    logs.mkdir()
+    with pytest.raises(UserError, match=r"no \.parquet or \.csv"):
+        check_files(Files(root=root, events="logs"))
+    pq.write_table(pa.table(EVENTS), logs / "a.parquet")
+    pq.write_table(pa.table(EVENTS).drop_columns(["label"]), logs / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet lacks the column 'label'"):
+        check_files(Files(root=root, events="logs"))
+    (logs / "b.parquet").rename(logs / "b.csv")
+    with pytest.raises(UserError, match="both Parquet and CSV"):
+        check_files(Files(root=root, events="logs"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_rows_are_numbered_through_all_pieces(root: Path, suffix: str) -> None:
+    logs = root / "logs"
+    logs.mkdir()
+    lengths = {"a": 7, "b": 3, "c": 5}
+    for number, (name, length) in enumerate(lengths.items()):
+        users = [f"{number}-{row}" for row in range(length)]
+        table = {"user_id": users, "item_id": ["1"] * length, "timestamp": ["5"] * length, "label": ["1"] * length}
+        if suffix == "csv":
+            lines = [",".join(row) for row in zip(*table.values(), strict=True)]
+            (logs / f"{name}.csv").write_text("\n".join([",".join(table), *lines]) + "\n")
+        else:
+            pq.write_table(pa.table(table), logs / f"{name}.parquet", row_group_size=2)
+    _, events = check_files(Files(root=root, events="logs"))
+    seen = {}
+    for piece in pieces(events):
+        for chunk in read_piece(piece, ["user_id"], field="events"):
+            for offset, user in enumerate(chunk.table["user_id"].to_pylist()):
+                seen[chunk.first_row + offset] = user
+    assert list(seen) == list(range(15))
+    assert list(seen.values()) == [f"{n}-{row}" for n, length in enumerate(lengths.values()) for row in range(length)]
+
+
+def test_csv_cells_stay_as_they_are_written(root: Path) -> None:
+    (root / "items.csv").write_text('item_id,title\n007,"two\nlines, one cell"\n8,\n')
+    items, _ = check_files(Files(root=root, items="items.csv", columns=Columns(picture=None)))
+    [chunk] = read_piece(pieces(items)[0], ["item_id", "title"], field="items")
+    assert chunk.table.to_pylist() == [
+        {"item_id": "007", "title": "two\nlines, one cell"},
+        {"item_id": "8", "title": None},
+    ]
+
+
+def test_malformed_csv_lines_are_kept_apart(root: Path) -> None:
+    (root / "events.csv").write_text("user_id,item_id,timestamp,label\n1,1,5,1\n1,1,5\n2,1,6,0\n1,2,3,4,5\n")
+    _, events = check_files(Files(root=root, events="events.csv"))
+    chunks = list(read_piece(pieces(events)[0], ["user_id"], field="events"))
+    assert [row for chunk in chunks for row in chunk.table["user_id"].to_pylist()] == ["1", "2"]
+    assert chunks[-1].malformed == ("1,1,5", "1,2,3,4,5")
+    assert chunks[-1].first_row == 2

@@ -1,0 +1,88 @@
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from coldstart.config import write_artifact
+from coldstart.data.content import Content
+from coldstart.data.contract import ITEMS, ITEMS_PER_ROW_GROUP
+from coldstart.data.dataset import part_path
+from coldstart.data.streaming import stream_items
+
+pytestmark = pytest.mark.ray
+N = 150
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "dataset"
+    index = np.arange(1, N + 1)
+    columns = [index, index, index, [None] * N, [b"%d" % i for i in index], [None] * N, index * 0, index * 0]
+    arrays = [pa.array(values).cast(field.type) for values, field in zip(columns, ITEMS, strict=True)]
+    with write_artifact(path, "dataset", {}, {"items": N}) as draft:
+        (draft / "items").mkdir()
+        table = pa.table(arrays, schema=ITEMS)
+        pq.write_table(table, part_path(draft / "items", 0), row_group_size=ITEMS_PER_ROW_GROUP)
+    return path
+
+
+def _stream(path: Path, order: np.ndarray, batch_size: int) -> list[dict[str, np.ndarray]]:
+    def transform(contents: list[Content]) -> dict[str, np.ndarray]:
+        number = np.array([int(content.title or 0) for content in contents])
+        same = np.array([content.picture == (content.title or "").encode() for content in contents])
+        return {"number": number, "grid": number[:, None, None] * np.ones((1, 3, 2), np.float32), "same": same}
+
+    return list(stream_items(path, order, transform, batch_size, block_rows=16))
+
+
+def test_rows_come_in_exactly_the_asked_order(path: Path) -> None:
+    # Two epochs, each item twice; a batch spans blocks and a block spans batches.
+    order = np.concatenate([np.random.default_rng(epoch).permutation(N) + 1 for epoch in range(2)])
+    batches = _stream(path, order, 40)
+    assert [len(batch["item_idx"]) for batch in batches] == [40] * 7 + [20]
+    rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert rows["item_idx"].tolist() == order.tolist()
+    assert rows["number"].tolist() == order.tolist()
+    assert rows["grid"].shape == (2 * N, 3, 2)
+    assert (rows["grid"] == order[:, None, None]).all()
+    assert rows["same"].all()
+
+
+def test_a_start_in_the_middle_gives_the_same_rest(path: Path) -> None:
+    order = np.random.default_rng(3).permutation(N) + 1
+    whole = np.concatenate([batch["number"] for batch in _stream(path, order, 30)])
+    rest = np.concatenate([batch["number"] for batch in _stream(path, order[37:], 30)])
+    assert rest.tolist() == whole[37:].tolist()
+
+
+def test_it_works_inside_a_worker(path: Path) -> None:
+    @ray.remote(num_cpus=1)
+    def worker(order: np.ndarray) -> list[int]:
+        batches = stream_items(path, order, lambda contents: {"n": np.arange(len(contents))}, 8, block_rows=16)
+        return [int(index) for batch in batches for index in batch["item_idx"]]
+
+    shares = [np.arange(1, N + 1)[rank::2] for rank in range(2)]
+    assert ray.get([worker.remote(share) for share in shares]) == [share.tolist() for share in shares]
+
+
+def test_an_empty_order_yields_nothing(path: Path) -> None:
+    assert _stream(path, np.array([], np.int64), 8) == []

@@ -1,0 +1,226 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from coldstart.config import Artifact, Journal, Recipe, UserError
+from coldstart.data import cleaning
+from coldstart.data.contract import TEST, TRAIN, VALID
+from coldstart.data.dataset import Dataset
+from workloads import prepare
+
+pytestmark = pytest.mark.ray
+GENERATED = {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 16}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+def _recipe(runs: Path, **data: Any) -> Recipe:
+    return Recipe.model_validate({"name": "small", "seed": 3, "paths": {"runs": runs}, "data": data})
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    prepare.run(_recipe(runs, generated=GENERATED))
+    return runs / "small"
+
+
+def _users_events(dataset: Dataset) -> pd.DataFrame:
+    sequences = dataset.sequences
+    frame = pd.DataFrame({name: getattr(sequences, name) for name in ("item_idx", "label", "timestamp", "split")})
+    frame["user_id"] = np.repeat(np.array(sequences.user_id, object), np.diff(sequences.offsets))
+    return frame
+
+
+def test_a_generated_dataset_holds_every_event_of_its_source(generated: Path) -> None:
+    dataset = Dataset.open(generated / "dataset")
+    source = pd.read_parquet(generated / "source" / "events.parquet")
+    ids = np.array(dataset.items(["item_id"])["item_id"].to_pylist(), object)
+    assert (ids == np.sort(ids)).all()
+    events = _users_events(dataset)
+    events["item_id"] = ids[events.item_idx - 1]
+    events["p_click"], events["p_click_content"] = dataset.sequences.p_click, dataset.sequences.p_click_content
+    columns = ["user_id", "item_id", "timestamp", "label", "p_click", "p_click_content"]
+    key = columns[:3]
+    pd.testing.assert_frame_equal(
+        events[columns].sort_values(key, ignore_index=True), source[columns].sort_values(key, ignore_index=True)
+    )
+    about = dataset.artifact.about
+    assert about["oracle"]
+    assert about["events"] == len(source) == sum(split["events"] for split in about["splits"].values())
+    assert about["items"] == GENERATED["items"]
+    assert Journal(generated / "journals" / "prepare.jsonl").read()[-1]["done"] == 5
+
+
+def test_pictures_and_words_arrive_unchanged(generated: Path) -> None:
+    source = pd.read_parquet(generated / "source" / "items.parquet").set_index("item_id").sort_index()
+    items = Dataset.open(generated / "dataset").items().to_pandas().set_index("item_id")
+    for ours, theirs in (("title", "title"), ("text", "text"), ("picture", "image")):
+        pairs = zip(items[ours], source[theirs], strict=True)
+        assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs)
+
+
+def test_time_parts_the_splits_and_only_train_reaches_the_items(generated: Path) -> None:
+    dataset = Dataset.open(generated / "dataset")
+    events, cuts = _users_events(dataset), dataset.artifact.about["time_cuts"]
+    assert (events.timestamp[events.split == TRAIN] < cuts["valid_from"]).all()
+    assert events.timestamp[events.split == VALID].between(cuts["valid_from"], cuts["test_from"] - 1).all()
+    assert (events.timestamp[events.split == TEST] >= cuts["test_from"]).all()
+    assert events.split.value_counts(normalize=True)[TEST] == pytest.approx(0.2, abs=0.01)
+    train = events[events.split == TRAIN].groupby("item_idx")
+    _assert_train_facts(dataset, train)
+    assert dataset.artifact.about["cold_items"] == (dataset.train_counts[1:] == 0).sum() > 0
+
+
+def _assert_train_facts(dataset: Dataset, train: Any) -> None:
+    items = dataset.items().to_pandas().set_index("item_idx")
+    expected = pd.DataFrame({"n": train.size(), "clicks": train.label.sum(), "first": train.timestamp.min()})
+    expected = expected.reindex(items.index)
+    assert (items.num_train_events == expected.n.fillna(0)).all()
+    assert (items.num_train_clicks == expected.clicks.fillna(0)).all()
+    assert items.first_event_at.isna().equals(expected.n.isna())
+    assert (items.first_event_at.dropna() == expected["first"].dropna()).all()
+
+
+def test_sequences_are_in_order_of_time(generated: Path) -> None:
+    sequences = Dataset.open(generated / "dataset").sequences
+    steps = np.diff(sequences.timestamp)
+    inner = np.ones(len(steps), bool)
+    inner[sequences.offsets[1:-1] - 1] = False
+    assert (steps[inner] >= 0).all()
+    assert sequences.user_id == sorted(sequences.user_id)
+
+
+def test_preparing_again_changes_nothing_and_draws_nothing(generated: Path, tmp_path: Path) -> None:
+    drawn = (generated / "source" / "items.parquet").stat().st_mtime_ns
+    first = Dataset.open(generated / "dataset").artifact
+    again = prepare.run(_recipe(generated.parent, generated=GENERATED))
+    assert again.fingerprint == first.fingerprint
+    assert (generated / "source" / "items.parquet").stat().st_mtime_ns == drawn
+
+
+def test_held_out_items_never_meet_training(tmp_path: Path, generated: Path) -> None:
+    split = {"kind": "item_holdout", "holdout_items": 0.3, "valid": 0.2, "test": 0.2}
+    artifact = prepare.run(_recipe(tmp_path, generated=GENERATED, split=split))
+    dataset = Dataset(artifact)
+    events = _users_events(dataset)
+    assert events.groupby("user_id").split.nunique().eq(1).all()
+    train = events[events.split == TRAIN]
+    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
+    assert len(cold) >= round(0.3 * GENERATED["items"])
+    assert not train.item_idx.isin(cold).any()
+    _assert_train_facts(dataset, train.groupby("item_idx"))
+    # Held-out items still have events, of the other users.
+    assert events.item_idx.isin(cold).sum() > 50
+    about = artifact.about
+    assert about["unused_events"] > 0
+    source = pq.read_metadata(generated / "source" / "events.parquet").num_rows
+    assert about["events"] + about["unused_events"] == source
+
+
+def _png(side: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (side, side)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Path:
+    """A user's own tables with every kind of bad row among good ones."""
+    items = pd.DataFrame(
+        {
+            "film": [f"f{i}" for i in range(20)] + ["f0", None, "silent", "broken", "lost", "huge"],
+            "name": [f"Film {i}" for i in range(20)] + ["again", "no id", None, "Broken", None, "Huge"],
+            "poster": [_png(8)] * 20 + [None, None, None, b"?", b"?", _png(60)],
+            "genres": ["Drama|Comedy"] * 26,
+        }
+    )
+    items.loc[22:24, "genres"] = None
+    items.to_parquet(tmp_path / "items.parquet")
+    lines = ["who,film,at,stars"]
+    lines += [f"u{i % 7},f{i % 20},{1000 + i},{i % 5 + 1}" for i in range(200)]
+    lines += ["u1,f1,1001,2", ",f1,2000,3", "u1,,2000,3", "u1,nobody,2000,3", "u1,lost,2000,3", "u1,f1,soon,3"]
+    lines += ["u1,f1,1700000000000,3", "u1,f1,2000,many", "u1,f1,2000", "u1,broken,1100,5"]
+    (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def _messy_recipe(root: Path, **data: Any) -> Recipe:
+    columns = {"item_id": "film", "title": "name", "picture": "poster", "tags": ["genres"]}
+    columns |= {"user_id": "who", "timestamp": "at", "label": "stars"}
+    files = {"root": root, "events": "events.csv", "columns": columns, "label_at_least": 4}
+    limits = {"max_bad_share": 0.3, "max_picture_pixels": 2500}
+    return _recipe(root / "runs", **({"source": "files", "files": files} | limits | data))
+
+
+def test_every_bad_row_is_in_quarantine_and_none_is_lost(messy: Path) -> None:
+    artifact = prepare.run(_messy_recipe(messy))
+    bad = pd.read_parquet(artifact.path / "quarantine")
+    events = bad[bad.table == "events"]
+    expected = [cleaning.REPEATED_EVENT, cleaning.NO_USER, cleaning.NO_ITEM_ID, *[cleaning.UNKNOWN_ITEM] * 2]
+    expected += [cleaning.BAD_TIME, cleaning.FAR_TIME, cleaning.NO_RATING]
+    # The malformed line is counted after the well-formed ones.
+    assert events.reason.tolist() == [*expected, cleaning.MALFORMED]
+    assert events.row.tolist() == [*range(200, 208), 209]
+    items = bad[bad.table == "items"].set_index("row").reason
+    assert items.index.tolist() == [20, 21, 22, 23, 24, 25]
+    assert items[20] == cleaning.REPEATED_ITEM
+    assert items[21] == cleaning.NO_ITEM_ID
+    assert items[22] == cleaning.NOTHING_TO_READ
+    assert [("kept without" in items[row]) for row in (23, 24, 25)] == [True, False, True]
+    assert artifact.about["items"] == 22
+    assert artifact.about["events"] + len(events) == 210
+    assert sum(artifact.about["quarantined"]["events"].values()) == len(events)
+
+    dataset = Dataset(artifact)
+    rows = {row["item_id"]: row for row in dataset.items().to_pylist()}
+    assert rows["f0"]["title"] == "Film 0"
+    assert rows["f0"]["text"] == "genres: Drama, Comedy"
+    assert rows["broken"]["picture"] is None
+    assert dataset.sequences.p_click is None
+    assert not artifact.about["oracle"]
+
+
+def test_too_many_bad_rows_stop_it_with_the_commonest_reason(messy: Path) -> None:
+    with pytest.raises(UserError, match=r"6 of 26 rows of the items table .* 0\.1; most often") as error:
+        prepare.run(_messy_recipe(messy, max_bad_share=0.1))
+    quarantine = messy / "runs" / "small" / "quarantine"
+    assert str(quarantine) in str(error.value)
+    assert len(pd.read_parquet(quarantine)) == 6
+    assert not (messy / "runs" / "small" / "dataset").exists()
+
+
+def test_a_file_that_breaks_in_a_task_is_named(messy: Path) -> None:
+    file = messy / "events.csv"
+    file.write_bytes(file.read_bytes() + b"u1,f\xff,2000,3\n")
+    with pytest.raises(UserError, match=r"events\.csv cannot be read"):
+        prepare.run(_messy_recipe(messy))
+
+
+def test_the_manifest_names_no_place_or_time(generated: Path) -> None:
+    manifest = (generated / "dataset" / "manifest.json").read_text()
+    assert str(generated) not in manifest
+    assert json.loads(manifest)["kind"] == "dataset"
+    assert isinstance(Dataset.open(generated / "dataset").artifact, Artifact)
