@@ -76,7 +76,12 @@ def limited(limit: int | None) -> Any:
 
 
 def main() -> None:
-    runs, rank, world, root = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    runs, rank, world, root = (
+        json.loads(Path(sys.argv[1]).read_text()),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}.meet", rank=rank, world_size=world)
     table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))

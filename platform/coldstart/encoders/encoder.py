@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from coldstart.config import UserError
-from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import ContentSwitch, Lora
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
-from coldstart.encoders.loading import load_mllm, load_processor
+from coldstart.encoders.checkpoint import load_mllm, load_processor
 from coldstart.encoders.lora import add_lora, merge_lora
 from coldstart.encoders.pooling import AttentionPooling, Projection
 from coldstart.encoders.prompt import Prompt
@@ -46,15 +46,13 @@ class Encoder(nn.Module):
         self.hidden: int = mllm.config.get_text_config().hidden_size
         self.pooling = AttentionPooling(self.hidden)
         self.projection = Projection(self.hidden, width)
-        self.lora = None
+        self.lora: Lora | None = None
         head = mllm.get_output_embeddings()
         if head is not None and head.weight is not mllm.get_input_embeddings().weight:
             head.requires_grad_(False)  # No loss reaches the language head.
 
     @classmethod
-    def create(
-        cls, mllm: str, settings: EncoderSettings, *, width: int, content: ContentSwitch, seed: int
-    ) -> Self:
+    def create(cls, mllm: str, settings: EncoderSettings, *, width: int, content: ContentSwitch, seed: int) -> Self:
         """An encoder that is not aligned yet, from an MLLM checkpoint.
 
         Args:
@@ -103,7 +101,9 @@ class Encoder(nn.Module):
         head = load_file(path / "head.safetensors")
         missing = encoder.load_state_dict(head, strict=False)
         if missing.unexpected_keys:
-            raise UserError(f"{path}/head.safetensors holds {missing.unexpected_keys[0]}, which this release does not know")
+            raise UserError(
+                f"{path}/head.safetensors holds {missing.unexpected_keys[0]}, which this release does not know"
+            )
         return encoder.to(device=device, dtype=model.dtype).eval()
 
     def save(self, path: Path, *, state: dict[str, Tensor] | None = None) -> None:

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from coldstart.config.recipe import Lora
@@ -15,6 +14,8 @@ ADAPTER = "default"
 
 def add_lora(mllm: Any, settings: Lora) -> None:
     """Freezes the MLLM, adds adapters to its language layers and leaves the connector trainable."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     mllm.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=TARGETS, bias="none"

@@ -105,9 +105,7 @@ class Prompt:
         if not self.content.picture or content.picture is None:
             return self._blank()
         try:
-            picture = decode_picture(
-                content.picture, max_bytes=MAX_PICTURE_BYTES, max_pixels=MAX_PICTURE_PIXELS
-            )
+            picture = decode_picture(content.picture, max_bytes=MAX_PICTURE_BYTES, max_pixels=MAX_PICTURE_PIXELS)
         except BadPicture:
             return self._blank()
         return fit(picture, self.picture_size)

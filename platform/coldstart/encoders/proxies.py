@@ -1,5 +1,6 @@
 """The proxies artifact: coarse proxies and layer states of every item, ordered by item index."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,18 @@ def proxy_table(item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray) ->
     )
 
 
-def write_proxies(path: Path, table: pa.Table) -> None:
-    """Writes one part into `path`/proxies, sorted by item index."""
-    (path / "proxies").mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.sort_by("item_idx"), path / "proxies" / "part-00000.parquet", row_group_size=4096)
+def write_proxies(path: Path, table: pa.Table, *, part: int = 0) -> None:
+    """Writes one part into `path`/proxies, sorted by item index; it is there whole or not at all."""
+    file = part_file(path, part)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft-{os.getpid()}")
+    pq.write_table(table.sort_by("item_idx"), draft, row_group_size=4096)
+    draft.replace(file)
+
+
+def part_file(path: Path, part: int) -> Path:
+    """File of one part; parts hold ascending item indices."""
+    return path / "proxies" / f"part-{part:05d}.parquet"
 
 
 def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,10 +49,13 @@ def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray
     Raises:
         UserError: the artifact was made for another number of items.
     """
-    table = pq.read_table(path / "proxies").combine_chunks()
+    parts = sorted((path / "proxies").glob("part-*.parquet"))
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
     index = table["item_idx"].to_numpy()
     if not np.array_equal(index, np.arange(1, num_items + 1)):
-        raise UserError(f"{path} holds proxies of {len(index)} items but the dataset has {num_items}; embed the items anew")
+        raise UserError(
+            f"{path} holds proxies of {len(index)} items but the dataset has {num_items}; embed the items anew"
+        )
     coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
     zero = ((1, 0), (0, 0))
     return np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1)
@@ -55,4 +67,5 @@ def _lists(rows: np.ndarray) -> pa.FixedSizeListArray:
 
 def _rows(column: pa.ChunkedArray) -> np.ndarray:
     lists = column.combine_chunks()
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, lists.type.list_size).astype(np.float32)
+    flat: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, lists.type.list_size).astype(np.float32)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from coldstart.config import UserError
-from coldstart.encoders.loading import without_video
+from coldstart.encoders.checkpoint import without_video
 from coldstart.encoders.prompt import CUE, EMB
 
 PATCH = 8

@@ -1,8 +1,8 @@
-"""The loop of coarse alignment on each rank: stream, InfoNCE against frozen ID rows, checkpoint, measure, keep the best.
+"""Coarse alignment on each rank: stream, InfoNCE against frozen ID rows, checkpoint, measure, keep the best.
 
 Step `t` of epoch `e` trains on rows `[t*B, (t+1)*B)` of the permutation drawn from (seed, e). A step is cut into
-micro-batches and each of those into equal shares for the ranks; negatives are the rows of a micro-batch on all ranks, so
-accumulation means fewer negatives. What is read and drawn at a step depends on its number alone: a resumed run
+micro-batches and each of those into equal shares for the ranks; negatives are the rows of a micro-batch on all ranks,
+so accumulation means fewer negatives. What is read and drawn at a step depends on its number alone: a resumed run
 continues as if it had not been interrupted.
 """
 

@@ -1,4 +1,4 @@
-"""DeepSpeed as this project uses it: one config from the recipe, torch optimizers, and whole weights back from shards."""
+"""DeepSpeed as this project uses it: one config from the recipe, torch AdamW, and whole weights back from shards."""
 
 import logging
 import math
@@ -44,7 +44,8 @@ def keep_partitioned(config: dict[str, Any]) -> object | None:
         return None
     from transformers.integrations import HfDeepSpeedConfig
 
-    return HfDeepSpeedConfig(config)
+    alive: object = HfDeepSpeedConfig(config)
+    return alive
 
 
 def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *, total_steps: int) -> Any:

@@ -13,9 +13,29 @@ from transformers.utils import is_torchvision_available
 from transformers.utils.logging import disable_progress_bar
 
 from coldstart.config import UserError
+from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.encoders.prompt import EMB
 
 disable_progress_bar()
+
+
+def check_mllm(settings: EncoderSettings, mllm: str | None = None) -> None:
+    """Finds out, without reading a weight, whether an encoder can be made as the settings say.
+
+    Args:
+        settings: Section of the recipe.
+        mllm: Checkpoint that stands for `tiny` once it is made.
+
+    Raises:
+        UserError: the MLLM is not there, incomplete, of a family that cannot be read, or has too few layers.
+    """
+    mllm = mllm or settings.mllm
+    if mllm == "tiny":
+        return
+    load_processor(mllm)
+    layers = load_config(mllm).get_text_config().num_hidden_layers
+    if settings.layer_groups > layers:
+        raise UserError(f"encoder.layer_groups {settings.layer_groups} exceeds the {layers} layers of {mllm}; lower it")
 
 
 def load_processor(mllm: str) -> Any:
@@ -41,9 +61,13 @@ def load_processor(mllm: str) -> Any:
             "its directory needs the tokenizer and preprocessor_config.json files"
         ) from error
     if not hasattr(processor, "image_token") or not hasattr(processor, "tokenizer"):
-        raise UserError(f"encoder.mllm {mllm}: its {type(processor).__name__} has no image token; choose another checkpoint")
+        raise UserError(
+            f"encoder.mllm {mllm}: its {type(processor).__name__} has no image token; choose another checkpoint"
+        )
     if EMB not in processor.tokenizer.get_vocab():
-        processor.tokenizer.add_special_tokens({"additional_special_tokens": [EMB]}, replace_additional_special_tokens=False)
+        processor.tokenizer.add_special_tokens(
+            {"additional_special_tokens": [EMB]}, replace_additional_special_tokens=False
+        )
     return processor
 
 

@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coldstart.config import UserError
+from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.encoders import make_mllm
+from coldstart.encoders.checkpoint import check_mllm, load_mllm
+
+
+def settings(mllm, **more):
+    return EncoderSettings(mllm=str(mllm), picture_size=32, **more)
+
+
+def test_accepts_an_ordinary_checkpoint_and_tiny(mllm: Path):
+    check_mllm(settings(mllm))
+    check_mllm(EncoderSettings())
+
+
+def test_missing_directory(tmp_path: Path):
+    with pytest.raises(UserError, match=r"encoder.mllm .*nothing does not exist"):
+        check_mllm(settings(tmp_path / "nothing"))
+
+
+def test_directory_without_config(tmp_path: Path):
+    with pytest.raises(UserError, match="config.json is missing"):
+        check_mllm(settings(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["processor_config.json", "tokenizer.json"])
+def test_directory_without_processor_files(mllm: Path, tmp_path: Path, missing: str):
+    copy = tmp_path / "copy"
+    shutil.copytree(mllm, copy)
+    (copy / missing).unlink()
+    with pytest.raises(UserError, match="has no complete processor"):
+        check_mllm(settings(copy))
+
+
+def test_text_only_model_is_refused(mllm: Path, tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(UserError, match="'qwen2'"):
+        check_mllm(settings(tmp_path))
+
+
+def test_unreachable_hub_says_to_download(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="download it and give the local directory"):
+        check_mllm(settings("nobody/no-such-model"))
+
+
+def test_more_groups_than_layers(mllm: Path):
+    with pytest.raises(UserError, match=r"layer_groups 99 exceeds the \d+ layers"):
+        check_mllm(settings(mllm, layer_groups=99))
+
+
+def test_missing_weights(mllm: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(mllm, copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_mllm(str(copy), tokens=1, dtype="float32")
+
+
+def test_tiny_refuses_a_size_off_its_raster(tmp_path: Path):
+    with pytest.raises(UserError, match="picture_size 50 must be a multiple of 16"):
+        make_mllm(tmp_path, ["a"], picture_size=50, seed=1)

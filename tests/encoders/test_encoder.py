@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from coldstart.config.recipe import ContentSwitch, Lora
+from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder
+
+
+def read(encoder, contents):
+    with torch.inference_mode():
+        return encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
+
+
+@pytest.fixture
+def contents(picture):
+    return [Content("red round vase", None, picture), Content("blue lamp"), Content(None, None, picture), Content()]
+
+
+def test_shapes_and_unit_norm(encoder, contents):
+    coarse, states = read(encoder, contents)
+    assert coarse.shape == (4, 8)
+    assert states.shape == (4, 2, encoder.hidden)
+    torch.testing.assert_close(coarse.norm(dim=1), torch.ones(4))
+
+
+def test_an_item_is_read_the_same_alone_and_among_longer_ones(encoder, contents):
+    together = read(encoder, contents)
+    for row, content in enumerate(contents):
+        alone = read(encoder, [content])
+        torch.testing.assert_close(alone[0][0], together[0][row], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[1][0], together[1][row], atol=1e-5, rtol=1e-4)
+
+
+def test_picture_and_words_both_matter(encoder, contents, picture):
+    coarse, _ = read(encoder, [contents[0], Content("blue lamp", None, picture), Content("red round vase")])
+    assert (coarse[0] - coarse[1]).abs().max() > 1e-3
+    assert (coarse[0] - coarse[2]).abs().max() > 1e-3
+
+
+def test_saved_and_loaded_gives_the_same_numbers(encoder, contents, tmp_path: Path):
+    encoder.save(tmp_path)
+    loaded = Encoder.load(tmp_path, "cpu")
+    for before, after in zip(read(encoder, contents), read(loaded, contents), strict=True):
+        torch.testing.assert_close(before, after, atol=0, rtol=0)
+    assert loaded.layers == (1, 3)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint")
+    assert sum(weight.numel() for weight in model.parameters()) > 100_000
+
+
+def test_switch_is_saved_with_the_encoder(make_encoder, tmp_path: Path):
+    make_encoder(content=ContentSwitch(picture=False)).save(tmp_path)
+    assert Encoder.load(tmp_path, "cpu").prompt.content == ContentSwitch(picture=False)
+
+
+def test_same_seed_same_weights(make_encoder):
+    first, second = make_encoder().state_dict(), make_encoder().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_lora_trains_adapters_connector_and_head_and_is_merged_on_save(make_encoder, contents, tmp_path: Path):
+    encoder = make_encoder(EncoderSettings(picture_size=32, max_text_tokens=12, lora=Lora(rank=2, alpha=4)))
+    trained = [name for name, _ in encoder.trainable()]
+    assert any("lora_A" in name for name in trained)
+    assert any("multi_modal_projector" in name for name in trained)
+    assert any(name.startswith("projection") for name in trained)
+    assert not any("vision_tower" in name or "base_layer" in name for name in trained)
+    with torch.no_grad():
+        for name, weight in encoder.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    encoder.eval().save(tmp_path)
+    loaded = Encoder.load(tmp_path, "cpu")
+    assert not any("lora" in name for name in loaded.state_dict())
+    torch.testing.assert_close(read(encoder, contents)[0], read(loaded, contents)[0], atol=1e-4, rtol=1e-3)
+
+
+def test_reads_a_family_with_flat_patches_too(mllm: Path, contents, tmp_path: Path):
+    """Qwen2.5-VL: several pixel rows per item, image marks in the prompt, token kinds, no [EMB] in its tokenizer."""
+    qwen = _qwen(tmp_path / "qwen", mllm)
+    settings = EncoderSettings(picture_size=56, max_text_tokens=12, layer_groups=2)
+    encoder = Encoder.create(str(qwen), settings, width=8, content=ContentSwitch(), seed=3).eval()
+    arrays = encoder.prepare(contents)
+    assert {len(rows) for rows in arrays.values()} == {4}
+    together, _ = read(encoder, contents)
+    alone, _ = read(encoder, contents[1:2])
+    torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=1e-4)
+    encoder.save(tmp_path / "saved")
+    torch.testing.assert_close(read(Encoder.load(tmp_path / "saved", "cpu"), contents)[0], together)
+
+
+def _qwen(path: Path, mllm: Path) -> Path:
+    from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen2VLProcessor
+
+    from coldstart.encoders.checkpoint import without_video
+
+    tokenizer = AutoTokenizer.from_pretrained(mllm)
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    start, end, image, video = tokenizer.convert_tokens_to_ids(marks)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    without_video(Qwen2VLProcessor)(Qwen2VLImageProcessorPil(size=size), tokenizer).save_pretrained(path)
+    torch.manual_seed(0)
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+def test_layer_means_cover_every_layer(encoder, contents):
+    with torch.inference_mode():
+        means = encoder.layer_means(encoder.inputs(encoder.prepare(contents), "cpu"))
+    assert means.shape == (4, encoder.mllm.config.text_config.num_hidden_layers, encoder.hidden)
+    assert np.isfinite(means.numpy()).all()

@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coldstart.config import UserError
+from coldstart.encoders.proxies import proxy_table, read_proxies, write_proxies
+
+
+def test_parts_come_back_by_item_index_with_zeros_for_oov(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    coarse, states = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(5, 2, 4)).astype(np.float32)
+    write_proxies(tmp_path, proxy_table(np.array([5, 4]), coarse[[4, 3]], states[[4, 3]]), part=1)
+    write_proxies(tmp_path, proxy_table(np.array([1, 2, 3]), coarse[:3], states[:3]))
+    read_coarse, read_states = read_proxies(tmp_path, 5, groups=2)
+    np.testing.assert_array_equal(read_coarse[1:], coarse)
+    np.testing.assert_array_equal(read_states[1:], states)
+    assert not read_coarse[0].any()
+    assert not read_states[0].any()
+
+
+def test_another_catalogue_is_refused(tmp_path: Path):
+    write_proxies(tmp_path, proxy_table(np.array([1, 2]), np.ones((2, 3)), np.ones((2, 1, 4))))
+    with pytest.raises(UserError, match="proxies of 2 items but the dataset has 3"):
+        read_proxies(tmp_path, 3, groups=1)

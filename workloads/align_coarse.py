@@ -1,0 +1,142 @@
+"""Align coarse: trains the encoder to find frozen ID rows from content, on Ray Train with DeepSpeed."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.data.dataset import Dataset
+from coldstart.data.streaming import stream_items
+from coldstart.encoders import make_mllm
+from coldstart.encoders.checkpoint import check_mllm
+from coldstart.rankers import load_ranker
+from coldstart.training.checkpoint import Checkpoints
+from coldstart.training.coarse_loop import CoarseTask, train_coarse
+from coldstart.training.launch import launch
+from workloads.job import main
+
+STAGE = "align_coarse"
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Trains on the run's mature items and writes `<run_dir>/encoder`.
+
+    A run that was interrupted goes on from its newest complete checkpoint.
+
+    Raises:
+        UserError: an earlier stage's result or the MLLM is missing, or too few items are mature.
+    """
+    run_dir = recipe.run_dir.absolute()
+    dataset = Dataset.open(run_dir / "dataset")
+    ranker = read_artifact(run_dir / "ranker", "ranker")
+    lineage = {"dataset": dataset.artifact.fingerprint, "ranker": ranker.fingerprint}
+    mllm = _mllm(recipe, dataset)
+    check_mllm(recipe.encoder, mllm)
+    key = digest([recipe.encoder, recipe.content, recipe.coarse, recipe.cluster.workers, recipe.seed, mllm, lineage])
+    task = coarse_task(recipe, dataset, mllm=mllm, key=key)
+
+    journal = Journal(task.journal)
+    if Checkpoints(task.checkpoints, key).newest() is None:
+        journal.clear()
+        journal.write(0, task.total_steps)
+    payload = {"recipe": recipe.model_dump(mode="json"), "run_dir": str(run_dir), "mllm": mllm, "key": key}
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+
+    with write_artifact(run_dir / "encoder", "encoder", lineage, _about(task, journal)) as draft:
+        shutil.copytree(task.result, draft, dirs_exist_ok=True)
+    shutil.rmtree(task.checkpoints.parent, ignore_errors=True)
+    return read_artifact(run_dir / "encoder", "encoder")
+
+
+def coarse_task(recipe: Recipe, dataset: Dataset, *, mllm: str, key: str) -> CoarseTask:
+    """What the ranks are to do; the same wherever it is called.
+
+    Raises:
+        UserError: no item is mature, or fewer than a batch needs.
+    """
+    settings, counts = recipe.coarse, dataset.train_counts
+    mature = np.flatnonzero(counts >= settings.min_events)
+    if not len(mature):
+        raise UserError(
+            f"no item has coarse.min_events {settings.min_events} train events (the most any has is {counts.max()}, "
+            f"the median is {int(np.median(counts[1:]))}); lower coarse.min_events"
+        )
+    shuffled = np.random.default_rng((recipe.seed, 1)).permutation(mature)
+    train, heldout = np.split(shuffled, [len(mature) - round(settings.holdout * len(mature))])
+    if settings.batch > len(train):
+        raise UserError(
+            f"coarse.batch {settings.batch} exceeds the {len(train)} mature items in training "
+            f"({len(mature)} have coarse.min_events {settings.min_events}, coarse.holdout keeps {len(heldout)} out); "
+            "lower coarse.batch or coarse.min_events"
+        )
+    run_dir = recipe.run_dir.absolute()
+    checkpoints = run_dir / "checkpoints" / STAGE / key[:16]
+    return CoarseTask(
+        mllm=mllm,
+        encoder=recipe.encoder,
+        content=recipe.content,
+        coarse=settings,
+        seed=recipe.seed,
+        train=np.sort(train),
+        heldout=np.sort(heldout),
+        journal=run_dir / "journals" / f"{STAGE}.jsonl",
+        checkpoints=checkpoints,
+        result=checkpoints / "result",
+        key=key,
+    )
+
+
+def _worker(payload: dict[str, Any]) -> None:
+    run_dir = Path(payload["run_dir"])
+    recipe = Recipe.model_validate(payload["recipe"])
+    recipe = recipe.model_copy(update={"paths": recipe.paths.model_copy(update={"runs": run_dir.parent})})
+    dataset = Dataset.open(run_dir / "dataset", verify=False)
+    task = coarse_task(recipe, dataset, mllm=payload["mllm"], key=payload["key"])
+    table = load_ranker(run_dir / "ranker").id_table.weight.detach()
+    train_coarse(task, table, partial(stream_items, run_dir / "dataset"))
+
+
+def _mllm(recipe: Recipe, dataset: Dataset) -> str:
+    """Checkpoint directory or hub name; the tiny MLLM is made if this run does not have it yet."""
+    if recipe.encoder.mllm != "tiny":
+        local = Path(recipe.encoder.mllm)
+        return str(local.absolute()) if local.is_dir() else recipe.encoder.mllm
+    path = recipe.run_dir.absolute() / "mllm"
+    lineage = {"dataset": dataset.artifact.fingerprint}
+    about = {"picture_size": recipe.encoder.picture_size, "seed": recipe.seed}
+    if path.is_dir():
+        made = read_artifact(path, "mllm")
+        if made.lineage == lineage and made.about == about:
+            return str(path)
+    with write_artifact(path, "mllm", lineage, about) as draft:
+        make_mllm(draft, dataset.texts(), picture_size=recipe.encoder.picture_size, seed=recipe.seed)
+    return str(path)
+
+
+def _about(task: CoarseTask, journal: Journal) -> dict[str, Any]:
+    lines = journal.read()
+    measured = [line for line in lines if "mean_reciprocal_rank" in line]
+    best = max(measured, key=lambda line: line["mean_reciprocal_rank"], default={})
+    made = json.loads((task.result / "encoder.json").read_text())
+    kept = ("recall_at_10", "chance_recall_at_10", "mean_cosine", "mean_reciprocal_rank")
+    return {
+        "width": made["width"],
+        "hidden": made["hidden"],
+        "groups": len(made["layers"]),
+        "layers": made["layers"],
+        "mllm": task.encoder.mllm,
+        "content": task.content.model_dump(),
+        "mature_items": len(task.train) + len(task.heldout),
+        "heldout_items": len(task.heldout),
+        "steps": task.total_steps,
+        "best_step": best.get("done", task.total_steps),
+        **{name: round(best[name], 5) for name in kept if name in best},
+    }
+
+
+if __name__ == "__main__":
+    main(STAGE, run, __doc__)

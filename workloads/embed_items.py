@@ -1,0 +1,126 @@
+"""Embed items: reads every item of the dataset with the encoder, on Ray Data actors, into coarse proxies and states."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config.recipe import Cluster
+from coldstart.data.dataset import Dataset, read_contents
+from coldstart.data.streaming import quiet_ray_data
+from coldstart.encoders import Encoder
+from coldstart.encoders.proxies import part_file, proxy_table, write_proxies
+from workloads.job import main
+
+STAGE = "embed_items"
+ITEMS_PER_PART = 512
+ITEMS_PER_BATCH = 64
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Embeds all items of the run and writes `<run_dir>/proxies`.
+
+    Parts that an interrupted run has finished with the same encoder and dataset are kept.
+
+    Raises:
+        UserError: there is no dataset or encoder, or the cluster is too small for the actors.
+    """
+    quiet_ray_data()
+    run_dir = recipe.run_dir.absolute()
+    dataset = Dataset.open(run_dir / "dataset")
+    encoder = read_artifact(run_dir / "encoder", "encoder")
+    _check_capacity(recipe.cluster)
+    lineage = {**encoder.lineage, "dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
+    parts = run_dir / "checkpoints" / STAGE / f"{encoder.fingerprint[:16]}-{dataset.artifact.fingerprint[:16]}"
+
+    journal = Journal(run_dir / "journals" / f"{STAGE}.jsonl")
+    journal.clear()
+    starts = np.arange(1, dataset.num_items + 1, ITEMS_PER_PART)
+    missing = [part for part in range(len(starts)) if not part_file(parts, part).is_file()]
+    journal.write(0, dataset.num_items)
+    done = dataset.num_items - sum(len(_items(part, dataset.num_items)) for part in missing)
+    for rows in _embed(recipe.cluster, missing, encoder=encoder.path, dataset=dataset, parts=parts):
+        done += rows
+        journal.write(done, dataset.num_items)
+
+    about = {name: encoder.about[name] for name in ("width", "groups", "hidden")}
+    with write_artifact(run_dir / "proxies", "proxies", lineage, {**about, "items": dataset.num_items}) as draft:
+        shutil.copytree(parts / "proxies", draft / "proxies", ignore=shutil.ignore_patterns(".*"))
+    shutil.rmtree(parts.parent, ignore_errors=True)
+    return read_artifact(run_dir / "proxies", "proxies")
+
+
+class _Embedder:
+    """An actor that loaded the encoder once and writes the parts it is given."""
+
+    def __init__(self, encoder: Path, dataset: Path, parts: Path, num_items: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = Encoder.load(encoder, self.device)
+        self.dataset, self.parts, self.num_items = dataset, parts, num_items
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        rows = []
+        for part in batch["part"].tolist():
+            # The same items meet in the same batches on every run, so the numbers are the same too.
+            index = _items(part, self.num_items)
+            tables = [self._read(index[at : at + ITEMS_PER_BATCH]) for at in range(0, len(index), ITEMS_PER_BATCH)]
+            write_proxies(self.parts, pa.concat_tables(tables), part=part)
+            rows.append(len(index))
+        return {"rows": np.array(rows)}
+
+    def _read(self, index: NDArray[np.int64]) -> pa.Table:
+        arrays = self.encoder.prepare(read_contents(self.dataset, index))
+        coarse, states = self.encoder(self.encoder.inputs(arrays, self.device))
+        return proxy_table(index, coarse.cpu().numpy(), states.float().cpu().numpy())
+
+
+def _embed(cluster: Cluster, missing: list[int], *, encoder: Path, dataset: Dataset, parts: Path) -> Any:
+    """Runs the actors over the parts; yields the number of items of each part when it is written."""
+    if not missing:
+        return
+    actors = min(cluster.embed_actors, len(missing))
+    done = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing)).map_batches(
+        _Embedder,
+        fn_constructor_kwargs={
+            "encoder": encoder,
+            "dataset": dataset.artifact.path,
+            "parts": parts,
+            "num_items": dataset.num_items,
+            "threads": cluster.threads_per_worker,
+        },
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=cluster.gpus_per_worker or None,
+    )
+    for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+        yield int(batch["rows"].sum())
+
+
+def _items(part: int, num_items: int) -> NDArray[np.int64]:
+    first = 1 + part * ITEMS_PER_PART
+    return np.arange(first, min(first + ITEMS_PER_PART, num_items + 1))
+
+
+def _check_capacity(cluster: Cluster) -> None:
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    asked = {"CPU": cluster.embed_actors, "GPU": cluster.embed_actors * cluster.gpus_per_worker}
+    for kind, amount in asked.items():
+        if amount > there.get(kind, 0):
+            raise UserError(
+                f"the Ray cluster has {there.get(kind, 0):g} {kind}s but cluster.embed_actors {cluster.embed_actors} "
+                f"need {amount:g}: {amount - there.get(kind, 0):g} missing; lower cluster.embed_actors or add nodes"
+            )
+
+
+if __name__ == "__main__":
+    main(STAGE, run, __doc__)
