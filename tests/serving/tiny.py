@@ -38,7 +38,9 @@ def tiny_recipe(runs: Path, name: str, **serving: object) -> Recipe:
         paths=Paths(runs=runs),
         ranker=RankerSettings(width=8, heads=2, hidden=(16,), history=HISTORY, cross_layers=1),
         encoder=EncoderSettings(picture_size=32, max_text_tokens=12),
-        serving=Serving.model_validate({"max_replicas": 1, "max_candidates": 40, "max_request_bytes": 200_000, **serving}),
+        serving=Serving.model_validate(
+            {"max_replicas": 1, "max_candidates": 40, "max_request_bytes": 200_000, **serving}
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """The Ray Serve application: four deployments around one release, and how it is put up and taken down."""
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,7 +73,11 @@ def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data |
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = build(release, settings, store_dir, data=data)
     http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
+    try:
+        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
+    except RuntimeError as error:
+        shutdown()
+        raise _taken(settings) from error
     try:
         serve.run(application, name=NAME, route_prefix="/", logging_config=_quiet())
     except RuntimeError as error:
@@ -83,6 +88,18 @@ def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data |
     url = f"http://{settings.host}:{settings.port}"
     _wait_ready(url, release.name)
     return url
+
+
+def check_port(settings: Serving) -> None:
+    """Finds out early, on the machine that will serve, that its address is taken.
+
+    Raises:
+        UserError: another program listens there.
+    """
+    try:
+        socket.create_server((settings.host, settings.port)).close()
+    except OSError as error:
+        raise _taken(settings) from error
 
 
 def shutdown() -> None:
@@ -128,6 +145,13 @@ def _deployment(
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,
         graceful_shutdown_timeout_s=10,
+    )
+
+
+def _taken(settings: Serving) -> UserError:
+    return UserError(
+        f"cannot listen on {settings.host}:{settings.port}: another program does, or the address is not of this machine; "
+        "set serving.port or serving.host"
     )
 
 

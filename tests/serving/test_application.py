@@ -1,0 +1,165 @@
+"""The whole application on a real Ray Serve, with real tiny models, from a real registry."""
+
+import base64
+import socket
+
+import httpx
+import numpy as np
+import pytest
+import ray
+import torch
+
+from coldstart.alignment import load_adaptor
+from coldstart.config import UserError
+from coldstart.data.batches import rank_request
+from coldstart.encoders import read_proxies
+from coldstart.rankers import load_ranker
+from coldstart.registry import Registry, promote
+from coldstart.serving import check_port, deploy, shutdown
+from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content, register_run, tiny_recipe, write_run
+
+pytestmark = pytest.mark.ray
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "served", port=free_port())
+    write_run(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def release(recipe):
+    registry = Registry(recipe.tracking_uri, recipe.project)
+    register_run(recipe, registry)
+    assert promote(registry, "adaptor", 1).passed
+    return registry.release("champion")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        num_cpus=8,
+        object_store_memory=500_000_000,
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def url(cluster, recipe, release):
+    yield deploy(release, recipe.serving, recipe.run_dir / "store")
+    shutdown()
+
+
+@pytest.fixture
+def client(url):
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def published(client, name: str, index: int) -> dict[str, object]:
+    item = content(index)
+    body = {"item_id": name, "title": item.title, "text": item.text, "picture": base64.b64encode(item.picture).decode()}
+    return client.post("/v1/items", json=body).raise_for_status().json()
+
+
+def test_release_and_health_say_what_is_served(client, release):
+    answer = client.get("/v1/release").json()
+    assert answer["release"] == "served-adaptor/1"
+    assert answer["alias"] == "champion"
+    assert answer["versions"] == {"adaptor": 1, "ranker": 1, "encoder": 1}
+    assert answer["fingerprints"]["adaptor"] == release.adaptor.fingerprint
+    assert client.get("/healthz").json() == {"status": "ready", "release": "served-adaptor/1"}
+
+
+def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
+    ranker, adaptor = load_ranker(recipe.run_dir / "ranker"), load_adaptor(recipe.run_dir / "adaptor")
+    coarse, states = read_proxies(recipe.run_dir / "proxies", ITEMS, groups=2)
+    rng = np.random.default_rng(11)
+    worst = 0.0
+    for _ in range(50):
+        seen = rng.integers(0, ITEMS + 1, rng.integers(0, 12))
+        labels, times = rng.integers(0, 2, len(seen)), rng.integers(1000, 1100, len(seen))
+        targets = rng.integers(0, ITEMS + 1, 5)
+        batch = rank_request(seen, labels, times, targets, 1080, history=HISTORY)
+        with torch.inference_mode():
+            slots = ranker.id_slots(batch.target_idx)
+            fine = adaptor(torch.from_numpy(coarse), torch.from_numpy(states))
+            cold = (batch.target_idx > TRAINED).unsqueeze(-1)
+            offline = torch.sigmoid(ranker(batch, torch.where(cold, fine[batch.target_idx], slots)))[0].numpy()
+        names = [IDS[index - 1] if index else "nobody" for index in targets]
+        history = [
+            {"item_id": IDS[index - 1] if index else "nobody", "label": int(label), "timestamp": int(time)}
+            for index, label, time in zip(seen, labels, times, strict=True)
+        ]
+        body = {"history": history, "candidates": [{"item_id": name} for name in names], "now": 1080}
+        answer = client.post("/v1/rank", json=body).raise_for_status().json()
+        kinds = ["oov" if index == 0 else "id" if index <= TRAINED else "fine" for index in targets]
+        assert answer["vectors"] == kinds
+        worst = max(worst, float(np.abs(np.array(answer["scores"]) - offline).max()))
+    assert worst < 1e-5
+
+
+def test_published_item_is_ranked_by_its_proxy_at_once(client):
+    body = {"candidates": [{"item_id": "brand-new"}, {"item_id": IDS[TRAINED]}], "now": 100}
+    before = client.post("/v1/rank", json=body).json()
+    assert before["vectors"] == ["oov", "fine"]
+    # The same content as a cold item of the catalogue, so the two must score alike afterwards.
+    assert published(client, "brand-new", TRAINED + 1)["proxy_norm"] > 0
+    after = client.post("/v1/rank", json=body).json()
+    assert after["vectors"] == ["fine", "fine"]
+    assert after["scores"][0] == pytest.approx(after["scores"][1], abs=1e-4)
+    assert after["scores"][0] != before["scores"][0]
+
+
+def test_candidate_by_content_scores_like_the_published_item(client):
+    published(client, "by-id", 3)
+    item = content(3)
+    given = {"title": item.title, "text": item.text, "picture": base64.b64encode(item.picture).decode()}
+    answer = client.post("/v1/rank", json={"candidates": [{"item_id": "by-id"}, given], "now": 100}).json()
+    assert answer["scores"][0] == pytest.approx(answer["scores"][1], abs=1e-4)
+
+
+def test_errors_keep_their_body_through_serve(client):
+    answer = client.post("/v1/rank", json={"candidates": [{"item_id": "x"}] * 41})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+    answer = client.post("/v1/rank", content=b"x" * 300_000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_published_item_survives_a_restart_and_is_known_to_every_replica(client, recipe, release):
+    published(client, "lasting", 2)
+    body = {"candidates": [{"item_id": "lasting"}], "now": 100}
+    before = client.post("/v1/rank", json=body).json()
+    shutdown()
+    with pytest.raises(httpx.HTTPError):
+        client.get("/healthz")
+    two = recipe.serving.model_copy(update={"min_replicas": 2, "max_replicas": 2})
+    url = deploy(release, two, recipe.run_dir / "store")
+    published(client, "later", 2)
+    for name in ("lasting", "later"):
+        for _ in range(10):
+            after = httpx.post(f"{url}/v1/rank", json={**body, "candidates": [{"item_id": name}]}, timeout=30).json()
+            assert after["vectors"] == ["fine"]
+            assert after["scores"] == pytest.approx(before["scores"], abs=1e-5)
+
+
+def test_port_in_use_is_told(url, recipe, release):
+    shutdown()
+    with socket.create_server(("127.0.0.1", recipe.serving.port)):
+        with pytest.raises(UserError, match=r"serving\.port"):
+            check_port(recipe.serving)
+        with pytest.raises(UserError, match=r"serving\.port"):
+            deploy(release, recipe.serving, recipe.run_dir / "store")
+    check_port(recipe.serving)

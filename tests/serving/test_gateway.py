@@ -1,0 +1,204 @@
+"""The HTTP side on its own, with models that answer, wait, refuse or break on command."""
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from ray.serve.exceptions import BackPressureError
+
+from coldstart.config.recipe import Data, Serving
+from coldstart.rankers import DinDcn, save_ranker
+from coldstart.serving.gateway import Gateway, make_app
+from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.schemas import ReleaseAnswer
+from tests.serving.tiny import IDS, ITEMS, TRAINED, picture, tiny_recipe
+
+SPACE = "a" * 64
+
+
+class Model:
+    """Stands for a deployment handle: `model.method.remote(...)` gives `answer`, or does what `mood` says."""
+
+    def __init__(self, answer):
+        self.answer, self.mood, self.asked = answer, "fine", []
+        self.read = self.adapt = self.rank = self
+
+    async def remote(self, argument):
+        if asyncio.iscoroutine(argument):
+            argument = await argument
+        self.asked.append(argument)
+        if self.mood == "slow":
+            await asyncio.sleep(60)
+        if self.mood == "full":
+            raise BackPressureError(num_queued_requests=9, max_queued_requests=9)
+        if self.mood == "broken":
+            raise RuntimeError("secret /path/of/weights")
+        return self.answer(argument)
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
+    ranker.trained[1 : TRAINED + 1] = True
+    save_ranker(ranker, tmp_path, IDS)
+    ProxyStore(tmp_path, SPACE).write_catalogue(iter([np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)]))
+    release = ReleaseAnswer(
+        release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
+    )
+    settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
+    return Gateway(
+        Model(lambda content: content),
+        Model(lambda reading: np.full(8, 3.0, np.float32)),
+        Model(lambda query: np.linspace(0, 1, len(query.item_idx), dtype=np.float32)),
+        release,
+        tmp_path,
+        settings,
+        Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
+        tmp_path,
+    )
+
+
+@pytest.fixture
+def client(gateway):
+    return TestClient(make_app(gateway), raise_server_exceptions=False)
+
+
+def ids(*names: str) -> dict[str, object]:
+    return {"candidates": [{"item_id": name} for name in names]}
+
+
+def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
+    client.post("/v1/items", json={"item_id": "new", "title": "a new film"}).raise_for_status()
+    client.post("/v1/items", json={"item_id": IDS[-1], "title": "read anew"}).raise_for_status()
+    client.post("/v1/items", json={"item_id": IDS[0], "title": "trained already"}).raise_for_status()
+    body = ids(IDS[0], IDS[-2], IDS[-1], "new", "nobody")
+    body["candidates"].append({"title": "given by content"})
+    answer = client.post("/v1/rank", json=body).json()
+    assert answer["vectors"] == ["id", "fine", "fine", "fine", "oov", "fine"]
+    assert len(answer["scores"]) == 6
+    query = gateway.ranker.asked[-1]
+    assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
+    assert query.positions.tolist() == [1, 2, 3, 5]
+    assert query.proxies[0].tolist() == gateway.store.catalogue[ITEMS - 1].tolist()
+    assert (query.proxies[1:] == 3).all()
+
+
+def test_unknown_history_items_are_kept_as_oov(client, gateway):
+    event = {"item_id": "nobody", "label": 1, "timestamp": 5}
+    client.post("/v1/rank", json={"history": [event, {**event, "item_id": IDS[2]}], **ids(IDS[0])}).raise_for_status()
+    assert gateway.ranker.asked[-1].history_idx.tolist() == [0, 3]
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes whose header claims 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/v1/items", {"item_id": "x"}, "at least one of"),
+        ("/v1/items", {"item_id": "", "title": "t"}, "item_id"),
+        ("/v1/items", {"item_id": "x" * 300, "title": "t"}, "item_id"),
+        ("/v1/items", {"item_id": 7, "title": "t"}, "item_id"),
+        ("/v1/items", {"item_id": "x", "title": "t", "url": "http://x"}, "url"),
+        ("/v1/items", {"item_id": "x", "title": "t" * 3000}, "title"),
+        ("/v1/items", {"item_id": "x", "picture": "%%%"}, "not valid base64"),
+        ("/v1/items", {"item_id": "x", "picture": encoded(b"not a picture")}, "picture"),
+        ("/v1/items", {"item_id": "x", "picture": encoded(picture(3)[:60])}, "picture"),
+        ("/v1/items", {"item_id": "x", "picture": encoded(bomb())}, "pixels"),
+        ("/v1/items", {"item_id": "x", "picture": encoded(b"0" * 60_000)}, "bytes"),
+        ("/v1/rank", {}, "candidates"),
+        ("/v1/rank", {"candidates": []}, "candidates"),
+        ("/v1/rank", ids(*["x"] * 41), "at most 40"),
+        ("/v1/rank", {"candidates": [{"title": "t"}] * 33}, "at most 32"),
+        ("/v1/rank", {"candidates": [{"picture": encoded(b"no")}]}, "candidates.0.picture"),
+        ("/v1/rank", {"candidates": [{"item_id": "x", "title": "t"}]}, "either item_id, or content"),
+        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 2, "timestamp": 1}]}, "label"),
+        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": True, "timestamp": 1}]}, "label"),
+        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": float("nan")}]}, "timestamp"),
+        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": 10**30}]}, "timestamp"),
+        ("/v1/rank", {**ids("x"), "now": float("inf")}, "now"),
+        ("/v1/rank", {**ids("x"), "now": -1}, "now"),
+        ("/v1/rank", ids("\ud800"), "item_id"),
+        ("/v1/rank", [1, 2], ""),
+    ],
+)
+def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where):
+    answer = client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"code", "message"}
+    assert where in answer.json()["error"]["message"]
+    assert not gateway.ranker.asked
+    assert not gateway.store.published()
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"now": ' + b"9" * 5000 + b"}"])
+def test_bodies_that_are_not_json_are_refused(client, raw):
+    answer = client.post("/v1/rank", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert set(answer.json()) == {"error"}
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_large_body_is_refused(client, announced):
+    body = b"x" * 300_000
+    answer = client.post("/v1/rank", content=body if announced else iter([body[:150_000], body[150_000:]]))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("mood", "status", "code"), [("slow", 504, "timeout"), ("full", 429, "busy"), ("broken", 500, "internal")]
+)
+@pytest.mark.parametrize("part", ["ranker", "encoder"])
+def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part, mood, status, code):
+    getattr(gateway, part).mood = mood
+    answer = client.post("/v1/rank", json={"candidates": [{"title": "by content"}]})
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert "secret" not in answer.text
+    assert ("retry-after" in answer.headers) is (status == 429)
+
+
+def test_not_ready_while_a_model_does_not_answer(client, gateway):
+    gateway.encoder.mood = "broken"
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    gateway.encoder.mood = "fine"
+    assert client.get("/healthz").json() == {"status": "ready", "release": "demo-adaptor/1"}
+    gateway.ranker.answer = lambda query: np.array([np.nan])
+    assert client.get("/healthz").status_code == 503
+
+
+def test_unknown_path_and_method_have_the_stable_body(client):
+    assert client.get("/v2").json()["error"]["code"] == "not_found"
+    assert client.get("/v1/rank").json()["error"]["code"] == "method_not_allowed"
+
+
+def test_openapi_names_the_api_and_its_errors(client):
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/v1/items", "/v1/rank", "/v1/release", "/healthz"}
+    rank = schema["paths"]["/v1/rank"]["post"]
+    assert {"200", "413", "422", "429", "503", "504"} <= set(rank["responses"])
+    assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert (
+        schema["components"]["schemas"]["PublishRequest"]["properties"]["picture"]["anyOf"][0]["contentEncoding"]
+        == "base64"
+    )
+    assert "swagger" in client.get("/docs").text.lower()

@@ -1,0 +1,107 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart.data.batches import UserWindows
+from coldstart.rankers import DinDcn
+from coldstart.serving.scoring import RankQuery, golden_query, score
+from tests.serving.tiny import HISTORY, ITEMS, TRAINED, tiny_recipe
+
+
+@dataclass
+class Events:
+    offsets: np.ndarray
+    item_idx: np.ndarray
+    label: np.ndarray
+    timestamp: np.ndarray
+    split: np.ndarray
+
+
+@pytest.fixture
+def ranker(tmp_path) -> DinDcn:
+    torch.manual_seed(3)
+    model = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "scoring").ranker).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    model.trained[1 : TRAINED + 1] = True
+    return model
+
+
+def query(rng: np.random.Generator, seen: int, targets: int, width: int = 8) -> RankQuery:
+    positions = np.flatnonzero(rng.random(targets) < 0.3)
+    return RankQuery(
+        rng.integers(0, ITEMS + 1, seen),
+        rng.integers(0, 2, seen),
+        rng.integers(100, 200, seen),
+        rng.integers(0, ITEMS + 1, targets),
+        180,
+        positions,
+        rng.normal(size=(len(positions), width)).astype(np.float32),
+    )
+
+
+def test_queries_scored_together_equal_queries_scored_alone(ranker):
+    rng = np.random.default_rng(5)
+    queries = [query(rng, seen, targets) for seen, targets in ((0, 1), (3, 7), (20, 2), (6, 4))]
+    together = score(ranker, queries, history=HISTORY)
+    for asked, answer in zip(queries, together, strict=True):
+        np.testing.assert_allclose(answer, score(ranker, [asked], history=HISTORY)[0], atol=1e-6)
+
+
+def test_proxy_stands_in_the_slot_of_its_candidate_only(ranker):
+    rng = np.random.default_rng(6)
+    plain = query(rng, 4, 3)
+    plain = RankQuery(
+        *[getattr(plain, f) for f in ("history_idx", "history_label", "history_time", "item_idx", "now")],
+        np.zeros(0, np.int64),
+        np.zeros((0, 8), np.float32),
+    )
+    proxied = RankQuery(
+        plain.history_idx,
+        plain.history_label,
+        plain.history_time,
+        plain.item_idx,
+        plain.now,
+        np.array([1]),
+        np.full((1, 8), 2.0, np.float32),
+    )
+    before, after = (score(ranker, [q], history=HISTORY)[0] for q in (plain, proxied))
+    assert before[1] != after[1]
+    np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
+
+
+def test_equals_the_offline_score_of_the_same_row(ranker):
+    rng = np.random.default_rng(7)
+    count = 30
+    events = Events(
+        np.array([0, count]),
+        rng.integers(1, ITEMS + 1, count),
+        rng.integers(0, 2, count),
+        np.sort(rng.integers(1000, 1020, count)),
+        np.zeros(count, np.int8),
+    )
+    offline = np.zeros(count, np.float32)
+    for batch in UserWindows(events, history=HISTORY, splits=[0], targets=8).sweep(windows_per_step=4):
+        with torch.inference_mode():
+            probabilities = torch.sigmoid(ranker(batch, ranker.id_slots(batch.target_idx)))
+        kept = batch.weight > 0
+        offline[batch.row[kept].numpy()] = probabilities[kept].numpy()
+    none, no_proxies = np.zeros(0, np.int64), np.zeros((0, 8), np.float32)
+    for at in range(count):
+        asked = RankQuery(
+            events.item_idx,
+            events.label,
+            events.timestamp,
+            events.item_idx[at : at + 1],
+            int(events.timestamp[at]),
+            none,
+            no_proxies,
+        )
+        assert score(ranker, [asked], history=HISTORY)[0][0] == pytest.approx(offline[at], abs=1e-5)
+
+
+def test_golden_query_is_answered_by_any_ranker(ranker):
+    assert np.isfinite(score(ranker, [golden_query(np.ones(8, np.float32))], history=HISTORY)[0]).all()
