@@ -122,7 +122,7 @@ def _score(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor]) -> tuple
     )
     cold = np.unique(item[rows.train_events == 0])
     logits, by_item = score_everything(recipe, windows, tables, cold)
-    appeal = {name: np.full(len(at), np.nan, np.float32) for name in tables}
+    appeal = {name: np.full(len(at), np.nan, np.float32) for name in by_item}
     for name, values in by_item.items():
         appeal[name][rows.train_events == 0] = values[np.searchsorted(cold, item[rows.train_events == 0])]
     truths = {"content_oracle": sequences.p_click_content, "oracle": sequences.p_click}
@@ -132,7 +132,7 @@ def _score(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor]) -> tuple
             logits[name] = everywhere[at].astype(np.float32)
             appeal[name] = item_appeal(everywhere, sequences.item_idx)[at].astype(np.float32)
     order = [name for name in MEANINGS if name in logits]
-    return rows, {name: logits[name] for name in order}, {name: appeal[name] for name in order}
+    return rows, {name: logits[name] for name in order}, {name: appeal[name] for name in order if name in appeal}
 
 
 def _evidence(

@@ -25,6 +25,8 @@ WINDOWS_PER_PASS, PASSES_PER_PIECE = 64, 4
 ITEMS_PER_PIECE = 256
 CONTEXTS = 128
 """Sampled users over whom a logit is averaged to get an item's appeal."""
+WEIGHED = ("mlp_map", "coarse", "fine")
+"""Variants whose appeal is asked for; on cold items the others have none (oov, id) or are one of these (release)."""
 
 Ints = NDArray[np.int64]
 
@@ -37,27 +39,35 @@ def evaluated_windows(dataset: Dataset, history: int) -> UserWindows:
 class Scorer:
     """Holds ranker, windows and slot tables in one process and scores pieces of the work.
 
+    Tables come with each call, as a reference in a list that is opened once: an actor that Ray restarts would not find
+    them among its constructor's arguments any more.
+
     Args:
         run_dir: Of the run, seen by all machines.
-        tables: Variant -> slot table [V, d].
         history: Longest history a target sees.
         threads: Of this process.
     """
 
-    def __init__(self, run_dir: Path, tables: dict[str, NDArray[np.float32]], *, history: int, threads: int) -> None:
+    def __init__(self, run_dir: Path, *, history: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self.ranker = load_ranker(run_dir / "ranker")
         self.windows = evaluated_windows(Dataset.open(run_dir / "dataset", verify=False), history)
-        self.tables = {name: torch.from_numpy(table.copy()) for name, table in tables.items()}
+        self.tables: dict[str, Tensor] = {}
 
-    def rows(self, piece: Ints) -> tuple[Ints, Logits]:
+    def rows(self, piece: Ints, held: list[Any]) -> tuple[Ints, Logits]:
         """Event positions of the targets of some windows, and variant -> their logits."""
         parts = (self.windows.batch(piece[i : i + WINDOWS_PER_PASS]) for i in range(0, len(piece), WINDOWS_PER_PASS))
-        return score_rows(self.ranker, parts, self.tables)
+        return score_rows(self.ranker, parts, self._open(held))
 
-    def appeal(self, items: Ints, contexts: RankBatch) -> tuple[Ints, Logits]:
+    def appeal(self, items: Ints, contexts: RankBatch, held: list[Any]) -> tuple[Ints, Logits]:
         """The items, and variant -> their mean logits over the contexts."""
-        return items, mean_logits(self.ranker, contexts, items, self.tables)
+        tables = {name: table for name, table in self._open(held).items() if name in WEIGHED}
+        return items, mean_logits(self.ranker, contexts, items, tables)
+
+    def _open(self, held: list[Any]) -> dict[str, Tensor]:
+        if not self.tables:
+            self.tables = {name: torch.from_numpy(table.copy()) for name, table in ray.get(held[0]).items()}
+        return self.tables
 
 
 def score_everything(
@@ -72,9 +82,10 @@ def score_everything(
         cold: [c] cold items, ascending.
 
     Returns:
-        Variant -> logits in the order of `windows.rows`, and variant -> mean logits over sampled contexts by cold item.
+        Variant -> logits in the order of `windows.rows`, and variant -> mean logits of the cold items over sampled users.
     """
-    pool = ActorPool(_actors(recipe, tables))
+    pool = ActorPool(_actors(recipe))
+    held = [ray.put({name: table.numpy() for name, table in tables.items()})]
     by_size = np.argsort(-windows.weights, kind="stable")
     pieces, shelves = _cut(by_size, WINDOWS_PER_PASS * PASSES_PER_PIECE), _cut(cold, ITEMS_PER_PIECE)
     chosen = np.random.default_rng(recipe.seed).permutation(len(windows))[:CONTEXTS]
@@ -84,21 +95,20 @@ def score_everything(
     scored: list[tuple[Ints, Logits]] = []
     weighed: list[tuple[Ints, Logits]] = []
     total = len(pieces) + len(shelves)
-    for part in pool.map_unordered(lambda actor, piece: actor.rows.remote(piece), pieces):
+    for part in pool.map_unordered(lambda actor, piece: actor.rows.remote(piece, held), pieces):
         scored.append(part)
         journal.write(len(scored), total)
-    for part in pool.map_unordered(lambda actor, shelf: actor.appeal.remote(shelf, contexts), shelves):
+    for part in pool.map_unordered(lambda actor, shelf: actor.appeal.remote(shelf, contexts, held), shelves):
         weighed.append(part)
         journal.write(len(scored) + len(weighed), total)
     return _in_order(scored), _in_order(weighed)
 
 
-def _actors(recipe: Recipe, tables: dict[str, Tensor]) -> list[Any]:
+def _actors(recipe: Recipe) -> list[Any]:
     cluster = recipe.cluster
-    held = ray.put({name: table.numpy() for name, table in tables.items()})
     kind = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(Scorer)
     return [
-        kind.remote(recipe.run_dir.absolute(), held, history=recipe.ranker.history, threads=cluster.threads_per_worker)
+        kind.remote(recipe.run_dir.absolute(), history=recipe.ranker.history, threads=cluster.threads_per_worker)
         for _ in range(cluster.workers)
     ]
 

@@ -76,18 +76,18 @@ def scored() -> Scored:
     truth = appeal + taste
     label = (rng.uniform(size=n) < 1 / (1 + np.exp(-truth))).astype(np.int64)
     events = np.array([0, 0, 0, 4, 40, 400])[item % 6]
-    oov = rng.normal(0, 0.3, n)
+    context = rng.normal(0, 0.3, n)
     cold = events == 0
-    logits = {
-        "oov": oov,
-        "id": np.where(cold, oov, truth + rng.normal(0, 0.5, n)),
+    seen = {
+        "oov": np.zeros(n),
+        "id": np.where(cold, 0, truth + rng.normal(0, 0.5, n)),
         "mlp_map": 0.3 * truth + rng.normal(0, 1, n),
         "coarse": 0.6 * truth + rng.normal(0, 1, n),
         "fine": truth + rng.normal(0, 0.7, n),
         "release": np.where(cold, truth + rng.normal(0, 0.7, n), truth),
-        "content_oracle": truth,
-        "oracle": truth,
     }
+    logits = {name: values + context for name, values in seen.items()}
+    logits |= {"content_oracle": truth, "oracle": truth}
     rows = Rows(user, label, events)
     shared = {"coarse": 0.6 * appeal, "fine": appeal, "content_oracle": appeal}
     return rows, logits, shared

@@ -19,8 +19,21 @@ def test_figures_are_those_of_the_slice(rows: Rows, logits: Logits, summary: Sum
     assert found["rows"] == cold.sum()
     assert found["positives"] == label.sum()
     assert found["auc"] == pytest.approx(roc_auc_score(label, logit), abs=1e-9)
-    assert found["gauc"] == gauc(rows.user[cold], label, logit)
+    assert found["gauc_plain"] == gauc(rows.user[cold], label, logit)
+    above = np.round(logit - logits["oov"][cold], 5)
+    assert found["gauc"] == pytest.approx(gauc(rows.user[cold], label, above), abs=1e-12)
     assert found["gauc_low"] < found["gauc"] < found["gauc_high"]
+
+
+def test_what_a_request_shares_neither_earns_nor_costs_a_variant(rows: Rows, logits: Logits) -> None:
+    """A running click rate points the wrong way within a log; all variants of the ranker carry it."""
+    backwards = np.where(rows.label > 0, -2.0, 2.0)
+    tilted = {name: values + (0 if "oracle" in name else backwards) for name, values in logits.items()}
+    plain, found = (summarise(rows, given, {}, Evaluation(bootstrap=20), seed=0) for given in (logits, tilted))
+    assert found["metrics"]["oov"]["cold"]["gauc_plain"] < 0.2
+    assert found["metrics"]["oov"]["cold"]["gauc"] == 0.5
+    assert found["delta_vs_oov"] == plain["delta_vs_oov"]
+    assert found["gap_closed"] == plain["gap_closed"]
 
 
 def test_differences_are_paired_against_oov(summary: Summary) -> None:

@@ -1,5 +1,12 @@
 """From logits of all variants on the same rows to the summary: metrics, paired differences, origin of the gain.
 
+GAUC ranks a row by its logit less the logit of the OOV row in the same context. Candidates of one request share user
+and history, so what depends on those alone never changes a ranking. Rows of a log come from different moments, and
+there it does: a running click rate falls after a skip and rises after a click, and against the rest of a finite log
+that points the wrong way (labels drawn without replacement), so even the OOV row would have a GAUC far below one half
+and every variant would seem to gain. Plain GAUC is kept as `gauc_plain`. Oracles read no past labels and are ranked
+as they are.
+
 Legend: `n` rows, `K` variants, `u` users.
 """
 
@@ -14,13 +21,15 @@ from numpy.typing import NDArray
 from coldstart.config import UserError
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.intervals import Interval, interval, resample
-from coldstart.evaluation.metrics import UserAucs, auc, logloss, reliability, sigmoid, user_aucs
+from coldstart.evaluation.metrics import UserAucs, auc, gauc, logloss, reliability, sigmoid, user_aucs
 from coldstart.evaluation.slices import slices
-from coldstart.evaluation.variants import BASELINE
+from coldstart.evaluation.variants import BASELINE, ORACLES
 
 Floats = NDArray[np.floating]
 Summary = dict[str, Any]
 CEILING = "content_oracle"
+DIGITS = 5
+"""Decimals of a score that count; float noise between equal slots must not break their tie."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ def summarise(
     Args:
         rows: The evaluated rows.
         logits: Variant -> [n] logits; must hold `oov`.
-        appeal: Variant -> [n] logits that are the same for every user; only cold rows are read.
+        appeal: Variant -> [n] logits that are the same for every user; variants may be left out, and only cold rows
+            are read.
         settings: Intervals and calibration.
         seed: Of the resampling.
 
@@ -75,7 +85,7 @@ def summarise(
     for slice_name, mask in slices(rows.train_events).items():
         part = rows.where(mask)
         scored = {name: values[mask] for name, values in logits.items()}
-        found = _Resampled(part, scored, settings, seed)
+        found = _Resampled(part, _above_context(scored), settings, seed)
         for name, values in scored.items():
             metrics[name][slice_name] = _metrics(part, values, found, name, settings)
             if name != BASELINE:
@@ -90,6 +100,12 @@ def summarise(
         "seed": seed,
     }
     return {key: _without_nan(value) for key, value in summary.items()}
+
+
+def _above_context(logits: Mapping[str, Floats]) -> dict[str, Floats]:
+    """What the slot adds to each row's logit."""
+    context = logits[BASELINE]
+    return {name: np.round(v if name in ORACLES else v - context, DIGITS) for name, v in logits.items()}
 
 
 class _Resampled:
@@ -137,6 +153,7 @@ def _metrics(rows: Rows, logits: Floats, found: _Resampled, name: str, settings:
         "gauc": single.value,
         "gauc_low": single.low,
         "gauc_high": single.high,
+        "gauc_plain": gauc(rows.user, rows.label, logits),
         "logloss": logloss(rows.label, probability),
         "ece": reliability(rows.label, probability, bins=settings.calibration_bins).error,
         "rows": len(rows.label),
@@ -151,8 +168,8 @@ def _origin(
 ) -> Summary:
     """Share of the content gap closed, and how much of each gain is appeal, on cold rows."""
     cold = slices(rows.train_events)["cold"]
-    scores = {name: values[cold] for name, values in logits.items()}
-    scores |= {f"appeal of {name}": values[cold] for name, values in appeal.items()}
+    scores = _above_context({name: values[cold] for name, values in logits.items()})
+    scores |= {f"appeal of {name}": np.round(values[cold], DIGITS) for name, values in appeal.items()}
     found = _Resampled(rows.where(cold), scores, settings, seed)
     gaps = {}
     if CEILING in logits:
