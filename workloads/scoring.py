@@ -82,7 +82,7 @@ def score_everything(
         cold: [c] cold items, ascending.
 
     Returns:
-        Variant -> logits in the order of `windows.rows`, and variant -> mean logits of the cold items over sampled users.
+        Variant -> logits in the order of `windows.rows`, and variant -> mean logits by cold item over sampled users.
     """
     pool = ActorPool(_actors(recipe))
     held = [ray.put({name: table.numpy() for name, table in tables.items()})]
