@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from coldstart.config import Journal
 
 CONSOLE = Console(highlight=False)
+if not CONSOLE.is_terminal:
+    CONSOLE.width = 120
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -40,7 +42,9 @@ def live_line(stage: str, journal: Journal) -> Iterator[None]:
             stop.set()
             thread.join()
             line.update()
-    CONSOLE.print(f"[green]done[/]  {stage:<13} {time.monotonic() - began:6.1f} s  [dim]{line.figures}[/]")
+    CONSOLE.print(
+        f"[green]done[/]  {stage:<13} {time.monotonic() - began:6.1f} s  [dim]{line.figures}[/]", soft_wrap=True
+    )
 
 
 def _shown(entry: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
-from coldstart.evaluation.summary import terminal_table
+from coldstart.evaluation.report import terminal_table
 from coldstart.registry import Registry, promote
 from workloads import pipeline
 from workloads.console import CONSOLE

@@ -51,6 +51,10 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    # What Ray's core logs as an error here (restartable actors with arguments) is none; real ones arrive as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not recipe.cluster.gpus_per_worker:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         _answers(address)
