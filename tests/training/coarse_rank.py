@@ -1,6 +1,6 @@
 """One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
 
-Arguments: JSON file with a list of runs `{name, coarse: {...}, stop_after?, mixed?}`, rank, world, directory.
+Arguments: JSON file with a list of runs `{name, coarse, stop_after}`, rank, world, directory.
 """
 
 import json

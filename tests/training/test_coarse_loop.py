@@ -1,0 +1,92 @@
+"""Coarse alignment in plain processes with gloo: what must not depend on ZeRO stage, ranks or interruptions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from coldstart.config import Journal
+from coldstart.encoders import Encoder, make_mllm
+
+RANK = Path(__file__).with_name("coarse_rank.py")
+COARSE = {"batch": 16, "epochs": 3, "checkpoint_every": 2, "learning_rate": 1e-3}
+
+
+def start(root: Path, world: int, *runs: dict[str, Any]) -> list[int]:
+    """Trains the runs one after another on `world` ranks; exit codes."""
+    file = root / f"{'-'.join(run['name'] for run in runs)}-{len(list(root.iterdir()))}.json"
+    file.write_text(json.dumps(runs))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
+    arguments = [[sys.executable, RANK, file, str(rank), str(world), root] for rank in range(world)]
+    ranks = [subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) for line in arguments]
+    return [rank.wait(200) for rank in ranks]
+
+
+def run(name: str, **more: Any) -> dict[str, Any]:
+    stop_after = more.pop("stop_after", None)
+    return {"name": name, "coarse": COARSE | more, "stop_after": stop_after}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two ranks at every ZeRO stage, and of one rank, on a catalogue with missing pictures and words."""
+    path = tmp_path_factory.mktemp("coarse")
+    make_mllm(path / "mllm", ["red round vase blue lamp steel"] * 9, picture_size=32, seed=1)
+    assert start(path, 2, *(run(f"zero{stage}", zero_stage=stage) for stage in range(4))) == [0, 0]
+    assert start(path, 1, run("alone")) == [0]
+    return path
+
+
+def losses(root: Path, name: str) -> list[float]:
+    """The curve; where a step was done again after an interruption, the later line counts."""
+    lines = Journal(root / name / "journal.jsonl").read()
+    return [loss for _, loss in sorted({line["done"]: line["loss"] for line in lines}.items())]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_learn_alike(root: Path, stage: int):
+    assert len(losses(root, "zero0")) == 6
+    np.testing.assert_allclose(losses(root, f"zero{stage}"), losses(root, "zero0"), rtol=2e-5)
+
+
+def test_one_rank_learns_like_two(root: Path):
+    np.testing.assert_allclose(losses(root, "alone"), losses(root, "zero2"), rtol=2e-5)
+
+
+def test_killed_and_started_again_learns_as_if_nothing_had_happened(root: Path):
+    assert start(root, 1, run("killed", stop_after=5)) == [9]
+    assert not (root / "killed" / "result").exists()
+    assert start(root, 1, run("killed")) == [0]
+    again = [line["done"] for line in Journal(root / "killed" / "journal.jsonl").read()]
+    assert again == [1, 2, 3, 4, 5, 5, 6]
+    np.testing.assert_allclose(losses(root, "killed"), losses(root, "alone"), rtol=1e-6)
+    before, after = (load_file(root / name / "result" / "head.safetensors") for name in ("alone", "killed"))
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight)
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero3"])
+def test_result_is_an_ordinary_checkpoint_with_pinned_layers(root: Path, name: str):
+    result = root / name / "result"
+    model = AutoModelForImageTextToText.from_pretrained(result / "checkpoint")
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+    encoder = Encoder.load(result, "cpu")
+    assert len(encoder.layers) == 2
+    assert list(encoder.layers) == sorted(encoder.layers)
+    assert encoder.layers[0] >= 1
+    first = load_file(root / "zero0" / "result" / "head.safetensors")
+    torch.testing.assert_close(load_file(result / "head.safetensors"), first, atol=1e-4, rtol=1e-3)
+
+
+def test_epochs_end_with_the_retrieval_of_held_out_items(root: Path):
+    measured = [line for line in Journal(root / "zero2" / "journal.jsonl").read() if "recall_at_10" in line]
+    assert [line["done"] for line in measured] == [2, 4, 6]
+    assert measured[0]["chance_recall_at_10"] == 0.25

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from coldstart.config.recipe import Fine
+from coldstart.data.batches import UserWindows
+from coldstart.evaluation.metrics import gauc
+from coldstart.rankers import digest
+from coldstart.training.click_loop import score_rows, users_of
+from coldstart.training.fine_loop import ProxiedRanker, align_fine, judged_rows
+from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
+
+FINE = {"hidden": 16, "users_per_step": 16, "dropout": 0.0, "learning_rate": 5e-3}
+
+
+@pytest.fixture(scope="module")
+def clicks():
+    return low_rank_clicks(users=240, cold=12)
+
+
+@pytest.fixture(scope="module")
+def ranker(clicks):
+    return small_ranker(clicks, epochs=4)[0]
+
+
+def proxies(clicks):
+    """A perfect encoder: states hold the true traits."""
+    states = np.repeat(clicks.traits[:, None], 2, axis=1)
+    states = np.concatenate([states, -states, np.ones_like(states)], -1).astype(np.float32)
+    coarse = np.random.default_rng(0).normal(size=(len(states), 8)).astype(np.float32)
+    return coarse / np.linalg.norm(coarse, axis=1, keepdims=True), states
+
+
+def align(ranker, clicks, **options):
+    settings = Fine(**FINE | options)
+    return align_fine(ranker, clicks, *proxies(clicks), settings, history=12, seed=1, gauc=gauc)
+
+
+def aligned_state(ranker, clicks):
+    """Weights after one epoch; runs in a spawned rank."""
+    return align(ranker, clicks, epochs=1)[0].state_dict()
+
+
+def test_fine_proxies_beat_the_oov_row_on_cold_items_and_leave_the_ranker_alone(clicks, ranker):
+    before = digest(ranker)
+    adaptor, progress = align(ranker, clicks, epochs=6, patience=6)
+    assert digest(ranker) == before
+    coarse, states = (torch.from_numpy(part) for part in proxies(clicks))
+    with torch.no_grad():
+        fine = adaptor(coarse, states)
+    test = UserWindows(clicks, history=12, splits=[2])
+    cold = ~ranker.trained.numpy()[clicks.item_idx[test.rows]]
+    rows = test.rows[cold]
+
+    def cold_gauc(slots):
+        scores = score_rows(lambda batch, step: ranker(batch, slots(batch.target_idx)), test)[cold]
+        return gauc(users_of(clicks, rows), clicks.label[rows], scores)
+
+    assert cold_gauc(lambda items: fine[items]) > cold_gauc(ranker.id_slots) + 0.1
+    assert progress.rows_per_second > 0
+
+
+def test_two_ranks_align_the_same_adaptor_as_one(clicks, ranker):
+    alone = aligned_state(ranker, clicks)
+    together = on_ranks(2, aligned_state, ranker, clicks)
+    for name, value in alone.items():
+        assert torch.allclose(value, together[name], atol=2e-4), name
+
+
+def test_the_frozen_ranker_stays_in_eval_mode_without_gradients(clicks, ranker):
+    adaptor, _ = align(ranker, clicks, epochs=1)
+    coarse, states = (torch.from_numpy(part) for part in proxies(clicks))
+    model = ProxiedRanker(adaptor, ranker, coarse, states).train()
+    assert model.adaptor.training
+    assert not any(module.training for module in model.ranker.modules())
+    batch = UserWindows(clicks, history=12, splits=[0]).batch([0, 1])
+    model(batch, 0).sum().backward()
+    assert all(parameter.grad is None for parameter in model.ranker.parameters())
+    assert all(parameter.grad is not None for parameter in adaptor.parameters())
+
+
+def test_id_rows_as_proxies_give_the_rankers_own_scores(clicks, ranker):
+    class Echo(torch.nn.Module):
+        def forward(self, coarse, states):
+            return coarse
+
+    items = torch.arange(len(clicks.traits))
+    model = ProxiedRanker(Echo(), ranker, ranker.id_slots(items), torch.zeros(len(items), 1, 1))
+    batch = UserWindows(clicks, history=12, splits=[1]).batch([0, 1, 2])
+    with torch.no_grad():
+        assert torch.equal(model(batch, None), ranker(batch, ranker.id_slots(batch.target_idx)))
+
+
+def test_cold_rows_decide_when_to_stop_unless_they_are_too_few(clicks):
+    valid = UserWindows(clicks, history=12, splits=[1])
+    train_items = clicks.item_idx[clicks.split == 0]
+    cold = ~np.isin(clicks.item_idx[valid.rows], train_items)
+    assert 0 < cold.sum() < 500
+    assert judged_rows(clicks, valid).all()
+    larger = low_rank_clicks(users=600, cold=12)
+    valid = UserWindows(larger, history=12, splits=[1])
+    judged = judged_rows(larger, valid)
+    assert np.array_equal(judged, larger.item_idx[valid.rows] > 48)
