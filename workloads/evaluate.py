@@ -36,6 +36,8 @@ REMAKE = {
     "adaptor": "align_fine",
 }
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
+TRAINED = ("train_ranker", "align_coarse", "align_fine")
+"""Stages whose journals hold training curves."""
 ITEMS_PER_PASS = 4096
 
 
@@ -53,8 +55,7 @@ def run(recipe: Recipe) -> Artifact:
     summary = summarise(rows, logits, appeal, recipe.evaluation, seed=recipe.seed)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     geometry = _geometry(recipe, dataset, ranker, tables)
-    journals = {path.stem: Journal(path).read() for path in sorted((recipe.run_dir / "journals").glob("*.jsonl"))}
-    journals.pop("evaluate", None)
+    journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}
     charts = draw_charts(summary, rows, logits, geometry, journals, bins=recipe.evaluation.calibration_bins)
     decode = partial(decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels)
     around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
