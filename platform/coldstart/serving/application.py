@@ -150,7 +150,7 @@ def _deployment(
 
 def _taken(settings: Serving) -> UserError:
     return UserError(
-        f"cannot listen on {settings.host}:{settings.port}: another program does, or the address is not of this machine; "
+        f"cannot listen on {settings.host}:{settings.port}: another program does, or this machine has no such address; "
         "set serving.port or serving.host"
     )
 
