@@ -60,7 +60,7 @@ def fit_content_map(states: Tensor, id_rows: Tensor, mature: npt.NDArray[np.bool
 def _fit(name: str, penalty: float, content: Floats, target: Floats, seed: int) -> Any:
     if name == "ridge":
         return Ridge(alpha=penalty).fit(content, target)
-    model = MLPRegressor((256,), alpha=penalty, max_iter=80, early_stopping=True, random_state=seed)
+    model = MLPRegressor(hidden_layer_sizes=(256,), alpha=penalty, max_iter=80, early_stopping=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(content, target)

@@ -28,7 +28,8 @@ class RankBatch:
         visible: [B, T, L] bool, history events the target may see: strictly earlier in time, within the last
             `ranker.history` of them, and not padding.
         label: [B, T] float32; zeros where unknown (serving).
-        weight: [B, T] float32, 1 where the target counts (right split, not padding), else 0.
+        weight: [B, T] float32, above 0 where the target counts (right split, not padding), else 0; 1 unless items
+            are weighted.
         row: [B, T] int64 position of the target in the dataset's flat event order, -1 where it has none.
     """
 
@@ -77,11 +78,26 @@ class UserWindows:
     A window is a run of at most `targets` neighbouring positions. Its row's history reaches back far enough
     that every target finds the last `history` events that are strictly earlier than itself.
 
+    Args:
+        sequences: Events of all users.
+        history: Longest history a target sees.
+        splits: Split codes of the events that are targets.
+        targets: Longest window.
+        item_weight: [N + 1] weight above 0 of an item's events as targets; None for 1.
+
     Attributes:
-        weights: [windows] int64, how many targets of a window count.
+        weights: [windows] summed weight of a window's targets.
     """
 
-    def __init__(self, sequences: EventSequences, *, history: int, splits: Sequence[int], targets: int = 64) -> None:
+    def __init__(
+        self,
+        sequences: EventSequences,
+        *,
+        history: int,
+        splits: Sequence[int],
+        targets: int = 64,
+        item_weight: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self.history = history
         offsets = np.asarray(sequences.offsets, np.int64)
         self._item = np.asarray(sequences.item_idx, np.int64)
@@ -92,8 +108,11 @@ class UserWindows:
         self._seen_end = _first_of_ties(user, self._time)
         self._seen_start = np.maximum(self._seen_end - history, offsets[user])
         self._start, self._end = _cut(np.flatnonzero(self._wanted), user, targets)
-        before = np.concatenate([[0], np.cumsum(self._wanted)])
-        self.weights: Ints = before[self._end] - before[self._start]
+        self._weight = self._wanted.astype(np.float32)
+        if item_weight is not None:
+            self._weight *= item_weight[self._item]
+        before = np.concatenate([[0], np.cumsum(self._weight, dtype=np.float64)])
+        self.weights: npt.NDArray[np.float64] = before[self._end] - before[self._start]
 
     def __len__(self) -> int:
         return len(self._start)
@@ -101,7 +120,7 @@ class UserWindows:
     @property
     def num_targets(self) -> int:
         """How many events are targets, over all windows."""
-        return int(self.weights.sum())
+        return int(self._wanted.sum())
 
     @property
     def rows(self) -> Ints:
@@ -125,10 +144,10 @@ class UserWindows:
 
     def epoch(
         self, seed: int, epoch: int, *, windows_per_step: int, rank: int = 0, world: int = 1
-    ) -> Iterator[tuple[RankBatch, int]]:
+    ) -> Iterator[tuple[RankBatch, float]]:
         """Yields this rank's share of every global batch, and the weight of the whole global batch."""
         for batch in self.epoch_order(seed, epoch, windows_per_step=windows_per_step):
-            yield self.batch(batch[rank::world]), int(self.weights[batch].sum())
+            yield self.batch(batch[rank::world]), float(self.weights[batch].sum())
 
     def sweep(self, *, windows_per_step: int, rank: int = 0, world: int = 1) -> Iterator[RankBatch]:
         """Yields every window of this rank once, in order of size: for scoring."""
@@ -163,7 +182,7 @@ class UserWindows:
             target_time=torch.from_numpy(self._time[target]),
             visible=torch.from_numpy(visible),
             label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),
-            weight=torch.from_numpy(counts.astype(np.float32)),
+            weight=torch.from_numpy(np.where(counts, self._weight[target], np.float32(0))),
             row=torch.from_numpy(np.where(counts, target, -1)),
         )
 

@@ -111,6 +111,7 @@ class ClickLoop:
             self._save()
         if self._best:
             self.model.load_state_dict(self._best, strict=False)
+        self.optimizer.zero_grad(set_to_none=True)
         self.model.eval()
         return self.progress
 
@@ -122,7 +123,7 @@ class ClickLoop:
 
     def _epoch(self, engine: nn.Module) -> float:
         self.model.train()
-        started, total, rows = time.perf_counter(), 0.0, 0
+        started, total, weights = time.perf_counter(), 0.0, 0.0
         schedule, progress = self.schedule, self.progress
         for batch, weight in self.windows.epoch(
             schedule.seed,
@@ -137,11 +138,11 @@ class ClickLoop:
             (loss * world_size()).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += float(loss.detach()) * weight
-            rows += weight
+            weights += weight
             progress.step += 1
-        progress.rows += rows
+        progress.rows += self.windows.num_targets
         progress.seconds += time.perf_counter() - started
-        return sum_over_ranks(total) / max(rows, 1)
+        return sum_over_ranks(total) / max(weights, 1e-9)
 
     def _given_up(self) -> bool:
         return self.progress.epoch - 1 - self.progress.best_epoch >= self.schedule.patience

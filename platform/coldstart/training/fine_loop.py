@@ -20,6 +20,9 @@ from coldstart.training.ranks import device, rank
 MIN_COLD_ROWS = 500
 """Valid rows of cold items below which early stopping looks at all valid rows instead."""
 
+EVIDENCE = 10.0
+"""Events after which an item's weight as a whole has reached half of its limit."""
+
 
 class ProxiedRanker(nn.Module):
     """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows."""
@@ -87,7 +90,7 @@ def align_fine(
     loop = ClickLoop(
         model,
         torch.optim.AdamW(adaptor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
-        UserWindows(sequences, history=history, splits=[TRAIN]),
+        UserWindows(sequences, history=history, splits=[TRAIN], item_weight=item_weights(sequences, len(coarse))),
         lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=judged_rows(sequences, valid)),
         Schedule(
             epochs=settings.epochs,
@@ -102,6 +105,18 @@ def align_fine(
     if digest(ranker) != before:
         raise AssertionError("fine alignment changed the frozen ranker")
     return adaptor.eval(), progress
+
+
+def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.float32]:
+    """Weight [V] of a train event of each item, so that an item's weight grows with its events only up to a point.
+
+    What nothing in the content shows is the same for all events of an item. After a few events another one says
+    little that is new about content, and a loss over plain events would be about the popular items alone.
+    """
+    train = np.asarray(sequences.split) == TRAIN
+    events = np.bincount(np.asarray(sequences.item_idx)[train], minlength=vocabulary)
+    weights: npt.NDArray[np.float32] = (EVIDENCE / (EVIDENCE + events)).astype(np.float32)
+    return weights
 
 
 def judged_rows(sequences: EventSequences, valid: UserWindows) -> npt.NDArray[np.bool_]:
