@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.data.context import ShuffleStrategy
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Columns, Data, Files
@@ -38,7 +39,7 @@ from coldstart.data.streaming import quiet_ray_data
 from workloads.job import main
 
 _STEPS = 5
-_MOST_PARTITIONS = 64
+_TASK_BYTES = 8_000_000
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -61,6 +62,7 @@ def run(recipe: Recipe) -> Artifact:
         items, events = check_files(files)
     journal.write(1, _STEPS)
     about: dict[str, Any] = {}
+    shutil.rmtree(run_dir / "quarantine", ignore_errors=True)
     with write_artifact(run_dir / "dataset", "dataset", {}, about) as draft:
         for name in ("items", "sequences", "quarantine"):
             (draft / name).mkdir()
@@ -107,7 +109,7 @@ class _Quarantine:
         self._rows = pa.concat_tables([self._rows, bad])
         count = pc.count_distinct(self._rows.filter(pc.field("table") == table)["row"]).as_py()
         if count > self._max_bad_share * total:
-            self._on_failure.mkdir(exist_ok=True)
+            self._on_failure.mkdir()
             self.write(self._on_failure)
             reason, most = next(iter(self.reasons(table).items()))
             raise UserError(
@@ -148,13 +150,12 @@ def _prepare(
 
     plan = _plan_split(event_rows, recipe.data, len(catalogue), recipe.seed)
     parts = _write_sequences(event_rows, plan, draft / "sequences")
-    repeats = [row for part in parts for row in part["repeated"]]
-    quarantine.add("events", pa.Table.from_pylist(repeats, schema=_REPEATED), total)
+    quarantine.add("events", pa.Table.from_struct_array(pc.list_flatten(parts["repeated"].combine_chunks())), total)
     journal.write(4, _STEPS, items=len(catalogue), events=total)
 
     trained = _train_facts(parts, len(catalogue))
     texts = _write_items(item_rows, catalogue, trained, draft / "items")
-    splits = {name: np.sum([part[name] for part in parts], axis=0).tolist() for name in SPLITS}
+    splits = {name: np.asarray(pc.list_flatten(parts[name])).reshape(-1, 2).sum(0).tolist() for name in SPLITS}
     written = sum(number for number, _ in splits.values())
     return {
         "items": len(catalogue),
@@ -184,14 +185,30 @@ def _map_pieces(table: SourceTable, columns: list[str], clean: Callable[[Chunk],
             yield from map(clean, read_piece(Piece(**row), wanted, field=name))
 
     found = pieces(table)
-    listing = ray.data.from_items([piece.as_row() for piece in found], override_num_blocks=len(found))
+    # Starting a worker costs seconds, so a small table gets few tasks.
+    tasks = min(1 + sum(piece.size for piece in found) // _TASK_BYTES, len(found))
+    listing = ray.data.from_items([piece.as_row() for piece in found], override_num_blocks=tasks)
     return listing.map_batches(read, batch_size=1, batch_format="numpy")
+
+
+def _write_parts(
+    rows: ray.data.Dataset, place: Callable[[pa.Table], pa.Table], write: Callable[[pa.Table], pa.Table]
+) -> pa.Table:
+    """Gathers the rows to which `place` gives the same `part`, has `write` write them, and returns its facts."""
+    placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
+    # Half the time of the hash shuffle on tables that fit one machine: it starts no actors.
+    placed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+    return _whole(placed.groupby("part").map_groups(write, batch_format="pyarrow"))
 
 
 def _collect(rows: ray.data.Dataset, columns: list[str]) -> pa.Table:
     """The named columns of all rows, on this machine."""
-    tables = ray.get(rows.select_columns(columns).to_arrow_refs())
-    return pa.concat_tables([part for part in tables if part.num_rows] or tables[:1])
+    return _whole(rows.select_columns(columns))
+
+
+def _whole(rows: ray.data.Dataset) -> pa.Table:
+    tables = ray.get(rows.to_arrow_refs())
+    return pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
 
 
 def _read_items(table: SourceTable, columns: Columns, data: Data) -> ray.data.Dataset:
@@ -287,7 +304,7 @@ _PART_FACTS = pa.schema(
 """What writing a part of the sequences returns: events and clicks per split, train facts per item, repeated rows."""
 
 
-def _write_sequences(rows: ray.data.Dataset, plan: _Plan, directory: Path) -> list[dict[str, Any]]:
+def _write_sequences(rows: ray.data.Dataset, plan: _Plan, directory: Path) -> pa.Table:
     """Gathers each user's events, writes one row per user, and returns facts about each part."""
     shared = ray.put(plan)
 
@@ -305,10 +322,7 @@ def _write_sequences(rows: ray.data.Dataset, plan: _Plan, directory: Path) -> li
         pq.write_table(sequence_rows(ordered), part_path(directory, part), compression="zstd")
         return pa.Table.from_pylist([{"part": part, **_part_facts(ordered, repeated)}], schema=_PART_FACTS)
 
-    partitions = min(-(-len(plan.users) // USERS_PER_PART), _MOST_PARTITIONS)
-    placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
-    grouped = placed.groupby("part", num_partitions=partitions).map_groups(write, batch_format="pyarrow")
-    return sorted(grouped.take_all(), key=lambda part: part["part"])
+    return _write_parts(rows, place, write)
 
 
 def _part_facts(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
@@ -327,19 +341,16 @@ def _part_facts(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
     return facts
 
 
-def _train_facts(parts: list[dict[str, Any]], items: int) -> pa.Table:
+def _train_facts(parts: pa.Table, items: int) -> pa.Table:
     """What train events say about each item, in the order of index."""
-    first = np.full(items + 1, np.iinfo(np.int64).max)
-    events, clicks = np.zeros((2, items + 1), np.int32)
-    for part in parts:
-        table = pa.Table.from_pylist(part["trained"], schema=_TRAINED)
-        item = np.asarray(table["item_idx"])
-        first[item] = np.minimum(first[item], np.asarray(table["first_event_at"]))
-        events[item] += np.asarray(table["num_train_events"])
-        clicks[item] += np.asarray(table["num_train_clicks"])
-    seen = pa.array(first[1:], mask=events[1:] == 0)
-    columns = [pa.array(np.arange(1, items + 1, dtype=np.int32)), seen, pa.array(events[1:]), pa.array(clicks[1:])]
-    return pa.table(columns, schema=_TRAINED)
+    table = pa.Table.from_struct_array(pc.list_flatten(parts["trained"].combine_chunks())).group_by("item_idx")
+    table = table.aggregate([("first_event_at", "min"), ("num_train_events", "sum"), ("num_train_clicks", "sum")])
+    item, *known = (np.asarray(column) for column in table.columns)
+    facts = np.zeros((3, items + 1), np.int64)
+    facts[:, item] = known
+    first, events, clicks = facts[:, 1:]
+    columns = [np.arange(1, items + 1), pa.array(first, mask=events == 0), events, clicks]
+    return pa.table(columns, names=_TRAINED.names).cast(_TRAINED)
 
 
 def _write_items(rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table, directory: Path) -> dict[str, Any]:
@@ -369,13 +380,11 @@ def _write_items(rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table,
         )
         return _text_facts(group)
 
-    partitions = min(-(-len(catalogue) // ITEMS_PER_PART), _MOST_PARTITIONS)
-    placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
-    grouped = placed.groupby("part", num_partitions=partitions).map_groups(write, batch_format="pyarrow").take_all()
-    shown = {f"with_{name}": sum(part[name] for part in grouped) for name in ("title", "text", "picture")}
-    words = {word for part in grouped for word in part["distinct"]}
-    mean = sum(part["words"] for part in grouped) / len(catalogue)
-    return {**shown, "words_per_item": round(mean, 2), "distinct_words": len(words)}
+    grouped = _write_parts(rows, place, write)
+    shown = {f"with_{name}": pc.sum(grouped[name]).as_py() for name in ("title", "text", "picture")}
+    mean = pc.sum(grouped["words"]).as_py() / len(catalogue)
+    distinct = pc.count_distinct(pc.list_flatten(grouped["distinct"])).as_py()
+    return {**shown, "words_per_item": round(mean, 2), "distinct_words": distinct}
 
 
 def _text_facts(items: pa.Table) -> pa.Table:

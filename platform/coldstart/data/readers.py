@@ -41,11 +41,13 @@ class Piece:
         path: The file.
         row_group: Which one; -1 for CSV.
         first_row: Number of its first row in the table.
+        size: Bytes to read, roughly.
     """
 
     path: str
     row_group: int
     first_row: int
+    size: int
 
     def as_row(self) -> dict[str, Any]:
         """As a row of a table of pieces."""
@@ -178,14 +180,15 @@ def pieces(table: SourceTable) -> list[Piece]:
     row = 0
     for file in table.files:
         if file.suffix == ".csv":
-            found.append(Piece(str(file), -1, row))
+            found.append(Piece(str(file), -1, row, file.stat().st_size))
             if file != table.files[-1]:
                 row += sum(_csv_rows(file))
             continue
         metadata = pq.read_metadata(file)
         for group in range(metadata.num_row_groups):
-            found.append(Piece(str(file), group, row))
-            row += metadata.row_group(group).num_rows
+            rows = metadata.row_group(group)
+            found.append(Piece(str(file), group, row, rows.total_byte_size))
+            row += rows.num_rows
     return found
 
 
