@@ -1,0 +1,1 @@
+"""Programs that run as Ray jobs, one file each."""

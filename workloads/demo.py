@@ -23,6 +23,7 @@ from workloads.serve import serving
 _RANK_REQUESTS = 200
 _NEW_ITEMS = 8
 _CANDIDATES = 32
+_EVALUATED = ("metrics", "delta_vs_oov", "delta_item_vs_oov", "gap_closed", "gap_closed_item", "appeal_share")
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _summary(
             "fingerprint": dataset.fingerprint,
         },
         "stages": result["stages"],
-        **{key: evaluation.about[key] for key in ("metrics", "delta_vs_oov", "gap_closed", "appeal_share")},
+        **{key: evaluation.about[key] for key in _EVALUATED},
         "models": result["models"],
         "serving": serving_figures,
         "seed": recipe.seed,

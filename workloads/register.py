@@ -23,7 +23,7 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
             f"{slice_name}_{metric}": value
             for slice_name, values in metrics[shown[kind]].items()
             for metric, value in values.items()
-            if metric in ("auc", "gauc", "logloss", "ece") and value is not None
+            if metric in ("auc", "gauc", "gauc_item", "logloss", "ece") and value is not None
         }
         models[kind] = registry.register(
             kind,

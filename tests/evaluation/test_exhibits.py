@@ -18,7 +18,7 @@ def test_every_chart_is_drawn_and_described(summary: Summary, rows: Rows, logits
     journal = [{"time": 1.0, "done": n, "total": 2, "loss": 0.5} for n in range(2)]
     charts = draw_charts(summary, rows, logits, _geometry(), {"align_fine": journal}, bins=15)
     assert [chart.name for chart in charts] == ["gain", "reliability", "geometry", "training"]
-    assert f"fine {summary['delta_vs_oov']['fine']['cold']['gauc']:+.3f}" in charts[0].alt
+    assert f"fine {summary['delta_item_vs_oov']['fine']['cold']['gauc']:+.3f}" in charts[0].alt
     assert all(chart.caption and chart.alt for chart in charts)
 
 

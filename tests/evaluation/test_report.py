@@ -73,7 +73,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_users_wrote(page
 
 
 def test_the_page_shows_the_figures(page: str, summary: Summary) -> None:
-    assert f"{summary['metrics']['fine']['cold']['gauc']:.4f}" in page
+    assert f"{summary['metrics']['fine']['cold']['gauc_item']:.4f}" in page
     assert headline(summary) in page
     assert "4,000" in page
     assert "0.87" in page
@@ -81,15 +81,15 @@ def test_the_page_shows_the_figures(page: str, summary: Summary) -> None:
 
 def test_headline_tells_gain_gap_and_appeal(summary: Summary) -> None:
     text = headline(summary)
-    assert text.startswith("Fine proxies lift GAUC on cold items from 0.5")
+    assert text.startswith("Fine proxies lift item GAUC on cold items from 0.5")
     assert "of what a perfect reading of the content could give" in text
     assert "of the gain is appeal" in text
 
 
 def test_headline_does_not_praise_what_is_not_there(summary: Summary) -> None:
     unsure, worse = copy.deepcopy(summary), copy.deepcopy(summary)
-    unsure["delta_vs_oov"]["fine"]["cold"] = {"gauc": 0.002, "low": -0.01, "high": 0.014}
-    worse["delta_vs_oov"]["fine"]["cold"] = {"gauc": -0.02, "low": -0.03, "high": -0.01}
+    unsure["delta_item_vs_oov"]["fine"]["cold"] = {"gauc": 0.002, "low": -0.01, "high": 0.014}
+    worse["delta_item_vs_oov"]["fine"]["cold"] = {"gauc": -0.02, "low": -0.03, "high": -0.01}
     assert "no measurable difference" in headline(unsure)
     assert "harm" in headline(worse)
 
@@ -104,13 +104,13 @@ def test_a_run_without_cold_rows_and_oracles_still_has_a_report() -> None:
     assert "perfect" not in page
 
 
-def test_terminal_table_leads_with_cold_and_fits_a_narrow_terminal(summary: Summary) -> None:
-    console = Console(width=88, record=True, file=io.StringIO())
+def test_terminal_table_leads_with_cold_and_fits_a_terminal(summary: Summary) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(terminal_table(summary))
     text = console.export_text()
     header = next(line for line in text.splitlines() if "variant" in line)
-    assert header.split() == ["variant", "cold", "vs", "OOV", "all", "few", "mid", "warm", "gap", "closed"]
+    assert header.split() == "variant cold vs OOV gap item: cold gap all few mid warm".split()
     fine = next(line for line in text.splitlines() if line.strip().startswith("fine"))
     assert f"{summary['metrics']['fine']['cold']['gauc']:.3f}" in fine
     assert "\u00b1" in fine
-    assert max(map(len, text.splitlines())) <= 88
+    assert max(map(len, text.splitlines())) <= 100

@@ -19,10 +19,11 @@ def test_figures_are_those_of_the_slice(rows: Rows, logits: Logits, summary: Sum
     assert found["rows"] == cold.sum()
     assert found["positives"] == label.sum()
     assert found["auc"] == pytest.approx(roc_auc_score(label, logit), abs=1e-9)
-    assert found["gauc_plain"] == gauc(rows.user[cold], label, logit)
+    assert found["gauc"] == pytest.approx(gauc(rows.user[cold], label, logit), abs=1e-12)
     above = np.round(logit - logits["oov"][cold], 5)
-    assert found["gauc"] == pytest.approx(gauc(rows.user[cold], label, above), abs=1e-12)
-    assert found["gauc_low"] < found["gauc"] < found["gauc_high"]
+    assert found["gauc_item"] == pytest.approx(gauc(rows.user[cold], label, above), abs=1e-12)
+    for name in ("gauc", "gauc_item"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
 
 
 def test_what_a_request_shares_neither_earns_nor_costs_a_variant(rows: Rows, logits: Logits) -> None:
@@ -30,26 +31,28 @@ def test_what_a_request_shares_neither_earns_nor_costs_a_variant(rows: Rows, log
     backwards = np.where(rows.label > 0, -2.0, 2.0)
     tilted = {name: values + (0 if "oracle" in name else backwards) for name, values in logits.items()}
     plain, found = (summarise(rows, given, {}, Evaluation(bootstrap=20), seed=0) for given in (logits, tilted))
-    assert found["metrics"]["oov"]["cold"]["gauc_plain"] < 0.2
-    assert found["metrics"]["oov"]["cold"]["gauc"] == 0.5
-    assert found["delta_vs_oov"] == plain["delta_vs_oov"]
-    assert found["gap_closed"] == plain["gap_closed"]
+    assert found["metrics"]["oov"]["cold"]["gauc"] < 0.2
+    assert found["metrics"]["oov"]["cold"]["gauc_item"] == 0.5
+    assert found["delta_item_vs_oov"] == plain["delta_item_vs_oov"]
+    assert found["gap_closed_item"] == plain["gap_closed_item"]
 
 
-def test_differences_are_paired_against_oov(summary: Summary) -> None:
-    delta = summary["delta_vs_oov"]["fine"]["cold"]
+@pytest.mark.parametrize(("deltas", "metric"), [("delta_vs_oov", "gauc"), ("delta_item_vs_oov", "gauc_item")])
+def test_differences_are_paired_against_oov(summary: Summary, deltas: str, metric: str) -> None:
+    delta = summary[deltas]["fine"]["cold"]
     metrics = summary["metrics"]
-    assert delta["gauc"] == pytest.approx(metrics["fine"]["cold"]["gauc"] - metrics["oov"]["cold"]["gauc"])
+    assert delta["gauc"] == pytest.approx(metrics["fine"]["cold"][metric] - metrics["oov"]["cold"][metric])
     assert 0 < delta["low"] < delta["gauc"] < delta["high"]
-    assert "oov" not in summary["delta_vs_oov"]
-    assert summary["delta_vs_oov"]["id"]["cold"] == {"gauc": 0.0, "low": 0.0, "high": 0.0}
+    assert "oov" not in summary[deltas]
+    assert summary[deltas]["id"]["cold"] == {"gauc": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_the_gap_and_the_origin_of_a_gain_add_up(summary: Summary) -> None:
-    assert summary["gap_closed"]["content_oracle"]["value"] == pytest.approx(1)
-    assert summary["gap_closed"]["coarse"]["value"] < summary["gap_closed"]["fine"]["value"] < 1
+    for gaps in (summary["gap_closed"], summary["gap_closed_item"]):
+        assert gaps["content_oracle"]["value"] == pytest.approx(1)
+        assert gaps["coarse"]["value"] < gaps["fine"]["value"] < 1
     for name, part in summary["appeal_share"].items():
-        total = summary["delta_vs_oov"][name]["cold"]["gauc"]
+        total = summary["delta_item_vs_oov"][name]["cold"]["gauc"]
         assert part["appeal"] + part["taste"] == pytest.approx(total)
         assert part["share"] == pytest.approx(part["appeal"] / total)
         assert part["low"] < part["share"] < part["high"]

@@ -70,7 +70,7 @@ def draw_charts(
 def _gain(summary: Summary) -> Chart:
     parts = [
         f"{name} {delta['cold']['gauc']:+.3f}"
-        for name, delta in summary["delta_vs_oov"].items()
+        for name, delta in summary["delta_item_vs_oov"].items()
         if delta["cold"]["gauc"] is not None
     ]
     return Chart(

@@ -54,8 +54,8 @@ STYLE = {
 
 
 def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:
-    """GAUC above OOV per slice and variant, with the paired interval."""
-    deltas = summary["delta_vs_oov"]
+    """Item GAUC above OOV per slice and variant, with the paired interval."""
+    deltas = summary["delta_item_vs_oov"]
     names = list(reversed(deltas))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 0.8 + 0.3 * len(names)), layout=ConstrainedLayoutEngine(w_pad=0.1))
@@ -76,7 +76,7 @@ def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:
             axis.locator_params(axis="x", nbins=4)
             if place == 0:
                 axis.set_yticks(range(len(names)), names)
-        figure.supxlabel("GAUC above the OOV row", fontsize=9)
+        figure.supxlabel("item GAUC above the OOV row", fontsize=9)
     return figure
 
 

@@ -71,19 +71,19 @@ class Evidence:
 
 def headline(summary: Summary) -> str:
     """What the fine proxy is worth on cold items, in one or two sentences."""
-    delta = summary["delta_vs_oov"].get("fine", {}).get("cold", {})
+    delta = summary["delta_item_vs_oov"].get("fine", {}).get("cold", {})
     if delta.get("gauc") is None:
         return "There are no cold rows with clicked and unclicked items of one user, so cold GAUC is not defined."
-    before, after = (summary["metrics"][name]["cold"]["gauc"] for name in (BASELINE, "fine"))
+    before, after = (summary["metrics"][name]["cold"]["gauc_item"] for name in (BASELINE, "fine"))
     moved = f"from {before:.3f} to {after:.3f} ({_signed(delta['gauc'])}, {_span(summary)} {_range(delta)})"
     if delta["low"] <= 0 <= delta["high"]:
-        return f"Fine proxies make no measurable difference on cold items: GAUC goes {moved}."
+        return f"Fine proxies make no measurable difference on cold items: item GAUC goes {moved}."
     if delta["gauc"] < 0:
-        return f"Fine proxies harm cold items: GAUC falls {moved}."
-    gap = summary["gap_closed"].get("fine", {})
+        return f"Fine proxies harm cold items: item GAUC falls {moved}."
+    gap = summary["gap_closed_item"].get("fine", {})
     share = summary["appeal_share"].get("fine", {})
     closed, appeal = gap.get("value"), share.get("share")
-    parts = [f"Fine proxies lift GAUC on cold items {moved}"]
+    parts = [f"Fine proxies lift item GAUC on cold items {moved}"]
     if closed is not None:
         parts.append(f", which is {_percent(closed)} of what a perfect reading of the content could give")
     parts.append(".")
@@ -119,16 +119,26 @@ def render(evidence: Evidence) -> str:
 
 
 def terminal_table(summary: Summary) -> Table:
-    """GAUC of every variant and slice; on cold rows also the difference to OOV and half the width of its interval."""
-    table = Table(title=f"GAUC ({_span(summary)} of the difference to OOV)", title_justify="left", box=box.SIMPLE_HEAD)
-    gaps = summary["gap_closed"]
-    for title in ("variant", "cold", "vs OOV", *SLICES[1:], *(["gap closed"] if gaps else [])):
+    """GAUC on cold rows with its difference to OOV; item GAUC (what the slot adds) on every slice; gaps closed."""
+    table = Table(
+        title=f"GAUC on cold items ({_span(summary)} of the difference to OOV), and item GAUC by slice",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    gaps = {"gauc": summary["gap_closed"], "gauc_item": summary["gap_closed_item"]}
+    gap_title = ["gap"] if gaps["gauc"] else []
+    for title in ("variant", "cold", "vs OOV", *gap_title, "item: cold", *gap_title, *SLICES[1:]):
         table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
     for variant, by_slice in summary["metrics"].items():
-        cold, *others = (_figure(by_slice[name]["gauc"], 3) for name in SLICES)
-        gap = [_percent(gaps[variant]["value"]) if variant in gaps else ""] if gaps else []
+
+        def closed(metric: str, variant: str = variant) -> list[str]:
+            found = gaps[metric].get(variant)
+            return [_percent(found["value"]) if found else ""] if gap_title else []
+
+        shown = [_figure(by_slice["cold"]["gauc"], 3), _terminal_delta(summary, variant), *closed("gauc")]
+        cold, *others = (_figure(by_slice[name]["gauc_item"], 3) for name in SLICES)
         style = "bold" if variant == "fine" else "dim" if variant in ORACLES else None
-        table.add_row(variant, cold, _terminal_delta(summary, variant), *others, *gap, style=style)
+        table.add_row(variant, *shown, cold, *closed("gauc_item"), *others, style=style)
     return table
 
 

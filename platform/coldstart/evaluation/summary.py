@@ -1,11 +1,12 @@
 """From logits of all variants on the same rows to the summary: metrics, paired differences, origin of the gain.
 
-GAUC ranks a row by its logit less the logit of the OOV row in the same context. Candidates of one request share user
-and history, so what depends on those alone never changes a ranking. Rows of a log come from different moments, and
-there it does: a running click rate falls after a skip and rises after a click, and against the rest of a finite log
-that points the wrong way (labels drawn without replacement), so even the OOV row would have a GAUC far below one half
-and every variant would seem to gain. Plain GAUC is kept as `gauc_plain`. Oracles read no past labels and are ranked
-as they are.
+Two GAUCs stand side by side. `gauc` is the standard one: rows ranked by the score as it is served. `gauc_item` ranks a
+row by its logit less the logit of the OOV row in the same context. Candidates of one request share user and history, so
+what depends on those alone never changes a ranking. Rows of a log come from different moments, and there it does: a
+running click rate falls after a skip and rises after a click, and against the rest of a finite log that points the
+wrong way (labels drawn without replacement). So the standard GAUC of the OOV row can lie far below one half, and every
+variant seems to gain more than its slot adds; `gauc_item` is the careful reading, and the one that gains are split by.
+Oracles read no past labels and are ranked as they are.
 
 Legend: `n` rows, `K` variants, `u` users.
 """
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from coldstart.config import UserError
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.intervals import Interval, interval, resample
-from coldstart.evaluation.metrics import UserAucs, auc, gauc, logloss, reliability, sigmoid, user_aucs
+from coldstart.evaluation.metrics import UserAucs, auc, logloss, reliability, sigmoid, user_aucs
 from coldstart.evaluation.slices import slices
 from coldstart.evaluation.variants import BASELINE, ORACLES
 
@@ -65,8 +66,8 @@ def summarise(
         seed: Of the resampling.
 
     Returns:
-        `metrics[variant][slice]`, `delta_vs_oov[variant][slice]`, and on the cold slice `gap_closed[variant]` and
-        `appeal_share[variant]`.
+        `metrics[variant][slice]`; `delta_vs_oov[variant][slice]` of `gauc` and `delta_item_vs_oov` of `gauc_item`; and
+        on the cold slice `gap_closed[variant]`, `gap_closed_item[variant]` and `appeal_share[variant]`.
 
     Raises:
         UserError: a variant scored a row with something that is not a number.
@@ -82,18 +83,21 @@ def summarise(
                 )
     metrics: dict[str, dict[str, Any]] = {name: {} for name in logits}
     deltas: dict[str, dict[str, Any]] = {name: {} for name in logits if name != BASELINE}
+    item_deltas: dict[str, dict[str, Any]] = {name: {} for name in deltas}
     for slice_name, mask in slices(rows.train_events).items():
         part = rows.where(mask)
         scored = {name: values[mask] for name, values in logits.items()}
-        found = _Resampled(part, _above_context(scored), settings, seed)
+        served = _Resampled(part, scored, settings, seed)
+        by_item = _Resampled(part, _above_context(scored), settings, seed)
         for name, values in scored.items():
-            metrics[name][slice_name] = _metrics(part, values, found, name, settings)
+            metrics[name][slice_name] = _metrics(part, values, served.single(name), by_item, name, settings)
             if name != BASELINE:
-                delta = found.difference(name, BASELINE)
-                deltas[name][slice_name] = {"gauc": delta.value, "low": delta.low, "high": delta.high}
+                deltas[name][slice_name] = _figures("gauc", served.difference(name, BASELINE))
+                item_deltas[name][slice_name] = _figures("gauc", by_item.difference(name, BASELINE))
     summary: Summary = {
         "metrics": metrics,
         "delta_vs_oov": deltas,
+        "delta_item_vs_oov": item_deltas,
         **_origin(rows, logits, appeal, settings, seed),
         "confidence": settings.confidence,
         "resamples": settings.bootstrap,
@@ -145,15 +149,23 @@ class _Resampled:
         return interval(value, draws, confidence=self._confidence)
 
 
-def _metrics(rows: Rows, logits: Floats, found: _Resampled, name: str, settings: Evaluation) -> dict[str, Any]:
+def _figures(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, "low": found.low, "high": found.high}
+
+
+def _metrics(
+    rows: Rows, logits: Floats, served: Interval, found: _Resampled, name: str, settings: Evaluation
+) -> dict[str, Any]:
     probability = sigmoid(logits)
-    single = found.single(name)
+    by_item = found.single(name)
     return {
         "auc": auc(rows.label, logits),
-        "gauc": single.value,
-        "gauc_low": single.low,
-        "gauc_high": single.high,
-        "gauc_plain": gauc(rows.user, rows.label, logits),
+        "gauc": served.value,
+        "gauc_low": served.low,
+        "gauc_high": served.high,
+        "gauc_item": by_item.value,
+        "gauc_item_low": by_item.low,
+        "gauc_item_high": by_item.high,
         "logloss": logloss(rows.label, probability),
         "ece": reliability(rows.label, probability, bins=settings.calibration_bins).error,
         "rows": len(rows.label),
@@ -166,30 +178,34 @@ def _metrics(rows: Rows, logits: Floats, found: _Resampled, name: str, settings:
 def _origin(
     rows: Rows, logits: Mapping[str, Floats], appeal: Mapping[str, Floats], settings: Evaluation, seed: int
 ) -> Summary:
-    """Share of the content gap closed, and how much of each gain is appeal, on cold rows."""
+    """Share of the content gap closed, and how much of each item gain is appeal, on cold rows."""
     cold = slices(rows.train_events)["cold"]
-    scores = _above_context({name: values[cold] for name, values in logits.items()})
-    scores |= {f"appeal of {name}": np.round(values[cold], DIGITS) for name, values in appeal.items()}
-    found = _Resampled(rows.where(cold), scores, settings, seed)
-    gaps = {}
-    if CEILING in logits:
-        for name in logits:
-            if name != BASELINE:
-                gap = found.share((name, BASELINE), (CEILING, BASELINE))
-                gaps[name] = {"value": gap.value, "low": gap.low, "high": gap.high}
+    part = rows.where(cold)
+    scored = {name: values[cold] for name, values in logits.items()}
+    only = {f"appeal of {name}": np.round(values[cold], DIGITS) for name, values in appeal.items()}
+    served = _Resampled(part, scored, settings, seed)
+    by_item = _Resampled(part, _above_context(scored) | only, settings, seed)
     shares = {}
     for name in appeal:
         if name != BASELINE:
-            only = f"appeal of {name}"
-            share = found.share((only, BASELINE), (name, BASELINE))
+            only_appeal = f"appeal of {name}"
             shares[name] = {
-                "appeal": found.difference(only, BASELINE).value,
-                "taste": found.difference(name, only).value,
-                "share": share.value,
-                "low": share.low,
-                "high": share.high,
+                "appeal": by_item.difference(only_appeal, BASELINE).value,
+                "taste": by_item.difference(name, only_appeal).value,
+                **_figures("share", by_item.share((only_appeal, BASELINE), (name, BASELINE))),
             }
-    return {"gap_closed": gaps, "appeal_share": shares}
+    return {
+        "gap_closed": _gaps(served, logits),
+        "gap_closed_item": _gaps(by_item, logits),
+        "appeal_share": shares,
+    }
+
+
+def _gaps(found: _Resampled, logits: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+    if CEILING not in logits:
+        return {}
+    whole = (CEILING, BASELINE)
+    return {name: _figures("value", found.share((name, BASELINE), whole)) for name in logits if name != BASELINE}
 
 
 def _without_nan(value: Any) -> Any:
