@@ -114,7 +114,7 @@ class _Quarantine:
             reason, most = next(iter(self.reasons(table).items()))
             raise UserError(
                 f"{count} of {total} rows of the {table} table cannot be used, but data.max_bad_share allows a share "
-                f"of {self._max_bad_share:g}; most often ({most} times): {reason}. all reasons: {self._on_failure}"
+                f"of {self._max_bad_share:g}; most often ({most} times): {reason}. All of them: {self._on_failure}"
             )
 
     def reasons(self, table: str) -> dict[str, int]:

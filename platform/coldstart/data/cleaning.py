@@ -21,7 +21,7 @@ NO_USER = "user id is missing"
 BAD_TIME = "time is missing or cannot be read"
 FAR_TIME = "time lies outside 1970 to 2200; Unix seconds are expected"
 UNKNOWN_ITEM = "item is not in the items table or was rejected there"
-BAD_LABEL = "label is not 0 or 1"
+BAD_LABEL = "label is not 0 or 1 (for ratings, set data.files.label_at_least)"
 NO_RATING = "label is missing or not a number"
 REPEATED_EVENT = "same user, item and time as an earlier row"
 
