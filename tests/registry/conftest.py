@@ -46,7 +46,12 @@ class Run:
     def register(self, kind: str, upstream: dict[str, int] | None = None, **metrics: float) -> ModelVersion:
         journal = Journal(self.recipe.run_dir / "journals" / f"{kind}.jsonl")
         return self.registry.register(
-            kind, self.recipe.run_dir / kind, recipe=self.recipe, upstream=upstream or {}, metrics=metrics, journal=journal
+            kind,
+            self.recipe.run_dir / kind,
+            recipe=self.recipe,
+            upstream=upstream or {},
+            metrics=metrics,
+            journal=journal,
         )
 
     def register_all(self, cold_gauc: float) -> ModelVersion:

@@ -65,7 +65,11 @@ def test_every_decision_is_kept(champion):
     better = challenge(champion, 0.7, "three")
     promote(champion.registry, "adaptor", better, who="bob", why="new posters")
     records = history(champion.registry)
-    assert [(r["version"], r["previous"], r["passed"]) for r in records] == [(1, None, True), (2, 1, False), (3, 1, True)]
+    assert [(r["version"], r["previous"], r["passed"]) for r in records] == [
+        (1, None, True),
+        (2, 1, False),
+        (3, 1, True),
+    ]
     assert (records[1]["who"], records[1]["why"], records[1]["gate"]["candidate"]) == ("ann", "try", 0.5)
 
 

@@ -99,7 +99,9 @@ def test_release_pointing_at_another_ranker_by_hand_is_refused(run):
     adaptor = run.register_all(0.6)
     run.make("ranker", "two")
     other = run.register("ranker").version
-    run.registry.client.set_model_version_tag(adaptor.name, str(adaptor.version), "coldstart.ranker.version", str(other))
+    run.registry.client.set_model_version_tag(
+        adaptor.name, str(adaptor.version), "coldstart.ranker.version", str(other)
+    )
     with pytest.raises(UserError, match=f"version {other} is"):
         run.registry.release(adaptor.version)
 
