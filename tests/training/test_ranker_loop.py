@@ -29,7 +29,7 @@ def test_a_short_training_learns_who_likes_what(clicks, trained):
     rows = test.rows[known]
     found = gauc(users_of(clicks, rows), clicks.label[rows], scores[known])
     oracle = gauc(users_of(clicks, rows), clicks.label[rows], clicks.p_click[rows])
-    assert found > 0.5 + 0.5 * (oracle - 0.5)
+    assert found > 0.5 + 0.4 * (oracle - 0.5)
     assert progress.best == max(progress.history)
 
 

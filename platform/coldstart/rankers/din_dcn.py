@@ -78,6 +78,7 @@ class _Taste(nn.Module):
         self.recency = nn.Parameter(torch.zeros(AGE_BUCKETS))
         self.prior_rate = nn.Parameter(torch.zeros(()))
         self.log_prior = nn.Parameter(torch.tensor(2.0))
+        self.taste_prior = nn.Parameter(torch.full((width,), 2.0))
         self.log_gain = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, batch: RankBatch, history: Tensor, appeal: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,9 +90,9 @@ class _Taste(nn.Module):
         weight = visible * self.recency.exp()[age]
         surprise = (batch.history_label - torch.sigmoid(self.prior_rate + appeal)).unsqueeze(-1)
         keys = self.key(history)
-        total = weight.sum(-1, keepdim=True) + pseudo
-        usual = (weight @ surprise) / total
-        user = (weight @ (surprise * keys) - usual * (weight @ keys)) / total
+        total = weight.sum(-1, keepdim=True)
+        usual = (weight @ surprise) / (total + pseudo)
+        user = (weight @ (surprise * keys) - usual * (weight @ keys)) / (total + self.taste_prior.exp())
         habit = torch.stack([torch.logit(rate), torch.log1p(count) / 4], dim=-1)
         return user * self.log_gain.exp(), habit
 

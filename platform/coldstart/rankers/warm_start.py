@@ -16,8 +16,6 @@ Floats = npt.NDArray[np.float64]
 
 SHRINK = 10.0
 """Events of prior evidence against which a user's or an item's mean is weighed."""
-NOISE_MARGIN = 1.05
-"""How far a singular value must exceed that of noise, which varies by a few percent from draw to draw."""
 
 
 def taste_rows(
@@ -57,7 +55,7 @@ def taste_rows(
     _, noise, _ = _decompose(
         residual * rng.choice([-1.0, 1.0], len(residual)), user, item_idx, (users, vocabulary), 1, rng
     )
-    left = left[:, strength > noise[0] * NOISE_MARGIN]
+    left = left[:, strength > noise[0]]
     if not left.size:
         return rows
     evidence = np.bincount(item_idx, minlength=vocabulary)

@@ -61,7 +61,7 @@ class ClickLoop:
 
     The loss of a rank is the sum over its targets divided by the weight of the whole global batch, so gradients do not
     depend on how many ranks share it. After an epoch the model is scored by `validate`; the weights of the best epoch
-    are what `run` leaves in the model.
+    are what `run` leaves in the model. The learning rate falls linearly to zero over the planned epochs.
 
     Args:
         model: Maps (batch, step) to logits; only its parameters that require a gradient are trained.
@@ -136,6 +136,7 @@ class ClickLoop:
             self.optimizer.zero_grad(set_to_none=True)
             # DDP takes the mean over ranks, the loss is a sum over them.
             (loss * world_size()).backward()  # type: ignore[no-untyped-call]
+            self._set_rate()
             self.optimizer.step()
             total += float(loss.detach()) * weight
             weights += weight
@@ -143,6 +144,12 @@ class ClickLoop:
         progress.rows += self.windows.num_targets
         progress.seconds += time.perf_counter() - started
         return sum_over_ranks(total) / max(weights, 1e-9)
+
+    def _set_rate(self) -> None:
+        steps = -(-len(self.windows) // self.schedule.windows_per_step) * self.schedule.epochs
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * max(1 - self.progress.step / steps, 0.0)
 
     def _given_up(self) -> bool:
         return self.progress.epoch - 1 - self.progress.best_epoch >= self.schedule.patience
