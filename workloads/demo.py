@@ -15,6 +15,7 @@ from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
 from coldstart.evaluation.report import terminal_table
 from coldstart.registry import Registry, promote
+from coldstart.serving import check_port
 from workloads import pipeline
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
@@ -141,6 +142,7 @@ def main() -> None:
     CONSOLE.stderr = arguments.json
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        check_port(recipe.serving)
         pipeline.check(recipe)
         facts = f"{recipe.cluster.workers} workers, ZeRO {recipe.coarse.zero_stage}, seed {recipe.seed}"
         CONSOLE.print(f"[bold]coldstart demo[/]  recipe {recipe.name}, {facts}, into {recipe.run_dir}")

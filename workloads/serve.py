@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from coldstart.config import Recipe, load_recipe
 from coldstart.registry import Registry
-from coldstart.serving import deploy, shutdown
+from coldstart.serving import check_port, deploy, shutdown
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
 
@@ -15,7 +15,7 @@ from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_argu
 def serving(recipe: Recipe, alias: str = "champion") -> Iterator[str]:
     """Deploys the release an alias names, on the Ray that is running; yields the URL, takes it down afterwards."""
     release = Registry(recipe.tracking_uri, recipe.project).release(alias)
-    url = deploy(release, recipe.serving, store_dir=recipe.run_dir / "store")
+    url = deploy(release, recipe.serving, store_dir=recipe.run_dir / "store", data=recipe.data)
     try:
         yield url
     finally:
@@ -24,6 +24,8 @@ def serving(recipe: Recipe, alias: str = "champion") -> Iterator[str]:
 
 def serve_forever(recipe: Recipe, *, alias: str = "champion", address: str | None = None) -> None:
     """Serves until interrupted."""
+    with readable_errors():
+        check_port(recipe.serving)
     with readable_errors(), ray_cluster(recipe, address), serving(recipe, alias) as url:
         CONSOLE.print(f"serving {recipe.project}@{alias} at {url}  (API: {url}/docs, stop: Ctrl-C)")
         while True:

@@ -51,6 +51,9 @@ def test_tampering_a_missing_file_and_a_wrong_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"part.txt is missing or differs"):
         read_artifact(path, "dataset")
     manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "lineage": {"source": "forged"}}))
+    with pytest.raises(UserError, match="changed after it was written"):
+        read_artifact(path, "dataset")
     (path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     with pytest.raises(UserError, match="schema version 99"):
         read_artifact(path, "dataset")

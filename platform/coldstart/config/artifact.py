@@ -67,8 +67,7 @@ def seal_artifact(path: Path, kind: str, lineage: dict[str, str], about: dict[st
         if file.is_file() and file.name != MANIFEST
     }
     body = {"schema_version": SCHEMA_VERSION, "kind": kind, "lineage": lineage, "about": about, "files": files}
-    fingerprint = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    (path / MANIFEST).write_text(json.dumps({"fingerprint": fingerprint, **body}, indent=2))
+    (path / MANIFEST).write_text(json.dumps({"fingerprint": _fingerprint(body), **body}, indent=2))
 
 
 def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
@@ -93,11 +92,17 @@ def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
     if body["kind"] != kind:
         raise UserError(f"{path} holds a {body['kind']}, not a {kind}")
     if verify:
+        if _fingerprint({key: value for key, value in body.items() if key != "fingerprint"}) != body["fingerprint"]:
+            raise UserError(f"{manifest} was changed after it was written; make the {kind} anew")
         for name, expected in body["files"].items():
             file = path / name
             if not file.is_file() or _sha256(file) != expected:
                 raise UserError(f"{file} is missing or differs from its manifest; make the {kind} anew")
     return Artifact(path, kind, body["fingerprint"], body["lineage"], body["about"])
+
+
+def _fingerprint(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
