@@ -58,22 +58,41 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         _answers(address)
-        ray.init(address=address, **quiet)
+        with _core_chatter_hidden():
+            ray.init(address=address, **quiet)
     else:
         cluster = recipe.cluster
         ranks = cluster.workers * cluster.cpus_per_worker
-        logical = int(ranks + cluster.data_cpus + cluster.embed_actors + 2)
-        ray.init(
-            address="local",
-            num_cpus=max(logical, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=1_000_000_000,
-            **quiet,
-        )
+        logical = max(int(ranks + cluster.data_cpus + cluster.embed_actors + 2), os.cpu_count() or 1)
+        # Ray expects one starting process per core and warns when logical CPUs exceed them.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical))
+        with _core_chatter_hidden():
+            ray.init(
+                address="local",
+                num_cpus=logical,
+                include_dashboard=False,
+                object_store_memory=1_000_000_000,
+                **quiet,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _core_chatter_hidden() -> Iterator[None]:
+    """Ray's core announces its log level on file descriptor 2; failures to start are raised, not only printed."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _answers(address: str) -> None:
