@@ -1,0 +1,113 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from coldstart.alignment import load_adaptor
+from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.contract import ITEMS, SEQUENCES
+from coldstart.encoders.proxies import proxy_table, write_proxies
+from coldstart.rankers import digest, load_ranker, vocabulary
+from workloads import align_fine, train_ranker
+
+ITEMS_IN_ALL, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 40, 30, 8, 2, 6
+
+
+def _dataset(path: Path, *, train: bool = True) -> None:
+    """Users of few events on items by chance; the last third of each user's events is valid and test."""
+    rng = np.random.default_rng(0)
+    item = [rng.integers(1, ITEMS_IN_ALL + 1, EVENTS).tolist() for _ in range(USERS)]
+    split = ([0] * 20 if train else [2] * 20) + [1] * 5 + [2] * 5
+    columns = {
+        "user_idx": range(USERS),
+        "user_id": [f"u{user}" for user in range(USERS)],
+        "item_idx": item,
+        "label": [rng.integers(0, 2, EVENTS).tolist() for _ in range(USERS)],
+        "timestamp": [[1000 * step for step in range(EVENTS)]] * USERS,
+        "split": [split] * USERS,
+    }
+    counts = np.bincount(np.concatenate([row[:20] for row in item]), minlength=ITEMS_IN_ALL + 1)[1:]
+    facts = {
+        "item_idx": range(1, ITEMS_IN_ALL + 1),
+        "item_id": [f"i{number}" for number in range(1, ITEMS_IN_ALL + 1)],
+        "num_train_events": counts,
+    }
+    about = {"items": ITEMS_IN_ALL, "splits": {"train": {"events": int(counts.sum()) * train, "clicks": 1}}}
+    with write_artifact(path, "dataset", {}, about) as draft:
+        for name, schema, values in (("items", ITEMS, facts), ("sequences", SEQUENCES, columns)):
+            (draft / name).mkdir()
+            kept = pa.schema([schema.field(column) for column in values])
+            pq.write_table(pa.table(values, schema=kept), draft / name / "part-00000.parquet")
+
+
+def _proxies(run: Path) -> None:
+    """An encoder and its proxies that say nothing, made from the dataset and ranker that stand in `run`."""
+    lineage = {kind: read_artifact(run / kind, kind).fingerprint for kind in ("dataset", "ranker")}
+    with write_artifact(run / "encoder", "encoder", lineage, {}) as draft:
+        (draft / "encoder.json").write_text("{}")
+    lineage["encoder"] = read_artifact(run / "encoder", "encoder").fingerprint
+    rng = np.random.default_rng(1)
+    coarse, states = rng.normal(size=(ITEMS_IN_ALL, WIDTH)), rng.normal(size=(ITEMS_IN_ALL, GROUPS, STATE))
+    with write_artifact(run / "proxies", "proxies", lineage, {"groups": GROUPS}) as draft:
+        write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    settings = {"width": WIDTH, "hidden": [8], "epochs": 2, "users_per_step": 8, "history": 10}
+    fine = {"hidden": 8, "epochs": 2, "users_per_step": 8}
+    return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, "ranker": settings, "fine": fine})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:
+    _dataset(recipe.run_dir / "dataset", train=False)
+    with pytest.raises(UserError, match=r"no train events; lower data\.split"):
+        train_ranker.run(recipe)
+
+
+def test_proxies_of_another_ranker_are_refused(recipe: Recipe) -> None:
+    _dataset(recipe.run_dir / "dataset")
+    with write_artifact(recipe.run_dir / "ranker", "ranker", {}, {}) as draft:
+        (draft / "ranker.json").write_text("{}")
+    _proxies(recipe.run_dir)
+    with write_artifact(recipe.run_dir / "ranker", "ranker", {}, {"trained": "again"}) as draft:
+        (draft / "ranker.json").write_text("{}")
+    with pytest.raises(UserError, match="made from another ranker; run the embed_items stage again"):
+        align_fine.run(recipe)
+
+
+@pytest.mark.ray
+def test_both_click_stages_leave_sealed_artifacts_with_lineage(recipe: Recipe, cluster: None) -> None:
+    run = recipe.run_dir
+    _dataset(run / "dataset")
+    made = train_ranker.run(recipe)
+    assert made.lineage == {"dataset": read_artifact(run / "dataset", "dataset").fingerprint}
+    ranker = load_ranker(made.path)
+    assert digest(ranker) == made.about["digest"]
+    assert vocabulary(made.path)["i7"] == 7
+    assert Journal(run / "journals" / "train_ranker.jsonl").read()[-1]["valid_gauc"] > 0
+
+    _proxies(run)
+    aligned = align_fine.run(recipe)
+    assert set(aligned.lineage) == {"dataset", "ranker", "encoder", "proxies"}
+    assert aligned.about["ranker_digest"] == digest(load_ranker(run / "ranker")) == made.about["digest"]
+    assert load_adaptor(aligned.path).shape["groups"] == GROUPS
+    lines = Journal(run / "journals" / "align_fine.jsonl").read()
+    assert lines[-1]["done"] == lines[-1]["total"]
