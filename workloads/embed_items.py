@@ -1,6 +1,7 @@
 """Embed items: reads every item of the dataset with the encoder, on Ray Data actors, into coarse proxies and states."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,19 @@ def run(recipe: Recipe) -> Artifact:
     encoder = read_artifact(run_dir / "encoder", "encoder")
     _check_capacity(recipe.cluster)
     lineage = {**encoder.lineage, "dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
-    parts = run_dir / "checkpoints" / STAGE / f"{encoder.fingerprint[:16]}-{dataset.artifact.fingerprint[:16]}"
+    parts = parts_dir(run_dir, encoder, dataset.artifact)
 
     journal = Journal(run_dir / "journals" / f"{STAGE}.jsonl")
     journal.clear()
     starts = np.arange(1, dataset.num_items + 1, ITEMS_PER_PART)
-    missing = [part for part in range(len(starts)) if not part_file(parts, part).is_file()]
+    tasks = [
+        {"part": part, "first": int(first), "last": min(int(first) + ITEMS_PER_PART - 1, dataset.num_items)}
+        for part, first in enumerate(starts)
+    ]
+    missing = [task for task in tasks if not part_file(parts, task["part"]).is_file()]
     journal.write(0, dataset.num_items)
-    done = dataset.num_items - sum(len(_items(part, dataset.num_items)) for part in missing)
-    for rows in _embed(recipe.cluster, missing, encoder=encoder.path, dataset=dataset, parts=parts):
+    done = dataset.num_items - sum(task["last"] - task["first"] + 1 for task in missing)
+    for rows in _embed(recipe.cluster, missing, encoder=encoder.path, dataset=dataset.artifact.path, parts=parts):
         done += rows
         journal.write(done, dataset.num_items)
 
@@ -57,21 +62,26 @@ def run(recipe: Recipe) -> Artifact:
     return read_artifact(run_dir / "proxies", "proxies")
 
 
+def parts_dir(run_dir: Path, encoder: Artifact, dataset: Artifact) -> Path:
+    """Where finished parts wait for the rest; another encoder or dataset has another place."""
+    return run_dir / "checkpoints" / STAGE / f"{encoder.fingerprint[:16]}-{dataset.fingerprint[:16]}"
+
+
 class _Embedder:
     """An actor that loaded the encoder once and writes the parts it is given."""
 
-    def __init__(self, encoder: Path, dataset: Path, parts: Path, num_items: int, threads: int) -> None:
+    def __init__(self, encoder: Path, dataset: Path, parts: Path, threads: int) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = Encoder.load(encoder, self.device)
-        self.dataset, self.parts, self.num_items = dataset, parts, num_items
+        self.dataset, self.parts = dataset, parts
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows = []
-        for part in batch["part"].tolist():
+        for part, first, last in zip(*(batch[name].tolist() for name in ("part", "first", "last")), strict=True):
             # The same items meet in the same batches on every run, so the numbers are the same too.
-            index = _items(part, self.num_items)
+            index = np.arange(first, last + 1)
             tables = [self._read(index[at : at + ITEMS_PER_BATCH]) for at in range(0, len(index), ITEMS_PER_BATCH)]
             write_proxies(self.parts, pa.concat_tables(tables), part=part)
             rows.append(len(index))
@@ -83,18 +93,19 @@ class _Embedder:
         return proxy_table(index, coarse.cpu().numpy(), states.float().cpu().numpy())
 
 
-def _embed(cluster: Cluster, missing: list[int], *, encoder: Path, dataset: Dataset, parts: Path) -> Any:
+def _embed(
+    cluster: Cluster, missing: list[dict[str, int]], *, encoder: Path, dataset: Path, parts: Path
+) -> Iterator[int]:
     """Runs the actors over the parts; yields the number of items of each part when it is written."""
     if not missing:
         return
     actors = min(cluster.embed_actors, len(missing))
-    done = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing)).map_batches(
+    done = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         _Embedder,
         fn_constructor_kwargs={
             "encoder": encoder,
-            "dataset": dataset.artifact.path,
+            "dataset": dataset,
             "parts": parts,
-            "num_items": dataset.num_items,
             "threads": cluster.threads_per_worker,
         },
         batch_size=1,
@@ -104,11 +115,6 @@ def _embed(cluster: Cluster, missing: list[int], *, encoder: Path, dataset: Data
     )
     for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
         yield int(batch["rows"].sum())
-
-
-def _items(part: int, num_items: int) -> NDArray[np.int64]:
-    first = 1 + part * ITEMS_PER_PART
-    return np.arange(first, min(first + ITEMS_PER_PART, num_items + 1))
 
 
 def _check_capacity(cluster: Cluster) -> None:

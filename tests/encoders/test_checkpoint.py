@@ -24,7 +24,7 @@ def test_missing_directory(tmp_path: Path):
 
 
 def test_directory_without_config(tmp_path: Path):
-    with pytest.raises(UserError, match="config.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         check_mllm(settings(tmp_path))
 
 

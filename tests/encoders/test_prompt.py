@@ -74,7 +74,7 @@ def test_picture_is_fitted_with_its_aspect_kept():
 
 
 def test_pickles_for_data_workers(encoder, picture):
-    # Ray ships functions with cloudpickle, which also carries the processor class made for machines without torchvision.
+    # Ray ships functions with cloudpickle, which also carries the class made for machines without torchvision.
     from ray import cloudpickle
 
     prepare = pickle.loads(cloudpickle.dumps(encoder.prompt.prepare))

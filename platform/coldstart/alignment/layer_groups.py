@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 Floats = NDArray[np.floating]
 
@@ -20,6 +19,9 @@ def group_layers(means: Floats, groups: int) -> list[int]:
     Returns:
         G layer positions, ascending.
     """
+    # Takes seconds to import, and every training rank imports this module.
+    from sklearn.cluster import KMeans
+
     similarity = linear_cka(means)
     found = KMeans(groups, n_init=10, random_state=0).fit_predict(similarity)
     return sorted(_medoid(similarity, np.flatnonzero(found == group)) for group in np.unique(found))

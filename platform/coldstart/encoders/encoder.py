@@ -139,7 +139,7 @@ class Encoder(nn.Module):
 
     def inputs(self, arrays: dict[str, np.ndarray], device: torch.device | str) -> Inputs:
         """Tensors for `forward` from what `prepare` made: columns that no row attends to are cut off."""
-        tensors = {name: torch.as_tensor(rows).to(device) for name, rows in arrays.items()}
+        tensors = {name: torch.tensor(rows, device=device) for name, rows in arrays.items()}
         longest = int(arrays["attention_mask"].sum(axis=1).max())
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
             if name in tensors:

@@ -138,7 +138,7 @@ class _Loop:
         total = torch.zeros((), device=device())
         for _ in range(self.task.coarse.accumulation):
             batch = dict(next(batches))
-            item_idx = torch.as_tensor(batch.pop("item_idx"), device=device())
+            item_idx = torch.tensor(batch.pop("item_idx"), device=device())
             coarse, _ = self.engine(self.encoder.inputs(batch, device()))
             loss = info_nce(coarse, self.rows[item_idx], item_idx, temperature=self.task.coarse.temperature)
             self.engine.backward(loss)

@@ -1,0 +1,141 @@
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from transformers import AutoModelForImageTextToText
+
+from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.dataset import Dataset
+from coldstart.encoders import Encoder, read_proxies
+from coldstart.rankers import DinDcn, save_ranker
+from workloads import align_coarse, embed_items, prepare
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+def recipe(runs: Path, **coarse: object) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "small",
+            "seed": 3,
+            "paths": {"runs": runs},
+            "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 32}},
+            "ranker": {"width": 8},
+            "encoder": {"picture_size": 32, "max_text_tokens": 12, "layer_groups": 2},
+            "coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse},
+        }
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a dataset and a ranker whose ID table is random."""
+    path = tmp_path_factory.mktemp("runs")
+    settings = recipe(path)
+    dataset = prepare.run(settings)
+    torch.manual_seed(0)
+    ranker = DinDcn(151, settings.ranker)
+    ranker.trained[1:] = True
+    ids = Dataset.open(dataset.path).items(["item_id"])["item_id"].to_pylist()
+    with write_artifact(settings.run_dir / "ranker", "ranker", {"dataset": dataset.fingerprint}, {}) as draft:
+        save_ranker(ranker, draft, ids)
+    return path
+
+
+@pytest.fixture(scope="module")
+def aligned(runs: Path) -> Path:
+    """The run with an encoder, one of whose workers was killed half way."""
+    settings = recipe(runs)
+    journal = settings.run_dir / "journals" / "align_coarse.jsonl"
+    killer = threading.Thread(target=_kill_a_worker, args=(journal, 6), daemon=True)
+    killer.start()
+    align_coarse.run(settings)
+    killer.join()
+    return settings.run_dir
+
+
+def _kill_a_worker(journal: Path, after: int) -> None:
+    """Kills a training worker of this test's cluster once its journal says that `after` steps are done."""
+    progress, pause = Journal(journal), threading.Event()
+    while not any(line["done"] >= after for line in progress.follow()):
+        pause.wait(0.01)
+    ours = psutil.Process().children(recursive=True)
+    next(process for process in ours if "RayTrainWorker" in "".join(process.cmdline())).kill()
+
+
+def test_survives_the_death_of_a_worker_from_its_newest_checkpoint(aligned: Path) -> None:
+    done = [line["done"] for line in Journal(aligned / "journals" / "align_coarse.jsonl").read()]
+    back = next(place for place in range(1, len(done)) if done[place] <= done[place - 1])
+    assert done[back] > 4, "it began anew"
+    assert sorted(set(done)) == list(range(done[-1] + 1))
+    assert not (aligned / "checkpoints" / "align_coarse").exists()
+
+
+def test_encoder_is_an_artifact_with_lineage_that_transformers_loads(aligned: Path) -> None:
+    artifact = read_artifact(aligned / "encoder", "encoder")
+    assert artifact.lineage == {kind: read_artifact(aligned / kind, kind).fingerprint for kind in ("dataset", "ranker")}
+    assert artifact.about["chance_recall_at_10"] > 0
+    assert artifact.about["groups"] == 2
+    AutoModelForImageTextToText.from_pretrained(artifact.path / "checkpoint")
+
+
+def test_embeds_every_item_as_the_encoder_reads_it(aligned: Path, runs: Path) -> None:
+    artifact = embed_items.run(recipe(runs))
+    assert set(artifact.lineage) == {"dataset", "ranker", "encoder"}
+    coarse, states = read_proxies(artifact.path, 150, groups=artifact.about["groups"])
+    encoder = Encoder.load(aligned / "encoder", "cpu")
+    some = np.array([150, 1, 77])
+    contents = Dataset.open(aligned / "dataset").contents(some)
+    with torch.inference_mode():
+        expected = encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
+    np.testing.assert_allclose(coarse[some], expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(states[some], expected[1].numpy(), atol=1e-4)
+    assert embed_items.run(recipe(runs)).fingerprint == artifact.fingerprint
+
+
+def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
+    aligned: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_items, "ITEMS_PER_PART", 100)
+    encoder, dataset = (read_artifact(aligned / kind, kind) for kind in ("encoder", "dataset"))
+    parts = embed_items.parts_dir(aligned, encoder, dataset)
+    before = pq.read_table(aligned / "proxies" / "proxies")
+    marked = np.zeros(100, np.int64) + np.arange(1, 101)
+    embed_items.write_proxies(
+        parts,
+        embed_items.proxy_table(marked, np.zeros((100, 8)), np.zeros((100, 2, encoder.about["hidden"]))),
+    )
+    coarse, _ = read_proxies(embed_items.run(recipe(runs)).path, 150, groups=2)
+    assert not coarse[:101].any()
+    np.testing.assert_allclose(coarse[101:], np.stack(before["coarse"].to_numpy()[100:]), atol=1e-5)
+
+
+def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"coarse.min_events 100000 train events \(the most any has is \d+"):
+        align_coarse.run(recipe(runs, min_events=100_000))
+
+
+def test_batch_larger_than_the_mature_items_is_refused(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"coarse.batch 256 exceeds the \d+ mature items"):
+        align_coarse.run(recipe(runs, batch=256))
