@@ -33,6 +33,8 @@ class Journal:
         """Yields the complete lines appended since the last call."""
         if not self.path.exists():
             return
+        if self.path.stat().st_size < self._position:
+            self._position = 0  # Another process started it over.
         with self.path.open() as stream:
             stream.seek(self._position)
             while line := stream.readline():
