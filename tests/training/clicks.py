@@ -1,5 +1,6 @@
 """Small event logs with a taste to be learned, and what two processes need to train on them together."""
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def _rank(rank, world, room, function, arguments):
     out = function(*arguments)
     if rank == 0:
         torch.save(out, Path(room) / "out.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    # gloo's threads may still be running, and tearing them down with the interpreter aborts now and then.
+    os._exit(0)
 
 
 def trained_state(sequences):

@@ -60,7 +60,9 @@ def _proxies(run: Path) -> None:
 def recipe(tmp_path: Path) -> Recipe:
     settings = {"width": WIDTH, "hidden": [8], "epochs": 2, "users_per_step": 8, "history": 10}
     fine = {"hidden": 8, "epochs": 2, "users_per_step": 8}
-    return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, "ranker": settings, "fine": fine})
+    coarse = {"min_events": 10, "batch": 8}
+    sections = {"ranker": settings, "fine": fine, "coarse": coarse}
+    return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
 
 
 @pytest.fixture(scope="module")

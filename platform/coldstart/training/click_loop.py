@@ -1,6 +1,7 @@
 """Training by clicks, shared by the ranker and the adaptor: epochs over user windows, DDP, early stop, resume."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,10 @@ class ClickLoop:
         if world_size() == 1:
             return self.model
         ids = [device().index] if device().type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # The new name of this switch does not exist in the older releases that are supported.
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
 
     def _epoch(self, engine: nn.Module) -> float:
         self.model.train()
