@@ -133,7 +133,7 @@ class Ranker(Section):
 
     width: PositiveInt = 32
     """Width `d` of an ID embedding."""
-    history: PositiveInt = 100
+    history: PositiveInt = 200
     """Longest history `L` that a target sees, in events."""
     heads: PositiveInt = 2
     cross_layers: PositiveInt = 2
@@ -141,7 +141,7 @@ class Ranker(Section):
     dropout: Share = 0.1
     id_dropout: Share = 0.1
     """Share of items per step that are seen as the OOV row, so that row is trained for cold items."""
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 8
     patience: PositiveInt = 2
     """Epochs without a better validation GAUC before training stops."""
     users_per_step: PositiveInt = 64
@@ -200,12 +200,12 @@ class Fine(Section):
 
     mode: Literal["frozen"] = "frozen"
     hidden: PositiveInt = 256
-    epochs: PositiveInt = 8
+    epochs: PositiveInt = 6
     patience: PositiveInt = 2
     users_per_step: PositiveInt = 64
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    dropout: Share = 0.1
+    dropout: Share = 0.3
 
 
 class Evaluation(Section):
