@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse  # type: ignore[import-untyped]
-from scipy.sparse.linalg import svds  # type: ignore[import-untyped]
+from scipy import sparse
+from scipy.sparse.linalg import svds
 
 Floats = npt.NDArray[np.float64]
 
