@@ -89,6 +89,10 @@ def test_reads_a_family_with_flat_patches_too(mllm: Path, contents, tmp_path: Pa
     together, _ = read(encoder, contents)
     alone, _ = read(encoder, contents[1:2])
     torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=1e-4)
+    arrays["attention_mask"] = encoder.prompt.hide_words(arrays["attention_mask"], np.ones((4, 12), bool))
+    with torch.inference_mode():
+        wordless, _ = encoder(encoder.inputs(arrays, "cpu"))
+    assert torch.isfinite(wordless).all()
     encoder.save(tmp_path / "saved")
     torch.testing.assert_close(read(Encoder.load(tmp_path / "saved", "cpu"), contents)[0], together)
 

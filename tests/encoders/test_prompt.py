@@ -82,3 +82,12 @@ def test_pickles_for_data_workers(encoder, picture):
         prepare([Content("red", None, picture)])["pixel_values"],
         encoder.prepare([Content("red", None, picture)])["pixel_values"],
     )
+
+
+def test_hidden_words_are_not_read_and_nothing_else_changes(encoder, picture):
+    arrays = encoder.prepare([Content("red round vase", None, picture), Content(None, None, picture)])
+    hidden = np.zeros((2, 12), bool)
+    hidden[:, 1] = hidden[:, 11] = True
+    masked = encoder.prompt.hide_words(arrays["attention_mask"], hidden)
+    gone = np.argwhere(masked != arrays["attention_mask"])
+    assert [words(encoder, arrays["input_ids"][row])[place] for row, place in gone] == ["\u0120round"]

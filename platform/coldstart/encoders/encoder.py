@@ -140,7 +140,7 @@ class Encoder(nn.Module):
     def inputs(self, arrays: dict[str, np.ndarray], device: torch.device | str) -> Inputs:
         """Tensors for `forward` from what `prepare` made: columns that no row attends to are cut off."""
         tensors = {name: torch.tensor(rows, device=device) for name, rows in arrays.items()}
-        longest = int(arrays["attention_mask"].sum(axis=1).max())
+        longest = int(np.flatnonzero(arrays["attention_mask"].any(axis=0))[-1]) + 1
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
             if name in tensors:
                 tensors[name] = tensors[name][:, :longest]

@@ -55,6 +55,7 @@ class Prompt:
         self._suffix = [*_ids(tokenizer, f"\n{cue}"), tokenizer.convert_tokens_to_ids(EMB)]
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         two = self._see([self._blank(), self._blank()])
+        self._prefix = two["input_ids"].shape[1]
         self.folded = frozenset(name for name, rows in two.items() if len(rows) != 2)
 
     def prepare(self, contents: Sequence[Content]) -> dict[str, np.ndarray]:
@@ -80,6 +81,14 @@ class Prompt:
         for name in self.folded & inputs.keys():
             inputs[name] = inputs[name].reshape(rows, -1, *inputs[name].shape[1:])
         return {"input_ids": ids, "attention_mask": mask, **inputs}
+
+    def hide_words(self, mask: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """The attention mask `[B, length]` without the words that `hidden` `[B, max_text_tokens]` names."""
+        words = mask.sum(axis=1, keepdims=True) - self._prefix - len(self._suffix)
+        hidden = hidden & (np.arange(self.max_text_tokens) < words)
+        masked = mask.copy()
+        masked[:, self._prefix : self._prefix + self.max_text_tokens][hidden] = 0
+        return masked
 
     def settings(self) -> dict[str, Any]:
         """What an artifact has to record to build the same prompt again."""

@@ -1,4 +1,4 @@
-"""The tiny offline MLLM: an InternVL of a few million parameters, written as an ordinary checkpoint directory.
+"""The tiny offline MLLM: an InternVL of less than a million parameters, written as an ordinary checkpoint directory.
 
 It lets the demo, the tests and CPU clusters run the whole path without a download. Nothing that reads it knows that it
 is special: its weights are random, so coarse alignment trains it from scratch.
@@ -6,6 +6,7 @@ is special: its weights are random, so coarse alignment trains it from scratch.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -91,10 +92,10 @@ def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) -> InternVLConfig:
     return InternVLConfig(
         vision_config={
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
+            "hidden_size": 64,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
-            "intermediate_size": 256,
+            "intermediate_size": 128,
             "image_size": picture_size,
             "patch_size": PATCH,
             "layer_scale_init_value": 1.0,
@@ -102,9 +103,9 @@ def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) ->
         text_config={
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_hidden_layers": 6,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
@@ -119,17 +120,59 @@ def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) ->
 
 
 @torch.no_grad()
-def _start_from_scratch(model: InternVLForConditionalGeneration) -> None:
-    """Replaces the small constant spread, meant for large widths, by one that keeps variance through each layer."""
+def _start_from_scratch(model: Any) -> None:
+    """Gives the model weights from which a few thousand items teach it something within minutes.
+
+    The usual small constant spread is meant for large widths and long training. Here variance is kept through each
+    layer, and the vision tower starts where training would take it: patches are seen through a cosine basis, positions
+    are waves, and attention begins local (Trockman and Kolter 2023).
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        elif isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.normal_(module.weight, std=(module.in_channels * PATCH * PATCH) ** -0.5)
     depth = model.config.text_config.num_hidden_layers + model.config.vision_config.num_hidden_layers
     for name, weight in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight", "projection_layer.weight", "fc2.weight")):
+        if name.endswith(("o_proj.weight", "down_proj.weight", "fc2.weight")):
             weight.mul_(depth**-0.5)
-        elif name.endswith("position_embeddings"):
-            torch.nn.init.normal_(weight, std=0.2)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
+
+    embeddings = model.model.vision_tower.embeddings
+    patches, positions = embeddings.patch_embeddings.projection.weight, embeddings.position_embeddings
+    patches.copy_(_cosine_basis(len(patches)))
+    positions[0, 1:] = 0.5 * _waves(positions.shape[1] - 1, positions.shape[2])
+    for layer in model.model.vision_tower.encoder.layer:
+        _start_local(layer.attention)
+
+
+def _cosine_basis(width: int) -> torch.Tensor:
+    """The `width` lowest frequencies of a patch in brightness and two colour contrasts: `[width, 3, PATCH, PATCH]`."""
+    place = torch.arange(PATCH)
+    waves = torch.cos(torch.pi * (place[None] + 0.5) * place[:, None] / PATCH) * (2 / PATCH) ** 0.5
+    waves[0] *= 0.5**0.5
+    contrasts = torch.nn.functional.normalize(torch.tensor([[1.0, 1, 1], [1, -1, 0], [0.5, 0.5, -1]]), dim=1)
+    order = sorted((u + v, u, v, c) for u in range(PATCH) for v in range(PATCH) for c in range(3))[:width]
+    return torch.stack([torch.einsum("c,h,w->chw", contrasts[c], waves[u], waves[v]) for _, u, v, c in order])
+
+
+def _waves(count: int, width: int) -> torch.Tensor:
+    """Sine and cosine of row and column of `count` patches in a square: `[count, width]`."""
+    side = int(count**0.5)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    speeds = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angles = [axis.reshape(-1, 1) * speeds for axis in (rows, columns)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+
+
+def _start_local(attention: Any) -> None:
+    """Queries meet keys like their own, and what is gathered is taken off the state, as trained attention does."""
+    width, heads = attention.embed_dim, attention.num_heads
+    each = width // heads
+    eye, spread = torch.eye(width), width**-0.5
+    for head in range(heads):
+        left, values, right = torch.linalg.svd(0.7 * torch.randn(width, width) * spread + 0.7 * eye)
+        scale, rows = values[:each].sqrt(), slice(head * each, (head + 1) * each)
+        attention.q_proj.weight[rows] = (left[:, :each] * scale).T
+        attention.k_proj.weight[rows] = (right[:each].T * scale).T
+    left, values, right = torch.linalg.svd(0.4 * torch.randn(width, width) * spread - 0.4 * eye)
+    attention.v_proj.weight.copy_((right.T * values.sqrt()).T)
+    attention.projection_layer.weight.copy_(left * values.sqrt())

@@ -36,6 +36,8 @@ Stream = Callable[[NDArray[np.int64], Transform, int], Iterator[Arrays]]
 """(item indices, transform, batch size) -> batches of exactly that size, in that order."""
 
 GROUPING_SAMPLE = 512
+HIDDEN_WORDS = 0.2
+"""Share of an item's words that a step does not show: a few thousand items are learnt by heart otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +138,9 @@ class _Loop:
         """One optimizer step; its loss, averaged over all ranks."""
         torch.manual_seed(hash((self.task.seed, step, rank())))
         total = torch.zeros((), device=device())
-        for _ in range(self.task.coarse.accumulation):
+        for micro in range(self.task.coarse.accumulation):
             batch = dict(next(batches))
+            batch["attention_mask"] = self._hide_words(batch["attention_mask"], step, micro)
             item_idx = torch.tensor(batch.pop("item_idx"), device=device())
             coarse, _ = self.engine(self.encoder.inputs(batch, device()))
             loss = info_nce(coarse, self.rows[item_idx], item_idx, temperature=self.task.coarse.temperature)
@@ -147,6 +150,12 @@ class _Loop:
         if dist.is_initialized():
             dist.all_reduce(total)
         return total.item() / (world_size() * self.task.coarse.accumulation)
+
+    def _hide_words(self, mask: NDArray[Any], step: int, micro: int) -> NDArray[Any]:
+        """Hides a share of the words, drawn for the rows of all ranks so that it does not depend on their number."""
+        draw = np.random.default_rng((self.task.seed, 2, step, micro))
+        hidden = draw.random((world_size() * self.micro, self.encoder.prompt.max_text_tokens)) < HIDDEN_WORDS
+        return self.encoder.prompt.hide_words(mask, hidden[rank() * self.micro :][: self.micro])
 
     def _order(self, start: int) -> NDArray[np.int64]:
         """Item indices this rank reads from step `start` to the end."""
