@@ -178,16 +178,18 @@ class Coarse(Section):
 
     min_events: PositiveInt = 20
     """Train events an item needs to be a target (tau_freq)."""
-    temperature: PositiveFloat = 0.1
-    epochs: PositiveInt = 10
-    batch: PositiveInt = 128
+    temperature: PositiveFloat = 0.2
+    epochs: PositiveInt = 7
+    batch: PositiveInt = 64
     """Global batch in items: all ranks together, which is also the number of negatives plus one."""
     accumulation: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Share = 0.1
     """Share of steps; a cosine follows."""
     clip: PositiveFloat = 1.0
+    hidden_words: Share = 0.2
+    """Share of an item's words that a step does not show; a few thousand items are learnt by heart otherwise."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     holdout: Share = 0.1
     """Seeded share of mature items kept out of the loss to measure retrieval of their own ID."""

@@ -36,8 +36,6 @@ Stream = Callable[[NDArray[np.int64], Transform, int], Iterator[Arrays]]
 """(item indices, transform, batch size) -> batches of exactly that size, in that order."""
 
 GROUPING_SAMPLE = 512
-HIDDEN_WORDS = 0.2
-"""Share of an item's words that a step does not show: a few thousand items are learnt by heart otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +151,9 @@ class _Loop:
 
     def _hide_words(self, mask: NDArray[Any], step: int, micro: int) -> NDArray[Any]:
         """Hides a share of the words, drawn for the rows of all ranks so that it does not depend on their number."""
-        draw = np.random.default_rng((self.task.seed, 2, step, micro))
-        hidden = draw.random((world_size() * self.micro, self.encoder.prompt.max_text_tokens)) < HIDDEN_WORDS
+        drawn = np.random.default_rng((self.task.seed, 2, step, micro))
+        draw = drawn.random((world_size() * self.micro, self.encoder.prompt.max_text_tokens))
+        hidden = draw < self.task.coarse.hidden_words
         return self.encoder.prompt.hide_words(mask, hidden[rank() * self.micro :][: self.micro])
 
     def _order(self, start: int) -> NDArray[np.int64]:
@@ -186,7 +185,8 @@ class _Loop:
             mature = np.sort(np.concatenate([self.task.train, self.task.heldout]))
             own = torch.as_tensor(np.searchsorted(mature, self.task.heldout), device=device())
             figures = retrieval(everyone, own, self.rows[torch.as_tensor(mature, device=device())])
-        score = figures.get("mean_reciprocal_rank", float(step))
+        # The cosine to one's own row changes smoothly; ranks among thousands of rows, for some hundred items, do not.
+        score = figures.get("mean_cosine", float(step))
         if score > self.best:
             self.best = score
             state = whole_state(self.engine.module)
