@@ -20,7 +20,7 @@ lint: $(READY)
 	$(BIN)/mypy platform/coldstart
 
 bench: $(READY)
-	$(BIN)/python -m workloads.benchmarks.pipeline
+	$(BIN)/python -m workloads.benchmarks.hot_paths --recipe $(RECIPE)
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

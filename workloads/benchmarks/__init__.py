@@ -1,0 +1,1 @@
+"""Hot paths against a ceiling taken in the same run."""

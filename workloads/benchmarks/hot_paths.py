@@ -1,0 +1,128 @@
+"""Two hot paths of a finished run, each against a ceiling taken in the same minute on the same machine.
+
+- coarse: items per second of the training step fed by Ray Data, against the same step on one frozen batch.
+- rank: median time of `POST /v1/rank` at one client, against the bare forward pass on the same request.
+
+    make bench
+"""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from rich.table import Table
+
+from coldstart.alignment.contrastive import info_nce
+from coldstart.config import Recipe, load_recipe, read_artifact
+from coldstart.data.batches import rank_request
+from coldstart.data.dataset import Dataset
+from coldstart.data.streaming import stream_items
+from coldstart.encoders import Encoder
+from coldstart.rankers import load_ranker
+from workloads.console import CONSOLE
+from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from workloads.serve import serving
+
+_STEPS = 30
+_REQUESTS = 300
+_CANDIDATES = 32
+_HISTORY = 50
+
+
+def coarse_step(recipe: Recipe) -> tuple[float, float]:
+    """Items per second of one rank, fed by Ray Data and fed with one frozen batch."""
+    dataset = Dataset.open(recipe.run_dir / "dataset")
+    encoder = Encoder.load(recipe.run_dir / "encoder", "cpu").train()
+    rows = load_ranker(recipe.run_dir / "ranker").id_table.weight.detach()
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-5)
+    size = recipe.coarse.batch // recipe.cluster.workers
+    order = np.random.default_rng(recipe.seed).integers(1, dataset.num_items + 1, size * (_STEPS + 1))
+    stream = stream_items(dataset.artifact.path, order, encoder.prepare, size)
+
+    def step(batch: dict[str, Any]) -> None:
+        arrays = dict(batch)
+        item_idx = torch.tensor(arrays.pop("item_idx"))
+        coarse, _ = encoder(encoder.inputs(arrays, "cpu"))
+        loss = info_nce(coarse, rows[item_idx], item_idx, temperature=recipe.coarse.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    frozen = next(stream)
+    step(frozen)
+    fed = _seconds(lambda: [step(next(stream)) for _ in range(_STEPS)])
+    still = _seconds(lambda: [step(frozen) for _ in range(_STEPS)])
+    return size * _STEPS / fed, size * _STEPS / still
+
+
+def rank_request_time(recipe: Recipe) -> tuple[float, float]:
+    """Median milliseconds of a rank request over HTTP, and of the forward pass it needs."""
+    dataset = Dataset.open(recipe.run_dir / "dataset")
+    ranker = load_ranker(recipe.run_dir / "ranker")
+    ids = dataset.items(["item_id"])["item_id"].to_pylist()
+    rng = np.random.default_rng(recipe.seed)
+    history, candidates = rng.integers(1, len(ids) + 1, _HISTORY), rng.integers(1, len(ids) + 1, _CANDIDATES)
+    label, at = rng.integers(0, 2, _HISTORY), 1_700_000_000 + np.arange(_HISTORY)
+    now = int(at[-1]) + 60
+    body = {
+        "history": [
+            {"item_id": ids[item - 1], "label": int(clicked), "timestamp": int(when)}
+            for item, clicked, when in zip(history, label, at, strict=True)
+        ],
+        "candidates": [{"item_id": ids[item - 1]} for item in candidates],
+        "now": now,
+    }
+
+    @torch.inference_mode()
+    def forward() -> None:
+        batch = rank_request(history, label, at, candidates, now, history=recipe.ranker.history)
+        torch.sigmoid(ranker(batch, ranker.id_slots(batch.target_idx)))
+
+    bare = statistics.median(_seconds(forward) for _ in range(_REQUESTS))
+    with serving(recipe) as url, httpx.Client(base_url=url, timeout=60) as client:
+
+        def ask() -> None:
+            client.post("/v1/rank", json=body).raise_for_status()
+
+        for _ in range(20):
+            ask()
+        served = statistics.median(_seconds(ask) for _ in range(_REQUESTS))
+    return 1000 * served, 1000 * bare
+
+
+def _seconds(act: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measures and prints a table to paste into RESULTS.md."""
+    arguments = recipe_arguments("benchmarks.hot_paths", __doc__).parse_args()
+    with readable_errors():
+        recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        read_artifact(recipe.run_dir / "adaptor", "adaptor")
+        torch.set_num_threads(1)
+        with ray_cluster(recipe, arguments.address):
+            fed, still = coarse_step(recipe)
+            served, bare = rank_request_time(recipe)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
+    where = f"{platform.machine()}, commit {commit.stdout.decode().strip() or 'unknown'}"
+    table = Table("path", "measured", "ceiling", "ratio", title=f"{datetime.now(UTC):%Y-%m-%d}, {where}")
+    table.add_row(
+        "coarse step, items/s", f"{fed:.0f} fed by Ray Data", f"{still:.0f} frozen batch", f"{fed / still:.2f}"
+    )
+    table.add_row("rank, ms p50", f"{served:.1f} over HTTP", f"{bare:.1f} bare forward", f"{served / bare:.1f}")
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    main()
