@@ -119,8 +119,8 @@ def _mllm(recipe: Recipe, dataset: Dataset) -> str:
 
 def _about(task: CoarseTask, journal: Journal) -> dict[str, Any]:
     lines = journal.read()
-    measured = [line for line in lines if "mean_reciprocal_rank" in line]
-    best = max(measured, key=lambda line: line["mean_reciprocal_rank"], default={})
+    measured = [line for line in lines if "mean_cosine" in line]
+    best = max(measured, key=lambda line: line["mean_cosine"], default={})
     made = json.loads((task.result / "encoder.json").read_text())
     kept = ("recall_at_10", "chance_recall_at_10", "mean_cosine", "mean_reciprocal_rank")
     return {
