@@ -179,12 +179,13 @@ class Coarse(Section):
     min_events: PositiveInt = 20
     """Train events an item needs to be a target (tau_freq)."""
     temperature: PositiveFloat = 0.2
-    epochs: PositiveInt = 7
+    epochs: PositiveInt = 9
     batch: PositiveInt = 64
     """Global batch in items: all ranks together, which is also the number of negatives plus one."""
     accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0
+    """Strong, for an MLLM that learns from scratch on thousands of items; a pre-trained one wants about 0.01."""
     warmup: Share = 0.1
     """Share of steps; a cosine follows."""
     clip: PositiveFloat = 1.0
