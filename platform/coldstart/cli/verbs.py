@@ -123,7 +123,7 @@ def make_mllm(
     picture_size: Annotated[int, typer.Option(min=16)] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 17,
 ) -> None:
-    """Make the tiny offline MLLM: an ordinary checkpoint of a few million random parameters."""
+    """Make the tiny offline MLLM: an ordinary checkpoint of about a million random parameters."""
     from coldstart.data.dataset import Dataset
     from coldstart.encoders.tiny import make_mllm as make
 

@@ -1,4 +1,4 @@
-"""The tiny offline MLLM: an InternVL of less than a million parameters, written as an ordinary checkpoint directory.
+"""The tiny offline MLLM: an InternVL of about a million parameters, written as an ordinary checkpoint directory.
 
 It lets the demo, the tests and CPU clusters run the whole path without a download. Nothing that reads it knows that it
 is special: its weights are random, so coarse alignment trains it from scratch.
@@ -105,7 +105,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) ->
             "vocab_size": len(tokenizer),
             "hidden_size": 128,
             "intermediate_size": 256,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 5,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
