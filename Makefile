@@ -28,5 +28,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; a few minutes)"
 	@python3 -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
