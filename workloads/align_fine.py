@@ -14,7 +14,6 @@ from coldstart.rankers.storage import digest as digest_ranker
 from coldstart.training.fine_loop import align_fine
 from coldstart.training.launch import launch
 from coldstart.training.ranks import rank
-from workloads.align_coarse import coarse_task
 from workloads.job import main
 
 STAGE = "align_fine"
@@ -59,8 +58,6 @@ def _worker(payload: dict[str, Any]) -> None:
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     ranker = load_ranker(run_dir / "ranker")
     coarse, states = read_proxies(run_dir / "proxies", dataset.num_items, groups=payload["groups"])
-    # The encoder was trained under this very recipe, so its share of the items can be told from it.
-    seen = coarse_task(recipe, dataset, mllm="", key="").train
     adaptor, progress = align_fine(
         ranker,
         dataset.sequences,
@@ -70,7 +67,6 @@ def _worker(payload: dict[str, Any]) -> None:
         history=ranker.settings.history,
         seed=recipe.seed,
         gauc=gauc,
-        seen=seen,
         journal=Journal(run_dir / "journals" / f"{STAGE}.jsonl"),
         checkpoints=Path(payload["checkpoints"]),
     )

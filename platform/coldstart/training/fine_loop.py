@@ -23,9 +23,6 @@ MIN_COLD_ROWS = 500
 EVIDENCE = 10.0
 """Events after which an item's weight as a whole has reached half of its limit."""
 
-SEEN_WEIGHT = 0.1
-"""Weight of items that the encoder was trained on beside those it was not."""
-
 
 class ProxiedRanker(nn.Module):
     """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows."""
@@ -61,7 +58,6 @@ def align_fine(
     history: int,
     seed: int,
     gauc: Gauc,
-    seen: npt.NDArray[np.int64] | None = None,
     journal: Journal | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[Adaptor, Progress]:
@@ -76,7 +72,6 @@ def align_fine(
         history: Longest history a target sees.
         seed: Of weights and order.
         gauc: Per-user AUC.
-        seen: Items the encoder was trained on.
         journal: For a line per epoch.
         checkpoints: Directory of the resumable state.
 
@@ -91,7 +86,7 @@ def align_fine(
     adaptor.start_at(ranker.id_table.weight.detach()[ranker.trained].cpu())
     torch.manual_seed(seed * 1000 + rank())
     model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states)).to(device())
-    weights = item_weights(sequences, len(coarse), seen=seen)
+    weights = item_weights(sequences, len(coarse))
     valid = UserWindows(sequences, history=history, splits=[VALID])
     loop = ClickLoop(
         model,
@@ -113,23 +108,16 @@ def align_fine(
     return adaptor.eval(), progress
 
 
-def item_weights(
-    sequences: EventSequences, vocabulary: int, *, seen: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.float32]:
+def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.float32]:
     """Weight [V] of a train event of each item.
 
     An item's weight grows with its events only up to a point: what nothing in the content shows is the same for all of
     them, so after a few events another one says little that is new about content, and a loss over plain events would
     be about the popular items alone.
-
-    Items the encoder was trained on weigh less: it has read their ID rows and fits them better than it will fit a new
-    item, and an adaptor that trusts the states of those items trusts what new items do not have.
     """
     train = np.asarray(sequences.split) == TRAIN
     events = np.bincount(np.asarray(sequences.item_idx)[train], minlength=vocabulary)
     weights: npt.NDArray[np.float32] = (EVIDENCE / (EVIDENCE + events)).astype(np.float32)
-    if seen is not None:
-        weights[seen] *= SEEN_WEIGHT
     return weights
 
 
