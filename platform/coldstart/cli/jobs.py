@@ -5,12 +5,15 @@ import logging
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from coldstart.config import Recipe, UserError, dump_recipe
+
+_AGENT_SECONDS = 60.0
 
 
 def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bool) -> dict[str, Any]:
@@ -36,13 +39,13 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     file = recipe.run_dir / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
         # A checkout travels with the job; an installed wheel is expected on the cluster already.
         environment = {"working_dir": os.getcwd()} if Path("workloads/job.py").is_file() else {}
-        job_id = client.submit_job(entrypoint=shlex.join(command), runtime_env=environment)
+        job_id = _submit(client, shlex.join(command), environment)
     except (ConnectionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -53,6 +56,18 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
         asyncio.run(_follow(client, job_id, quiet))
     status: JobStatus = client.get_job_status(job_id)
     return {"job_id": job_id, "status": status.value}
+
+
+def _submit(client: JobSubmissionClient, command: str, environment: dict[str, Any]) -> str:
+    """Submits, waiting for the job agent of a cluster that has only just started."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint=command, runtime_env=environment)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _absolute(recipe: Recipe) -> Recipe:
