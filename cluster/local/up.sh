@@ -10,6 +10,6 @@ umask 077
 ray get-auth-token --generate >/dev/null
 # More logical CPUs than cores: training ranks hold theirs while Ray Data needs some of its own.
 ray start --head --dashboard-host 127.0.0.1 --dashboard-port 8265 \
-    --num-cpus "${1:-8}" --disable-usage-stats
+    --dashboard-agent-listen-port 0 --num-cpus "${1:-8}" --disable-usage-stats
 echo
 echo "clients need: export RAY_AUTH_MODE=token PATH=\"$PWD/.venv/bin:\$PATH\""
