@@ -45,10 +45,12 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     Raises:
         UserError: nothing answers at the address.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _answers(address)
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     # What Ray's core logs as an error here (restartable actors with arguments) is none; real ones arrive as exceptions.
@@ -57,7 +59,6 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        _answers(address)
         with _core_chatter_hidden():
             ray.init(address=address, **quiet)
     else:

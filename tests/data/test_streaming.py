@@ -1,5 +1,3 @@
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +12,8 @@ from coldstart.data.contract import ITEMS, ITEMS_PER_ROW_GROUP
 from coldstart.data.dataset import part_path
 from coldstart.data.streaming import stream_items
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 N = 150
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=200_000_000,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

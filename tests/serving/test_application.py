@@ -6,7 +6,6 @@ import socket
 import httpx
 import numpy as np
 import pytest
-import ray
 import torch
 
 from coldstart.alignment import load_adaptor
@@ -43,21 +42,7 @@ def release(recipe):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        num_cpus=8,
-        object_store_memory=500_000_000,
-        logging_level="error",
-    )
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def url(cluster, recipe, release):
+def url(local_ray, recipe, release):
     yield deploy(release, recipe.serving, recipe.run_dir / "store")
     shutdown()
 

@@ -3,26 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Cluster
 from coldstart.training.launch import launch
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def test_ranks_reduce_together_with_their_threads_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

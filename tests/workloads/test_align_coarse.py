@@ -1,13 +1,10 @@
-import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from transformers import AutoModelForImageTextToText
 
@@ -17,7 +14,7 @@ from coldstart.encoders import Encoder, read_proxies
 from coldstart.rankers import DinDcn, save_ranker
 from workloads import align_coarse, embed_items, prepare
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
 
 def recipe(runs: Path, **coarse: object) -> Recipe:
@@ -32,20 +29,6 @@ def recipe(runs: Path, **coarse: object) -> Recipe:
             "coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse},
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=200_000_000,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from coldstart.alignment import Adaptor, save_adaptor
@@ -125,22 +123,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def evaluated(recipe: Recipe) -> Iterator[Artifact]:
+def evaluated(local_ray: None, recipe: Recipe) -> Artifact:
     traits = np.random.default_rng(2).normal(size=(ITEMS_IN_ALL + 1, 4))
     _dataset(recipe.run_dir, traits)
     _models(recipe.run_dir, recipe, traits)
     Journal(recipe.run_dir / "journals" / "align_fine.jsonl").write(1, 1, loss=0.5)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        num_cpus=8,
-        object_store_memory=500_000_000,
-    )
-    try:
-        yield evaluate.run(recipe)
-    finally:
-        ray.shutdown()
+    return evaluate.run(recipe)
 
 
 @pytest.mark.ray

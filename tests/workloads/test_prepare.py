@@ -1,7 +1,5 @@
 import io
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import ray
 from PIL import Image
 
 from coldstart.config import Artifact, Journal, Recipe, UserError
@@ -18,22 +15,8 @@ from coldstart.data.contract import TEST, TRAIN, VALID
 from coldstart.data.dataset import Dataset
 from workloads import prepare
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 GENERATED = {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 16}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=200_000_000,
-    )
-    yield
-    ray.shutdown()
 
 
 def _recipe(runs: Path, **data: Any) -> Recipe:

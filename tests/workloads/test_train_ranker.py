@@ -1,11 +1,9 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
@@ -65,19 +63,6 @@ def recipe(tmp_path: Path) -> Recipe:
     return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
-
-
 def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:
     _dataset(recipe.run_dir / "dataset", train=False)
     with pytest.raises(UserError, match=r"no train events; lower data\.split"):
@@ -96,7 +81,7 @@ def test_proxies_of_another_ranker_are_refused(recipe: Recipe) -> None:
 
 
 @pytest.mark.ray
-def test_both_click_stages_leave_sealed_artifacts_with_lineage(recipe: Recipe, cluster: None) -> None:
+def test_both_click_stages_leave_sealed_artifacts_with_lineage(recipe: Recipe, local_ray: None) -> None:
     run = recipe.run_dir
     _dataset(run / "dataset")
     made = train_ranker.run(recipe)

@@ -1,0 +1,25 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+import ray
+from hypothesis import settings
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One real Ray for all tests that need one, with more logical CPUs than a small machine has cores."""
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=500_000_000,
+    )
+    yield
+    ray.shutdown()
