@@ -39,7 +39,8 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     file = recipe.run_dir / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
-    logging.disable(logging.WARNING)
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
