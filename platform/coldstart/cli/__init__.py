@@ -1,5 +1,6 @@
-"""The `coldstart` command: thin verbs over the library and the workloads."""
+"""The `coldstart` command: thin verbs over the library and the workloads, one module per group."""
 
-from coldstart.cli.verbs import main
+from coldstart.cli import inputs, models, programs, recipes
+from coldstart.cli.app import main
 
-__all__ = ["main"]
+__all__ = ["inputs", "main", "models", "programs", "recipes"]
