@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from coldstart.evaluation.intervals import interval, resample
+from coldstart.evaluation.intervals import holm, interval, p_value, resample
 
 
 def _sample(users: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -51,3 +51,17 @@ def test_a_thousand_resamples_of_thousands_of_users_take_under_a_second() -> Non
     started = time.process_time()
     resample(auc, weight, resamples=1000, seed=0)
     assert time.process_time() - started < 1
+
+
+def test_holm_multiplies_the_smallest_most_never_reverses_the_order_and_leaves_out_what_is_not_defined() -> None:
+    found = holm(np.array([0.03, 0.01, math.nan, 0.02]))
+    np.testing.assert_allclose(found, [0.04, 0.03, math.nan, 0.04])
+    assert (holm(np.array([0.9, 0.8])) == 1).all()
+
+
+def test_p_is_small_exactly_where_the_draws_lie_far_from_zero() -> None:
+    draws = np.random.default_rng(0).normal(0.1, 0.05, 4000)
+    assert p_value(0.1, draws) == pytest.approx(0.0455, rel=0.1)
+    assert p_value(0.0, np.zeros(10)) == 1
+    assert math.isnan(p_value(0.1, np.full(10, 0.1)))
+    assert math.isnan(p_value(math.nan, draws))

@@ -3,11 +3,13 @@
 Legend: `K` variants, `u` users, `R` resamples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 CELLS = 10_000_000
 """Resample counts held at once."""
@@ -40,20 +42,21 @@ def resample(
     Returns:
         [R, K] GAUC; NaN when there is no user.
     """
-    users = len(weight)
-    if not users:
+    if not len(weight):
         return np.full((resamples, len(auc)), np.nan)
     sides = np.column_stack([(auc * weight).T, weight])
+    sums = np.concatenate([counts @ sides for counts in draw_counts(len(weight), resamples=resamples, seed=seed)])
+    return np.asarray(sums[:, :-1] / sums[:, -1:])
+
+
+def draw_counts(units: int, *, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each unit (user, item) is drawn in each resample: parts [r, units] that add up to `resamples` rows."""
     rng = np.random.default_rng(seed)
-    parts = []
-    step = max(1, CELLS // users)
+    step = max(1, CELLS // units)
     for done in range(0, resamples, step):
         size = min(step, resamples - done)
-        drawn = rng.integers(0, users, (size, users)) + np.arange(size)[:, None] * users
-        counts = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users)
-        sums = counts.astype(np.float64) @ sides
-        parts.append(sums[:, :-1] / sums[:, -1:])
-    return np.concatenate(parts)
+        drawn = rng.integers(0, units, (size, units)) + np.arange(size)[:, None] * units
+        yield np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
 def interval(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> Interval:
@@ -63,3 +66,27 @@ def interval(value: float, draws: NDArray[np.floating[Any]], *, confidence: floa
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
+
+
+def p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
+    """Two-sided p of `value` against zero, from the spread of its draws [R]; NaN where not defined.
+
+    Normal, so that a correction over many comparisons is not stopped at the 2 / R that counting draws can reach.
+    """
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < 2 or not np.isfinite(value):
+        return float("nan")
+    spread = float(finite.std(ddof=1))
+    if spread == 0:
+        return 1.0 if value == 0 else float("nan")
+    return float(2 * norm.sf(abs(value) / spread))
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P values [n] corrected for their number (Holm 1979); NaN stays NaN and is not counted."""
+    corrected = np.full(len(p), np.nan)
+    defined = np.flatnonzero(~np.isnan(p))
+    order = defined[np.argsort(p[defined], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
