@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coldstart.data.batches import UserWindows, rank_request
+from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Events:
     label: np.ndarray
     timestamp: np.ndarray
     split: np.ndarray
+    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 @st.composite

@@ -3,10 +3,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coldstart.config.recipe import Evaluation
+from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch, UserWindows
+from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.evaluation.summary import Rows, Summary, summarise
 from coldstart.rankers.interface import Ranker
 
@@ -17,12 +19,10 @@ class DotRanker(Ranker):
     """Clicked history rows, averaged, times the slot; plus the slot's first component as appeal."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
         torch.manual_seed(0)
-        self.id_table = nn.Embedding(vocabulary, width)
-        trained = torch.ones(vocabulary, dtype=torch.bool)
-        trained[0] = trained[-3:] = False
-        self.register_buffer("trained", trained)
+        super().__init__(vocabulary, RankerSettings(width=width))
+        torch.nn.init.normal_(self.id_table.weight)
+        self.trained[1:-3] = True
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         seen = batch.visible.float() * batch.history_label[:, None]
@@ -37,6 +37,7 @@ class FlatSequences:
     label: np.ndarray
     timestamp: np.ndarray
     split: np.ndarray
+    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from coldstart.data.batches import UserWindows
+from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.rankers import DinDcn
 from coldstart.serving.scoring import RankQuery, golden_query, score
 from tests.serving.tiny import HISTORY, ITEMS, TRAINED, tiny_recipe
@@ -17,6 +18,7 @@ class Events:
     label: np.ndarray
     timestamp: np.ndarray
     split: np.ndarray
+    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.evaluation.metrics import gauc
 from coldstart.training.ranker_loop import train_ranker
 
@@ -26,6 +27,7 @@ class Clicks:
     split: np.ndarray
     p_click: np.ndarray
     traits: np.ndarray
+    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):

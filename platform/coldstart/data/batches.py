@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from coldstart.data.features import NO_TARGET_FEATURES, Coded, TargetFeatures
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -31,6 +33,8 @@ class RankBatch:
         weight: [B, T] float32, above 0 where the target counts (right split, not padding), else 0; 1 unless items
             are weighted.
         row: [B, T] int64 position of the target in the dataset's flat event order, -1 where it has none.
+        categorical: [B, T, C] int64 codes of the target's features, of its item, user and context; 0 where unknown.
+        numeric: [B, T, N] float32, likewise; 0 where missing. `C` and `N` are 0 where the dataset has no features.
     """
 
     history_idx: Tensor
@@ -42,6 +46,8 @@ class RankBatch:
     label: Tensor
     weight: Tensor
     row: Tensor
+    categorical: Tensor
+    numeric: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
@@ -70,6 +76,10 @@ class EventSequences(Protocol):
     @property
     def split(self) -> npt.NDArray[Any]:
         """[events] split code."""
+
+    @property
+    def features(self) -> TargetFeatures:
+        """Features of items, users and events; `NO_TARGET_FEATURES` where there are none."""
 
 
 class UserWindows:
@@ -104,7 +114,8 @@ class UserWindows:
         self._label = np.asarray(sequences.label, np.float32)
         self._time = np.asarray(sequences.timestamp, np.int64)
         self._wanted = np.isin(np.asarray(sequences.split), list(splits))
-        user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        self._features = sequences.features
+        self._user = user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         self._seen_end = _first_of_ties(user, self._time)
         self._seen_start = np.maximum(self._seen_end - history, offsets[user])
         self._start, self._end = _cut(np.flatnonzero(self._wanted), user, targets)
@@ -174,6 +185,8 @@ class UserWindows:
         visible = past[:, None, :] < np.where(real_target, self._seen_end[target], 0)[:, :, None]
         visible &= past[:, None, :] >= self._seen_start[target][:, :, None]
         past = np.where(real_past, past, 0)
+        # A past of the window that is no target, and padding, have features like any other event; they are not read.
+        features = self._features.at(self._user[target], self._item[target], target)
         return RankBatch(
             history_idx=torch.from_numpy(np.where(real_past, self._item[past], 0)),
             history_label=torch.from_numpy(np.where(real_past, self._label[past], np.float32(0))),
@@ -184,6 +197,8 @@ class UserWindows:
             label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),
             weight=torch.from_numpy(np.where(counts, self._weight[target], np.float32(0))),
             row=torch.from_numpy(np.where(counts, target, -1)),
+            categorical=torch.from_numpy(features.categorical),
+            numeric=torch.from_numpy(features.numeric),
         )
 
     def _size(self, index: Ints) -> Ints:
@@ -228,6 +243,7 @@ def rank_request(
     now: int,
     *,
     history: int,
+    features: Coded | None = None,
 ) -> RankBatch:
     """One row as a serving request carries it: the user's past events and the candidates to score at `now`.
 
@@ -241,6 +257,7 @@ def rank_request(
         candidates_idx: [T] item indices.
         now: Unix seconds.
         history: Longest history a target sees.
+        features: [T, C] and [T, N] of the candidates, encoded as the ranker's schema says; None if it has none.
     """
     time = np.asarray(history_time, np.int64).reshape(-1)
     order = np.argsort(time, kind="stable")
@@ -253,6 +270,8 @@ def rank_request(
         return torch.from_numpy(np.pad(np.asarray(values, kind).reshape(-1)[order], pad)[None])
 
     shape = target.shape
+    if features is None:
+        features = NO_TARGET_FEATURES.at(target[0], target[0], target[0])
     return RankBatch(
         history_idx=past(history_idx, np.int64),
         history_label=past(history_label, np.float32),
@@ -263,4 +282,6 @@ def rank_request(
         label=torch.zeros(shape),
         weight=torch.ones(shape),
         row=torch.full(shape, -1, dtype=torch.int64),
+        categorical=torch.from_numpy(features.categorical[None]),
+        numeric=torch.from_numpy(features.numeric[None]),
     )

@@ -3,12 +3,12 @@
 from functools import partial, reduce
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Columns
+from coldstart.data.columns import numbers, texts, unix_seconds, words
 from coldstart.data.content import BadPicture, decode_picture
 from coldstart.data.contract import ORACLE
 from coldstart.data.readers import Chunk
@@ -25,7 +25,6 @@ BAD_LABEL = "label is not 0 or 1 (for ratings, set data.files.label_at_least)"
 NO_RATING = "label is missing or not a number"
 REPEATED_EVENT = "same user, item and time as an earlier row"
 
-_LATEST = 7_258_118_400  # 2200-01-01
 _KEY_LENGTH = 200
 
 
@@ -44,8 +43,8 @@ def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: i
         row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture.
     """
     raw, count = chunk.table, chunk.table.num_rows
-    item_id = _ids(raw[columns.item_id])
-    title = _words(raw[columns.title]) if columns.title else pa.nulls(count, pa.string())
+    item_id = texts(raw[columns.item_id])
+    title = words(raw[columns.title]) if columns.title else pa.nulls(count, pa.string())
     text = _fold_tags(raw, columns)
     given = raw[columns.picture].to_pylist() if columns.picture else [None] * count
     pictures, faults = _try_pictures(given, max_bytes, max_pixels)
@@ -88,10 +87,10 @@ def clean_events(
         row, key, reason (null if kept), user_id, item_idx, timestamp, label, and the ORACLE columns if there.
     """
     raw = chunk.table
-    user_id, item_id = _ids(raw[columns.user_id]), _ids(raw[columns.item_id])
+    user_id, item_id = texts(raw[columns.user_id]), texts(raw[columns.item_id])
     index = pc.index_in(item_id, value_set=known_items)
-    timestamp, late = _seconds(raw[columns.timestamp])
-    label = _numeric(raw[columns.label])
+    timestamp, late = unix_seconds(raw[columns.timestamp])
+    label = numbers(raw[columns.label])
     if label_at_least is not None:
         bad_label, no_number = np.zeros(len(label), bool), np.isnan(label)
         label = (label >= label_at_least).astype(float)
@@ -148,42 +147,13 @@ def _malformed(chunk: Chunk, schema: pa.Schema) -> pa.Table:
     return pa.table([known.get(field.name, pa.nulls(count, field.type)) for field in schema], schema=schema)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array, without dictionary encoding."""
-    array = column.combine_chunks()
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def _ids(column: pa.ChunkedArray) -> pa.Array:
-    """Ids as strings; 7, 7.0 (an integer column with gaps, as pandas writes it) and " 7 " are the same id."""
-    array = _plain(column)
-    if pa.types.is_floating(array.type):
-        whole = np.asarray(array.drop_null()) % 1 == 0
-        array = array.cast(pa.int64()) if whole.all() else array
-    return _trimmed(array.cast(pa.string()))
-
-
-def _words(column: pa.ChunkedArray) -> pa.Array:
-    """Words as strings; lists are joined by commas, as are parts separated by bars."""
-    array = _plain(column)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        kind = pa.list_(pa.string())
-        array = pc.binary_join(array.cast(kind), ", ")
-    return _trimmed(array.cast(pa.string()))
-
-
-def _trimmed(strings: pa.Array) -> pa.Array:
-    trimmed = pc.utf8_trim_whitespace(strings)
-    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
-
-
 def _fold_tags(raw: pa.Table, columns: Columns) -> pa.Array:
     """The text with "name: value; name: value" of the tags before it, where they survive truncation."""
     parts = []
     for tag in columns.tags:
-        value = pc.replace_substring_regex(_words(raw[tag]), pattern=r"\s*\|\s*", replacement=", ")
+        value = pc.replace_substring_regex(words(raw[tag]), pattern=r"\s*\|\s*", replacement=", ")
         parts.append(pc.binary_join_element_wise(tag.replace("_", " "), value, ": "))
-    text = _words(raw[columns.text]) if columns.text else pa.nulls(raw.num_rows, pa.string())
+    text = words(raw[columns.text]) if columns.text else pa.nulls(raw.num_rows, pa.string())
     if not parts:
         return text
     return _joined(reduce(partial(_joined, between="; "), parts), text, between=". ")
@@ -211,28 +181,3 @@ def _try_pictures(
         pictures.append(data if data and fault is None else None)
         faults.append(fault)
     return pictures, faults
-
-
-def _numeric(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Numbers; NaN where there is none."""
-    array = _plain(column)
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.int8())
-    if pa.types.is_decimal(array.type):
-        array = array.cast(pa.float64())
-    values: NDArray[np.float64] = pd.to_numeric(array.to_pandas(), errors="coerce").to_numpy(np.float64)
-    return values
-
-
-def _seconds(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Unix seconds (NaN where unreadable), and which of them lie outside the years we take for real."""
-    array = _plain(column)
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        seconds = array.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).to_pandas().to_numpy(np.float64)
-    else:
-        seconds = np.floor(_numeric(column))
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            moments = pd.to_datetime(array.to_pandas(), format="ISO8601", errors="coerce", utc=True)
-            dated = np.isnan(seconds) & moments.notna().to_numpy()
-            seconds[dated] = moments.to_numpy("datetime64[s]").astype(np.int64)[dated]
-    return seconds, (seconds <= 0) | (seconds >= _LATEST)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from coldstart.data.contract import ORACLE, SEQUENCES
+from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Sequences:
         user_id: One per user.
         p_click: [events] float32 true click probability, generated data only.
         p_click_content: [events] float32, what content could tell of it, generated data only.
+        features: Of items, users and events.
     """
 
     offsets: NDArray[np.int64]
@@ -33,6 +35,7 @@ class Sequences:
     user_id: list[str]
     p_click: NDArray[np.float32] | None = None
     p_click_content: NDArray[np.float32] | None = None
+    features: TargetFeatures = NO_TARGET_FEATURES
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Sequences":

@@ -67,19 +67,21 @@ def sample_contexts(batches: Iterable[RankBatch], *, most: int) -> RankBatch:
 
 def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
     def pick(values: Tensor) -> Tensor:
-        return values[rows].gather(1, target)
+        at = target.reshape(-1, 1, *[1] * (values.dim() - 2)).expand(-1, 1, *values.shape[2:])
+        return values[rows].gather(1, at)
 
-    length = batch.visible.shape[2]
     return RankBatch(
         history_idx=batch.history_idx[rows],
         history_label=batch.history_label[rows],
         history_time=batch.history_time[rows],
         target_idx=pick(batch.target_idx),
         target_time=pick(batch.target_time),
-        visible=batch.visible[rows].gather(1, target[:, :, None].expand(-1, -1, length)),
+        visible=pick(batch.visible),
         label=pick(batch.label),
         weight=pick(batch.weight),
         row=pick(batch.row),
+        categorical=pick(batch.categorical),
+        numeric=pick(batch.numeric),
     )
 
 

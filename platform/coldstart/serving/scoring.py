@@ -84,6 +84,8 @@ def stack(batches: list[RankBatch]) -> RankBatch:
     def padded(name: str, value: Tensor) -> Tensor:
         if name == "visible":
             return F.pad(value, (0, past - value.shape[2], 0, targets - value.shape[1]))
+        if name in ("categorical", "numeric"):
+            return F.pad(value, (0, 0, 0, targets - value.shape[1]))
         length = past if name.startswith("history") else targets
         return F.pad(value, (0, length - value.shape[1]))
 
