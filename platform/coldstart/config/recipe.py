@@ -128,11 +128,23 @@ class Cluster(Section):
     """Worker failures a training stage recovers from by itself."""
 
 
+class Table(Section):
+    """The ID table: one row per item, or fewer numbers than that where it would outgrow its device."""
+
+    kind: Literal["full", "hashed", "quotient_remainder"] = "full"
+    """hashed: items share rows. quotient_remainder: every item has its own product of two shared rows."""
+    rows: PositiveInt = 100_000
+    """hashed: rows in all. quotient_remainder: rows of the remainder table; the other has items / rows. full: unused."""
+
+
 class Ranker(Section):
     """Target attention over the history, crossing and an MLP on an ID table (Zhou et al. 2018; Wang et al. 2021)."""
 
+    kind: Literal["din_dcn"] = "din_dcn"
+    """Which model; one file of `coldstart.rankers` each."""
     width: PositiveInt = 32
     """Width `d` of an ID embedding."""
+    table: Table = Table()
     history: PositiveInt = 200
     """Longest history `L` that a target sees, in events."""
     heads: PositiveInt = 2
