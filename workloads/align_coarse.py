@@ -96,7 +96,7 @@ def _worker(payload: dict[str, Any]) -> None:
     recipe = recipe.model_copy(update={"paths": recipe.paths.model_copy(update={"runs": run_dir.parent})})
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     task = coarse_task(recipe, dataset, mllm=payload["mllm"], key=payload["key"])
-    table = load_ranker(run_dir / "ranker").id_table.weight.detach()
+    table = load_ranker(run_dir / "ranker").id_rows()
     train_coarse(task, table, partial(stream_items, run_dir / "dataset"))
 
 

@@ -64,7 +64,7 @@ def _worker(payload: dict[str, Any]) -> None:
         coarse,
         states,
         recipe.fine,
-        history=ranker.settings.history,
+        history=ranker.history,
         seed=recipe.seed,
         gauc=gauc,
         journal=Journal(run_dir / "journals" / f"{STAGE}.jsonl"),

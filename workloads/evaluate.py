@@ -94,7 +94,7 @@ def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ra
         parts = (slice(start, start + ITEMS_PER_PASS) for start in range(0, len(coarse), ITEMS_PER_PASS))
         fine = torch.cat([adaptor(coarse[part], states[part]) for part in parts])
     mature = _mature(recipe, dataset, ranker)
-    mapped = fit_content_map(states, ranker.id_table.weight.detach(), mature, seed=recipe.seed)
+    mapped = fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed)
     return slot_tables(
         ranker, mapped=mapped, coarse=coarse, fine=fine, train_events=dataset.train_counts, mature=mature
     )

@@ -19,7 +19,7 @@ def test_every_named_variant_but_the_oracles_has_a_table(ranker: Ranker) -> None
 
 def test_tables_hold_what_their_names_say(ranker: Ranker) -> None:
     tables = _tables(ranker)
-    ids = ranker.id_table.weight.detach()
+    ids = ranker.id_rows()
     assert torch.equal(tables["oov"], ids[:1].expand(21, 6))
     assert torch.equal(tables["id"][1:18], ids[1:18])
     assert torch.equal(tables["id"][18:], ids[:1].expand(3, 6))
@@ -30,7 +30,7 @@ def test_tables_hold_what_their_names_say(ranker: Ranker) -> None:
 
 def test_row_zero_is_oov_in_every_table(ranker: Ranker) -> None:
     for table in _tables(ranker).values():
-        assert torch.equal(table[0], ranker.id_table.weight[0])
+        assert torch.equal(table[0], ranker.id_rows()[0])
 
 
 def test_a_table_of_another_width_is_refused(ranker: Ranker) -> None:

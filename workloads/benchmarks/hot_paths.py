@@ -41,7 +41,7 @@ def coarse_step(recipe: Recipe) -> tuple[float, float]:
     """Items per second of one rank, fed by Ray Data and fed with one frozen batch."""
     dataset = Dataset.open(recipe.run_dir / "dataset")
     encoder = Encoder.load(recipe.run_dir / "encoder", "cpu").train()
-    rows = load_ranker(recipe.run_dir / "ranker").id_table.weight.detach()
+    rows = load_ranker(recipe.run_dir / "ranker").id_rows()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-5)
     size = recipe.coarse.batch // recipe.cluster.workers
     order = np.random.default_rng(recipe.seed).integers(1, dataset.num_items + 1, size * (_STEPS + 1))

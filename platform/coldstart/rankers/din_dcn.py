@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
+from coldstart.rankers.features import NO_FEATURES, FeatureSchema
 from coldstart.rankers.interface import Ranker
 
 AGE_BUCKETS = 32
-START_SCALE = 0.3
 
 
 class DinDcn(Ranker):
@@ -29,15 +29,12 @@ class DinDcn(Ranker):
     Args:
         vocabulary: `V`, items + 1.
         settings: The recipe's section.
+        features: What the dataset knows of user, item and context beside the item itself.
     """
 
-    def __init__(self, vocabulary: int, settings: RankerSettings) -> None:
-        super().__init__()
+    def __init__(self, vocabulary: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
+        super().__init__(vocabulary, settings, features)
         width = settings.width
-        self.settings = settings
-        self.id_table = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.id_table.weight, std=0.02)
-        self.register_buffer("trained", torch.zeros(vocabulary, dtype=torch.bool))
         self.appeal = nn.Linear(width, 1)
         self.taste = _Taste(width)
         self.attention = _TargetAttention(width, settings.heads)
@@ -48,7 +45,7 @@ class DinDcn(Ranker):
     @torch.no_grad()
     def start_from(self, rows: Tensor) -> None:
         """Puts a first guess of appeal (column 0) and tastes `[V, d]` into the ID table."""
-        self.id_table.weight += rows.to(self.id_table.weight) * START_SCALE
+        super().start_from(rows)
         self.appeal.weight[0, 0] = 1.0
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:

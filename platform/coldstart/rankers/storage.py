@@ -15,13 +15,13 @@ from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.rankers.din_dcn import DinDcn
 from coldstart.rankers.interface import Ranker
 
-CLASSES: dict[str, type[DinDcn]] = {"din_dcn": DinDcn}
-"""Names a `ranker.json` may hold; a file never says what to import."""
+CLASSES: dict[str, type[Ranker]] = {"din_dcn": DinDcn}
+"""What `ranker.kind` and a `ranker.json` may name; a file never says what to import."""
 
 WEIGHTS, CARD, VOCABULARY = "weights.safetensors", "ranker.json", "vocabulary.parquet"
 
 
-def save_ranker(ranker: DinDcn, path: Path, item_ids: Sequence[str]) -> None:
+def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str]) -> None:
     """Writes a ranker into a directory.
 
     Args:
@@ -32,7 +32,7 @@ def save_ranker(ranker: DinDcn, path: Path, item_ids: Sequence[str]) -> None:
     name = next(name for name, kind in CLASSES.items() if type(ranker) is kind)
     card = {
         "class": name,
-        "vocabulary": ranker.id_table.num_embeddings,
+        "vocabulary": ranker.vocabulary,
         "settings": ranker.settings.model_dump(mode="json"),
     }
     (path / CARD).write_text(json.dumps(card, indent=2))
@@ -45,7 +45,7 @@ def save_ranker(ranker: DinDcn, path: Path, item_ids: Sequence[str]) -> None:
     pq.write_table(pa.table(table), path / VOCABULARY)
 
 
-def load_ranker(path: Path) -> DinDcn:
+def load_ranker(path: Path) -> Ranker:
     """Reads a ranker, in eval mode, from a directory that `save_ranker` wrote.
 
     Raises:

@@ -44,7 +44,7 @@ class RankerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             list(row["history_times"]),
             [self.vocabulary.get(item, 0) for item in row["candidate_item_ids"]],
             int(time.time()) if now is None or pd.isna(now) else int(now),
-            history=self.ranker.settings.history,
+            history=self.ranker.history,
         )
         with torch.inference_mode():
             logits = self.ranker(batch, self.ranker.id_slots(batch.target_idx))

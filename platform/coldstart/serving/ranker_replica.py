@@ -21,7 +21,7 @@ class RankerReplica:
         self.ranker = load_ranker(path)
         self.watch = BatchWatch(settings.request_timeout_s)
         tune(self._rank, settings)
-        proxy = np.full(self.ranker.id_table.embedding_dim, 0.1, np.float32)
+        proxy = np.full(self.ranker.width, 0.1, np.float32)
         must_be_finite("ranker", *self._forward([golden_query(proxy)]))
 
     async def rank(self, query: RankQuery) -> Floats:
@@ -34,7 +34,7 @@ class RankerReplica:
             return await asyncio.to_thread(self._forward, queries)
 
     def _forward(self, queries: list[RankQuery]) -> list[Floats]:
-        return score(self.ranker, queries, history=self.ranker.settings.history)
+        return score(self.ranker, queries, history=self.ranker.history)
 
     def check_health(self) -> None:
         """Called by Serve."""

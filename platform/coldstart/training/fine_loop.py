@@ -83,7 +83,7 @@ def align_fine(
     adaptor = Adaptor(
         coarse.shape[-1], states.shape[1], states.shape[2], hidden=settings.hidden, dropout=settings.dropout
     )
-    adaptor.start_at(ranker.id_table.weight.detach()[ranker.trained].cpu())
+    adaptor.start_at(ranker.id_rows()[ranker.trained].cpu())
     torch.manual_seed(seed * 1000 + rank())
     model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states)).to(device())
     weights = item_weights(sequences, len(coarse))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from coldstart.config import Journal
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.rankers import DinDcn, Ranker
+from coldstart.rankers import Ranker
+from coldstart.rankers.storage import CLASSES
 from coldstart.rankers.warm_start import taste_rows
 from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows, users_of
 from coldstart.training.ranks import device, rank
@@ -64,7 +65,7 @@ def train_ranker(
     gauc: Gauc,
     journal: Journal | None = None,
     checkpoints: Path | None = None,
-) -> tuple[DinDcn, Progress]:
+) -> tuple[Ranker, Progress]:
     """Trains on the train events with early stopping on the GAUC of the valid events; called on all ranks alike.
 
     Args:
@@ -80,7 +81,7 @@ def train_ranker(
         The ranker with the weights of its best epoch, in eval mode, and how training went.
     """
     torch.manual_seed(seed)
-    ranker = DinDcn(num_items + 1, settings).to(device())
+    ranker = CLASSES[settings.kind](num_items + 1, settings).to(device())
     seen = np.unique(np.asarray(sequences.item_idx)[np.asarray(sequences.split) == TRAIN])
     ranker.trained[torch.from_numpy(seen.astype(np.int64)).to(device())] = True
     train = np.asarray(sequences.split) == TRAIN
