@@ -1,30 +1,37 @@
-"""The default ranker: history target attention, a taste term, crossing (DCNv2) and an MLP on one item slot.
+"""The default ranker: target attention over the history, a taste term, crossing and an MLP on one item slot.
 
-Legend: `B` rows, `T` targets, `L` history, `H` heads, `d` ID width, `V` vocabulary (items + 1; row 0 is OOV).
+After DIN (Zhou et al. 2018, arXiv:1706.06978) and DCN-V2 (Wang et al. 2021, arXiv:2008.13535). A pass costs
+`B T L (H + 3 d)` for the pairs of target and event and `B T (3 d + f)^2` per crossing layer.
+
+Legend: `B` rows, `T` targets, `L` history, `H` heads, `d` ID width, `f` feature width, `V` vocabulary (items + 1; row 0
+is OOV).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.features import NO_FEATURES, FeatureSchema
+from coldstart.rankers.age import age_buckets
+from coldstart.rankers.attention import PastAttention
+from coldstart.rankers.crossing import Crossing
+from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
+from coldstart.rankers.habit import Habit
 from coldstart.rankers.interface import Ranker
-
-AGE_BUCKETS = 32
+from coldstart.rankers.mlp import mlp
+from coldstart.rankers.taste import Taste
 
 
 class DinDcn(Ranker):
-    """Click model that knows an item only by its slot and a user only by the visible history.
+    """Click model that knows an item only by its slot and features, and a user only by those and the visible history.
 
     Three readings of slot and history meet in the logit:
 
     - *appeal*: a linear form of the slot.
     - *taste*: the inner product of the slot with a user vector, the recency-weighted sum of past items' keys, each
       signed by how much the click surpassed what the item's appeal and the user's habit made likely.
-    - *crossing*: target attention over the history (DIN), the slot, the slot times the user vector, and the user's
-      click rate, crossed by DCNv2 and an MLP.
+    - *crossing*: target attention over the history (DIN), the slot, the slot times the user vector, the user's click
+      rate and the features, crossed by DCN-V2 and an MLP.
 
     Args:
         vocabulary: `V`, items + 1.
@@ -36,11 +43,13 @@ class DinDcn(Ranker):
         super().__init__(vocabulary, settings, features)
         width = settings.width
         self.appeal = nn.Linear(width, 1)
-        self.taste = _Taste(width)
-        self.attention = _TargetAttention(width, settings.heads)
-        crossed = 3 * width + 2
-        self.cross = nn.ModuleList(nn.Linear(crossed, crossed) for _ in range(settings.cross_layers))
-        self.mlp = _mlp(crossed, settings.hidden, settings.dropout)
+        self.habit = Habit()
+        self.taste = Taste(width)
+        self.attention = PastAttention(width, settings.heads)
+        self.known = FeatureEmbedding(features, width)
+        crossed = 3 * width + 2 + self.known.width
+        self.crossing = Crossing(crossed, settings.cross_layers)
+        self.mlp = mlp(crossed, settings.hidden, settings.dropout)
 
     @torch.no_grad()
     def start_from(self, rows: Tensor) -> None:
@@ -51,94 +60,14 @@ class DinDcn(Ranker):
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
         history = self.id_slots(batch.history_idx)
-        age = _age_buckets(batch)
-        user, habit = self.taste(batch, history, self.appeal(history).squeeze(-1), age)
-        interest = self.attention(slots, history, batch, age)
+        age = age_buckets(batch.target_time, batch.history_time, batch.visible)
+        habit = self.habit(batch)
+        expected = self.habit.prior + self.appeal(history).squeeze(-1)
+        user = self.taste(batch, history, expected, age, self.habit.log_events.exp())
+        interest = self.attention(slots, history, batch.history_label, age)
         match = slots * user
-        start = torch.cat([slots, interest, match, habit], dim=-1)
-        crossed = start
-        for layer in self.cross:
-            crossed = start * layer(crossed) + crossed
+        crossed = self.crossing(torch.cat([slots, interest, match, habit, self.known(batch)], dim=-1))
         deep: Tensor = self.mlp(crossed).squeeze(-1)
         appeal: Tensor = self.appeal(slots).squeeze(-1)
         logits: Tensor = appeal + match.sum(-1) + habit[..., 0] + deep
         return logits
-
-
-class _Taste(nn.Module):
-    """User vector `[B, T, d]` and habit `[B, T, 2]` (logit of the smoothed click rate, log count) from the history."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.key = nn.Linear(width, width, bias=False)
-        nn.init.eye_(self.key.weight)
-        self.recency = nn.Parameter(torch.zeros(AGE_BUCKETS))
-        self.prior_rate = nn.Parameter(torch.zeros(()))
-        self.log_prior = nn.Parameter(torch.tensor(2.0))
-        self.taste_prior = nn.Parameter(torch.full((width,), 2.0))
-        self.log_gain = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, batch: RankBatch, history: Tensor, appeal: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
-        visible = batch.visible.to(history.dtype)
-        count = visible.sum(-1)
-        pseudo = self.log_prior.exp()
-        prior = torch.sigmoid(self.prior_rate)
-        rate = ((visible @ batch.history_label.unsqueeze(-1)).squeeze(-1) + pseudo * prior) / (count + pseudo)
-        weight = visible * self.recency.exp()[age]
-        surprise = (batch.history_label - torch.sigmoid(self.prior_rate + appeal)).unsqueeze(-1)
-        keys = self.key(history)
-        total = weight.sum(-1, keepdim=True)
-        usual = (weight @ surprise) / (total + pseudo)
-        user = (weight @ (surprise * keys) - usual * (weight @ keys)) / (total + self.taste_prior.exp())
-        habit = torch.stack([torch.logit(rate), torch.log1p(count) / 4], dim=-1)
-        return user * self.log_gain.exp(), habit
-
-
-class _TargetAttention(nn.Module):
-    """Multi-head attention of targets over their visible past; clicked and unclicked events have their own values."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.label = nn.Embedding(2, 2 * width)
-        self.recency = nn.Parameter(torch.zeros(heads, AGE_BUCKETS))
-        self.nothing = nn.Parameter(torch.zeros(heads, 1, width // heads))
-        nn.init.normal_(self.label.weight, std=0.1)
-
-    def forward(self, slots: Tensor, history: Tensor, batch: RankBatch, age: Tensor) -> Tensor:
-        key_label, value_label = self.label(batch.history_label.long()).chunk(2, dim=-1)
-        query = self._split(self.query(slots))
-        key = self._split(self.key(history) + key_label)
-        value = self._split(self.value(history) + value_label)
-        # A key that is always seen takes the weight of an empty or irrelevant past.
-        rows = len(slots)
-        key = torch.cat([self.nothing.expand(rows, -1, -1, -1), key], dim=2)
-        value = torch.cat([torch.zeros_like(value[:, :, :1]), value], dim=2)
-        bias = self.recency[:, age].transpose(0, 1).masked_fill(~batch.visible.unsqueeze(1), float("-inf"))
-        bias = F.pad(bias, (1, 0))
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return out.transpose(1, 2).flatten(2)
-
-    def _split(self, vectors: Tensor) -> Tensor:
-        """`[B, S, d]` to `[B, H, S, d / H]`."""
-        return vectors.reshape(*vectors.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-def _mlp(width: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for units in hidden:
-        layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(dropout)]
-        width = units
-    last = nn.Linear(width, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
-
-
-def _age_buckets(batch: RankBatch) -> Tensor:
-    """`[B, T, L]` int64: the whole part of log2 of the age in seconds; 0 for what is not visible."""
-    age = (batch.target_time.unsqueeze(-1) - batch.history_time.unsqueeze(-2)).clamp(min=1)
-    return torch.frexp(age.float()).exponent.clamp(0, AGE_BUCKETS - 1).long()

@@ -1,0 +1,26 @@
+"""How freely a user clicks at all, from the visible history.
+
+Legend: `B` rows, `T` targets.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from coldstart.data.batches import RankBatch
+
+
+class Habit(nn.Module):
+    """The user's smoothed click rate; prior rate and its weight in events are learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = nn.Parameter(torch.zeros(()))
+        self.log_events = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, batch: RankBatch) -> Tensor:
+        """`[B, T, 2]`: logit of the rate, and a quarter of the log count of the events it comes from."""
+        label = batch.history_label
+        count, clicks = (batch.visible.float() @ torch.stack([torch.ones_like(label), label], -1)).unbind(-1)
+        events = self.log_events.exp()
+        rate = (clicks + events * torch.sigmoid(self.prior)) / (count + events)
+        return torch.stack([torch.logit(rate), torch.log1p(count) / 4], dim=-1)
