@@ -128,6 +128,10 @@ class Cluster(Section):
     """Worker failures a training stage recovers from by itself."""
 
 
+RankerKind = Annotated[str, Field(pattern=r"^(din_dcn|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")]
+"""One of the platform's rankers, or `module:Class` of your own."""
+
+
 class Table(Section):
     """The ID table: one row per item, or fewer numbers than that where it would outgrow its device."""
 
@@ -140,8 +144,8 @@ class Table(Section):
 class Ranker(Section):
     """Target attention over the history, crossing and an MLP on an ID table (Zhou et al. 2018; Wang et al. 2021)."""
 
-    kind: Literal["din_dcn"] = "din_dcn"
-    """Which model; one file of `coldstart.rankers` each."""
+    kind: RankerKind = "din_dcn"
+    """Which model; a class of your own is imported because you name it here, and nowhere else."""
     width: PositiveInt = 32
     """Width `d` of an ID embedding."""
     table: Table = Table()
@@ -162,6 +166,27 @@ class Ranker(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     table_eps: PositiveFloat = 1e-4
     """Adam epsilon of the ID table; a small one makes rows of rare items noise as long as popular rows."""
+
+
+class Bring(Section):
+    """What you bring in the place of training a ranker here; nothing by default."""
+
+    id_table: Path | None = None
+    """ID embeddings of a ranker that lives elsewhere: Parquet, npz or safetensors with item ids. Enough for coarse
+    alignment."""
+    weights: Path | None = None
+    """safetensors of a whole trained ranker of class `ranker.kind`."""
+    ids: Path | None = None
+    """Parquet with a column item_id: whose the rows of the weights' ID table are, from row 1 on. `None`: they are in the
+    order of the prepared dataset."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.id_table and self.weights:
+            raise ValueError("bring.id_table and bring.weights exclude each other; weights hold an ID table already")
+        if self.ids and not self.weights:
+            raise ValueError("bring.ids belongs to bring.weights; an ID table has its ids in its own file")
+        return self
 
 
 class Lora(Section):
@@ -273,6 +298,7 @@ class Recipe(Section):
     content: ContentSwitch = ContentSwitch()
     cluster: Cluster = Cluster()
     ranker: Ranker = Ranker()
+    bring: Bring = Bring()
     encoder: Encoder = Encoder()
     coarse: Coarse = Coarse()
     fine: Fine = Fine()

@@ -1,7 +1,20 @@
 """CTR rankers: models with an ID table and an item slot, and how they are written and read."""
 
 from coldstart.rankers.din_dcn import DinDcn
+from coldstart.rankers.given_table import IdRows
 from coldstart.rankers.interface import Ranker
-from coldstart.rankers.storage import digest, load_ranker, save_ranker, vocabulary
+from coldstart.rankers.kinds import name_kind, ranker_class
+from coldstart.rankers.storage import digest, load_id_rows, load_ranker, save_ranker, vocabulary
 
-__all__ = ["DinDcn", "Ranker", "digest", "load_ranker", "save_ranker", "vocabulary"]
+__all__ = [
+    "DinDcn",
+    "IdRows",
+    "Ranker",
+    "digest",
+    "load_id_rows",
+    "load_ranker",
+    "name_kind",
+    "ranker_class",
+    "save_ranker",
+    "vocabulary",
+]

@@ -1,24 +1,29 @@
-"""How a ranker lies on disk: weights in safetensors, its class and settings in JSON, the item vocabulary in Parquet."""
+"""How a ranker lies on disk: weights in safetensors, its class and settings in JSON, the item vocabulary in Parquet.
+
+An ID table that came without its ranker lies there in the same way, as weights of the class `id_table`.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.rankers.din_dcn import DinDcn
+from coldstart.rankers.features import NO_FEATURES, FeatureSchema
+from coldstart.rankers.given_table import IdRows
 from coldstart.rankers.interface import Ranker
+from coldstart.rankers.kinds import CLASSES, ranker_class
 
-CLASSES: dict[str, type[Ranker]] = {"din_dcn": DinDcn}
-"""What `ranker.kind` and a `ranker.json` may name; a file never says what to import."""
-
-WEIGHTS, CARD, VOCABULARY = "weights.safetensors", "ranker.json", "vocabulary.parquet"
+WEIGHTS, CARD, VOCABULARY, FEATURES = "weights.safetensors", "ranker.json", "vocabulary.parquet", "features.json"
+TABLE_ONLY = "id_table"
 
 
 def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str]) -> None:
@@ -29,20 +34,23 @@ def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str]) -> None:
         path: Existing directory.
         item_ids: [V - 1] the catalogue's ids; the first is item 1.
     """
-    name = next(name for name, kind in CLASSES.items() if type(ranker) is kind)
+    name = next((name for name, kind in CLASSES.items() if type(ranker) is kind), ranker.settings.kind)
     card = {
         "class": name,
         "vocabulary": ranker.vocabulary,
         "settings": ranker.settings.model_dump(mode="json"),
     }
     (path / CARD).write_text(json.dumps(card, indent=2))
+    (path / FEATURES).write_text(ranker.features.model_dump_json())
     save_file({key: value.contiguous().cpu() for key, value in ranker.state_dict().items()}, path / WEIGHTS)
-    table = {
-        "item_id": pa.array(item_ids, pa.string()),
-        "item_idx": pa.array(range(1, len(item_ids) + 1), pa.int32()),
-        "trained": pa.array(ranker.trained[1:].cpu().numpy()),
-    }
-    pq.write_table(pa.table(table), path / VOCABULARY)
+    _write_vocabulary(path, item_ids, ranker.trained)
+
+
+def save_id_rows(given: IdRows, path: Path, item_ids: Sequence[str]) -> None:
+    """Writes an ID table that came without its ranker into an existing directory; arguments as of `save_ranker`."""
+    (path / CARD).write_text(json.dumps({"class": TABLE_ONLY, "vocabulary": len(given.rows)}, indent=2))
+    save_file({"rows": given.rows, "trained": given.trained}, path / WEIGHTS)
+    _write_vocabulary(path, item_ids, given.trained)
 
 
 def load_ranker(path: Path) -> Ranker:
@@ -51,21 +59,51 @@ def load_ranker(path: Path) -> Ranker:
     Raises:
         UserError: files are missing, of an unknown class, or do not fit together.
     """
-    if not (path / CARD).is_file() or not (path / WEIGHTS).is_file():
-        raise UserError(f"no ranker at {path}: {CARD} or {WEIGHTS} is missing; run the train_ranker stage first")
-    card = json.loads((path / CARD).read_text())
-    kind = CLASSES.get(card.get("class"))
-    if kind is None:
+    card = _card(path)
+    if card["class"] == TABLE_ONLY:
         raise UserError(
-            f"{path / CARD}: class {card.get('class')!r} is unknown; this release has: {', '.join(CLASSES)}"
+            f"{path} holds an ID table alone, and scores come from a whole ranker: align_fine, evaluate and serve need "
+            "one (ranker.kind and bring.weights in the place of bring.id_table). With the table alone there are "
+            "align_coarse, embed_items and, for your own ranker, `coldstart export`"
         )
+    kind = ranker_class(card["class"])
+    schema = path / FEATURES
     try:
-        ranker = kind(int(card["vocabulary"]), RankerSettings.model_validate(card["settings"]))
+        features = FeatureSchema.model_validate_json(schema.read_text()) if schema.is_file() else NO_FEATURES
+        ranker = kind(int(card["vocabulary"]), RankerSettings.model_validate(card["settings"]), features)
         ranker.load_state_dict(load_file(path / WEIGHTS))
     except (KeyError, TypeError, ValidationError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path} does not hold a whole {card['class']} ranker ({first}); train it anew") from error
     return ranker.eval()
+
+
+def load_id_rows(path: Path) -> IdRows:
+    """The ID rows of a ranker, or of an ID table that came without one.
+
+    Raises:
+        UserError: as `load_ranker`.
+    """
+    if _card(path)["class"] == TABLE_ONLY:
+        return IdRows(**load_file(path / WEIGHTS))
+    ranker = load_ranker(path)
+    return IdRows(ranker.id_rows(), ranker.trained)
+
+
+def _card(path: Path) -> dict[str, Any]:
+    if not (path / CARD).is_file() or not (path / WEIGHTS).is_file():
+        raise UserError(f"no ranker at {path}: {CARD} or {WEIGHTS} is missing; run the train_ranker stage first")
+    card: dict[str, Any] = json.loads((path / CARD).read_text())
+    return card
+
+
+def _write_vocabulary(path: Path, item_ids: Sequence[str], trained: Tensor) -> None:
+    table = {
+        "item_id": pa.array(item_ids, pa.string()),
+        "item_idx": pa.array(range(1, len(item_ids) + 1), pa.int32()),
+        "trained": pa.array(trained[1:].cpu().numpy()),
+    }
+    pq.write_table(pa.table(table), path / VOCABULARY)
 
 
 def vocabulary(path: Path) -> dict[str, int]:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from coldstart.config import Journal
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.rankers import Ranker
-from coldstart.rankers.storage import CLASSES
+from coldstart.rankers import Ranker, ranker_class
 from coldstart.rankers.warm_start import taste_rows
 from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows, users_of
 from coldstart.training.ranks import device, rank
@@ -81,7 +80,7 @@ def train_ranker(
         The ranker with the weights of its best epoch, in eval mode, and how training went.
     """
     torch.manual_seed(seed)
-    ranker = CLASSES[settings.kind](num_items + 1, settings).to(device())
+    ranker = ranker_class(settings.kind)(num_items + 1, settings).to(device())
     seen = np.unique(np.asarray(sequences.item_idx)[np.asarray(sequences.split) == TRAIN])
     ranker.trained[torch.from_numpy(seen.astype(np.int64)).to(device())] = True
     train = np.asarray(sequences.split) == TRAIN

@@ -1,0 +1,157 @@
+"""A user's ID table, from a file of one of three formats to rows by item index.
+
+Legend: `n` rows of the file, `d` ID width, `V` vocabulary (items + 1; row 0 is OOV).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from coldstart.config import UserError
+
+FORMATS = {
+    ".parquet": "columns item_id and either one list of floats or one number column per dimension",
+    ".npz": "arrays ids [n] and vectors [n, d]",
+    ".safetensors": "a tensor vectors [n, d], and the ids as a JSON list in the metadata field ids",
+}
+
+
+@dataclass(frozen=True)
+class IdRows:
+    """ID rows by item index.
+
+    Attributes:
+        rows: [V, d] float32; zeros where there is none.
+        trained: [V] bool, whether an item has a row of its own.
+    """
+
+    rows: Tensor
+    trained: Tensor
+
+
+def read_id_table(path: Path, item_index: Mapping[str, int], *, width: int) -> IdRows:
+    """Reads a table and lays it out by item index; items that it does not know have no row.
+
+    Args:
+        path: Parquet, npz or safetensors; see `FORMATS`.
+        item_index: Item id -> item index, 1..N, of the dataset.
+        width: `d`, from the recipe.
+
+    Raises:
+        UserError: not readable, of another width, ids missing, twice or all unknown, or rows without a direction.
+    """
+    ids, vectors = _read(path)
+    if len(ids) != len(vectors):
+        raise UserError(f"{path} has {len(ids)} ids but {len(vectors)} vectors; each vector needs its item's id")
+    if vectors.shape[1] != width:
+        raise UserError(
+            f"{path} has vectors of width {vectors.shape[1]}, but ranker.width is {width}; "
+            f"set ranker.width: {vectors.shape[1]}"
+        )
+    nameless = [str(row) for row, item_id in enumerate(ids) if item_id is None or item_id == ""]
+    _refuse(path, nameless, "without an item id (by place in the file)", "give each its id or drop them")
+    values, counts = np.unique(np.asarray(ids, np.str_), return_counts=True)
+    _refuse(path, values[counts > 1].tolist(), "whose item id stands there more than once", "keep one row per item")
+    lost = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
+    _refuse(path, np.asarray(ids)[lost].tolist(), "with NaN, infinity or nothing but zeros", "drop them")
+    index = np.array([item_index.get(item_id, 0) for item_id in ids], np.int64)
+    if not index.any():
+        raise UserError(
+            f"none of the {len(ids)} ids of {path} is in the catalogue; the file has ids such as "
+            f"{_some(ids)}, the catalogue such as {_some(list(item_index)[:3])}"
+        )
+    rows = np.zeros((len(item_index) + 1, width), np.float32)
+    rows[index[index > 0]] = vectors[index > 0]
+    trained = np.zeros(len(rows), np.bool_)
+    trained[index[index > 0]] = True
+    return IdRows(torch.from_numpy(rows), torch.from_numpy(trained))
+
+
+def read_ids(path: Path) -> list[str]:
+    """The column item_id of a Parquet file.
+
+    Raises:
+        UserError: no such file or column.
+    """
+    return _ids(path, _parquet(path))
+
+
+def _read(path: Path) -> tuple[list[Any], NDArray[np.float32]]:
+    readers = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}
+    if not path.is_file():
+        raise UserError(f"ID table {path} does not exist")
+    if path.suffix not in readers:
+        raise UserError(f"ID table {path} must end in {', '.join(FORMATS)}")
+    try:
+        ids, vectors = readers[path.suffix](path)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError, pa.ArrowException) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"ID table {path} is not readable ({reason}); it must hold {FORMATS[path.suffix]}") from error
+    if vectors.ndim != 2 or not len(vectors):
+        raise UserError(f"ID table {path} has vectors of shape {list(vectors.shape)}; it must be [n, d] with rows")
+    return ids, vectors
+
+
+def _read_parquet(path: Path) -> tuple[list[Any], NDArray[np.float32]]:
+    table = _parquet(path)
+    ids = _ids(path, table)
+    rest = table.drop_columns(["item_id"]).combine_chunks()
+    lists = [name for name in rest.column_names if pa.types.is_nested(rest.schema.field(name).type)]
+    if len(lists) > 1 or (lists and rest.num_columns > 1):
+        raise UserError(f"{path} has columns {', '.join(rest.column_names)}; it must hold {FORMATS['.parquet']}")
+    if not lists:
+        return ids, np.stack([column.to_numpy().astype(np.float32) for column in rest.columns], 1)
+    lengths = pc.list_value_length(rest[lists[0]]).to_numpy()
+    if len(set(lengths.tolist())) != 1:
+        raise UserError(f"{path}: the lists of column {lists[0]} are {_some(sorted(set(lengths.tolist())))} long")
+    flat = pc.list_flatten(rest[lists[0]]).to_numpy()
+    return ids, flat.astype(np.float32).reshape(len(ids), -1)
+
+
+def _read_npz(path: Path) -> tuple[list[Any], NDArray[np.float32]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["ids"].astype(np.str_).tolist(), arrays["vectors"].astype(np.float32)
+
+
+def _read_safetensors(path: Path) -> tuple[list[Any], NDArray[np.float32]]:
+    with safe_open(path, framework="numpy") as file:
+        ids = json.loads((file.metadata() or {})["ids"])
+        return [None if item_id is None else str(item_id) for item_id in ids], file.get_tensor("vectors").astype(
+            np.float32
+        )
+
+
+def _parquet(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    return pq.read_table(path)
+
+
+def _ids(path: Path, table: pa.Table) -> list[Any]:
+    if "item_id" not in table.column_names:
+        raise UserError(f"{path} has no column item_id, but {', '.join(table.column_names)}")
+    ids: list[Any] = table["item_id"].cast(pa.string()).to_pylist()
+    return ids
+
+
+def _refuse(path: Path, bad: list[Any], what: str, fix: str) -> None:
+    if bad:
+        raise UserError(f"{path} has {len(bad)} rows {what}: {_some(bad)}; {fix}")
+
+
+def _some(values: list[Any], most: int = 5) -> str:
+    shown = ", ".join(str(value) for value in values[:most])
+    return shown + (", ..." if len(values) > most else "")
