@@ -1,6 +1,7 @@
 """CTR rankers: models with an ID table and an item slot, and how they are written and read."""
 
 from coldstart.rankers.din_dcn import DinDcn
+from coldstart.rankers.features import FeatureSchema
 from coldstart.rankers.given_table import IdRows
 from coldstart.rankers.interface import Ranker
 from coldstart.rankers.kinds import name_kind, ranker_class
@@ -8,6 +9,7 @@ from coldstart.rankers.storage import digest, load_id_rows, load_ranker, save_ra
 
 __all__ = [
     "DinDcn",
+    "FeatureSchema",
     "IdRows",
     "Ranker",
     "digest",

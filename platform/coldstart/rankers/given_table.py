@@ -4,7 +4,7 @@ Legend: `n` rows of the file, `d` ID width, `V` vocabulary (items + 1; row 0 is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,9 @@ def read_id_table(path: Path, item_index: Mapping[str, int], *, width: int) -> I
             f"{path} has vectors of width {vectors.shape[1]}, but ranker.width is {width}; "
             f"set ranker.width: {vectors.shape[1]}"
         )
-    nameless = [str(row) for row, item_id in enumerate(ids) if item_id is None or item_id == ""]
-    _refuse(path, nameless, "without an item id (by place in the file)", "give each its id or drop them")
-    values, counts = np.unique(np.asarray(ids, np.str_), return_counts=True)
-    _refuse(path, values[counts > 1].tolist(), "whose item id stands there more than once", "keep one row per item")
+    check_ids(path, ids)
     lost = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
-    _refuse(path, np.asarray(ids)[lost].tolist(), "with NaN, infinity or nothing but zeros", "drop them")
+    _refuse(path, np.asarray(ids)[lost].tolist(), "rows with NaN, infinity or nothing but zeros", "drop them")
     index = np.array([item_index.get(item_id, 0) for item_id in ids], np.int64)
     if not index.any():
         raise UserError(
@@ -85,6 +82,18 @@ def read_ids(path: Path) -> list[str]:
         UserError: no such file or column.
     """
     return _ids(path, _parquet(path))
+
+
+def check_ids(path: Path, ids: Sequence[str | None]) -> None:
+    """Every row must belong to one item.
+
+    Raises:
+        UserError: ids are missing or stand there twice.
+    """
+    nameless = [str(row) for row, item_id in enumerate(ids) if not item_id]
+    _refuse(path, nameless, "rows without an item id (by place in the file)", "give each its id or drop them")
+    values, counts = np.unique(np.asarray(ids, np.str_), return_counts=True)
+    _refuse(path, values[counts > 1].tolist(), "item ids that stand there more than once", "keep one row per item")
 
 
 def _read(path: Path) -> tuple[list[Any], NDArray[np.float32]]:
@@ -149,7 +158,7 @@ def _ids(path: Path, table: pa.Table) -> list[Any]:
 
 def _refuse(path: Path, bad: list[Any], what: str, fix: str) -> None:
     if bad:
-        raise UserError(f"{path} has {len(bad)} rows {what}: {_some(bad)}; {fix}")
+        raise UserError(f"{path} has {len(bad)} {what}: {_some(bad)}; {fix}")
 
 
 def _some(values: list[Any], most: int = 5) -> str:
