@@ -14,10 +14,11 @@ from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_arti
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
 from coldstart.evaluation.report import terminal_table
-from coldstart.registry import Registry, promote
+from coldstart.registry import Registry, promote, sentence
 from coldstart.serving import check_port
 from workloads import pipeline
 from workloads.console import CONSOLE
+from workloads.golden import golden_figures
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
 from workloads.serve import serving
 
@@ -46,17 +47,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
 def _promote(recipe: Recipe, models: dict[str, dict[str, Any]]) -> None:
     registry = Registry(recipe.tracking_uri, recipe.project)
-    verdict = promote(
-        registry,
-        "adaptor",
-        models["adaptor"]["version"],
-        alias="champion",
-        tolerance=recipe.registry.gate_tolerance,
-        why="demo",
-    )
-    CONSOLE.print(f"[green]done[/]  {'promote':<13}          [dim]{verdict.sentence()}[/]", soft_wrap=True)
+    version = models["adaptor"]["version"]
+    record = promote(registry, "adaptor", version, recipe.registry, measure=golden_figures, why="demo")
+    CONSOLE.print(f"[green]done[/]  {'promote':<13}          [dim]{sentence(record)}[/]", soft_wrap=True)
     for model in models.values():
-        model["alias"] = "champion" if verdict.passed else None
+        model["alias"] = "champion" if record.entry.versions else None
 
 
 def _talk_to(url: str, recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from coldstart.config import Recipe, load_recipe
-from coldstart.registry import Registry
+from coldstart.registry import Registry, look, resolve
+from coldstart.registry.standing import State
 from coldstart.serving import check_port, deploy, shutdown
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
@@ -14,7 +15,11 @@ from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_argu
 @contextmanager
 def serving(recipe: Recipe, alias: str = "champion") -> Iterator[str]:
     """Deploys the release an alias names, on the Ray that is running; yields the URL, takes it down afterwards."""
-    release = Registry(recipe.tracking_uri, recipe.project).release(alias)
+    registry = Registry(recipe.tracking_uri, recipe.project)
+    before = look(registry, alias)
+    if before.state is State.BY_HAND:
+        CONSOLE.print(f"[yellow]note[/]  {before.sentence()}", soft_wrap=True)
+    release = resolve(registry, alias)
     url = deploy(release, recipe.serving, store_dir=recipe.run_dir / "store", data=recipe.data)
     try:
         yield url

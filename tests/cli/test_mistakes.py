@@ -1,44 +1,15 @@
 """What a user gets wrong is named in a line or two with the fix, before anything is started."""
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coldstart.cli import main
+from tests.cli.conftest import Command
 
 ITEMS = {"item_id": ["a", "b"], "title": ["one", "two"], "image": pa.array([None, None], pa.large_binary())}
 EVENTS = {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2], "label": [0, 1]}
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def coldstart(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["coldstart", *arguments])
-        try:
-            main()
-            code: object = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return Done(code, out, err)
-
-    return run
 
 
 def tables(path: Path, items: dict, events: dict) -> Path:

@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from coldstart.config import Journal, Recipe, write_artifact
-from coldstart.config.recipe import Paths
-from coldstart.registry import ModelVersion, Registry
+from coldstart.config.recipe import Gate, Paths
+from coldstart.config.recipe import Registry as Settings
+from coldstart.registry import ModelVersion, Registry, promote
 
+QUALITY = Settings(gates=(Gate(label="cold quality", slice="cold"),))
 WIDTH, GROUPS, DEEP = 4, 2, 3
 
 
@@ -24,12 +26,13 @@ class Run:
         self.make("proxies", "one")
         self.make("adaptor", "one")
 
-    def make(self, kind: str, weights: str, width: int = WIDTH, **lineage: str) -> Path:
+    def make(self, kind: str, weights: str, width: int = WIDTH, groups: int = GROUPS, **lineage: str) -> Path:
         """Writes or rewrites one artifact; whatever is made afterwards descends from it."""
         path = self.recipe.run_dir / kind
         above = {"ranker": 1, "encoder": 2, "proxies": 3, "adaptor": 4}[kind]
         inherited = dict(list(self.lineage.items())[:above]) | lineage
-        with write_artifact(path, kind, inherited, {"width": width, "groups": GROUPS}) as draft:
+        about = {"width": width} if kind == "ranker" else {"width": width, "groups": groups}
+        with write_artifact(path, kind, inherited, about) as draft:
             (draft / "settings.json").write_text(json.dumps({"weights": weights}))
             if kind == "ranker":
                 ids = [f"film-{i}" for i in range(1, 6)]
@@ -59,6 +62,16 @@ class Run:
         encoder = self.register("encoder", {"ranker": ranker}).version
         return self.register("adaptor", {"ranker": ranker, "encoder": encoder}, cold_gauc=cold_gauc)
 
+    def challenge(self, cold_gauc: float, weights: str = "two") -> int:
+        """Registers another adaptor for the first ranker and encoder."""
+        self.make("adaptor", weights)
+        return self.register("adaptor", {"ranker": 1, "encoder": 1}, cold_gauc=cold_gauc).version
+
+
+def standing(run: Run, alias: str = "champion") -> dict[str, int | None]:
+    """Where MLflow's aliases stand."""
+    return {kind: run.registry.aliases(kind).get(alias) for kind in ("ranker", "encoder", "adaptor")}
+
 
 @pytest.fixture(scope="session")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -80,3 +93,11 @@ def new_run(tracking_uri: str, tmp_path: Path, request: pytest.FixtureRequest) -
 @pytest.fixture
 def run(new_run: Callable[[], Run]) -> Run:
     return new_run()
+
+
+@pytest.fixture
+def champion(run: Run) -> Run:
+    """Adaptor version 1 with cold GAUC 0.6 is champion."""
+    first = run.register_all(0.6)
+    assert promote(run.registry, "adaptor", first.version, QUALITY).entry.action == "promoted"
+    return run

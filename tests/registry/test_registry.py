@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from coldstart.config import Journal, UserError, digest
-from coldstart.registry import Registry
+from coldstart.registry import Registry, resolve
 
 
 def test_version_carries_recipe_metrics_dataset_and_lineage(run):
@@ -23,7 +23,7 @@ def test_version_carries_recipe_metrics_dataset_and_lineage(run):
     assert logged.data.metrics["cold_gauc"] == 0.6
     assert [(m.step, m.value) for m in client.get_metric_history(ranker.run_id, "loss")] == [(10, 0.7), (20, 0.5)]
     assert logged.inputs.dataset_inputs[0].dataset.digest == "d" * 36
-    assert [file.path for file in client.list_artifacts(ranker.run_id)] == ["recipe.yaml"]
+    assert [file.path for file in client.list_artifacts(ranker.run_id)] == ["environment.txt", "recipe.yaml"]
     tags = client.get_model_version(encoder.name, str(encoder.version)).tags
     assert tags["coldstart.ranker.version"] == str(ranker.version)
     assert tags["coldstart.ranker"] == run.lineage["ranker"]
@@ -112,9 +112,17 @@ def test_release_of_differing_widths_is_refused(run):
         run.registry.release(run.register_all(0.6).version)
 
 
+def test_release_of_differing_layer_groups_is_refused(run):
+    run.make("adaptor", "deep", groups=3)
+    with pytest.raises(UserError, match=r"layer groups differ \(encoder 2, proxies 2, adaptor 3\)"):
+        run.registry.release(run.register_all(0.6).version)
+
+
 def test_unknown_alias_kind_and_version_name_the_fix(run):
     with pytest.raises(UserError, match="promote adaptor VERSION --to champion"):
-        run.registry.release("champion")
+        resolve(run.registry, "champion")
+    with pytest.raises(UserError, match="allowed: champion, challenger"):
+        resolve(run.registry, "chmapion")
     with pytest.raises(UserError, match="has no version 7"):
         run.registry.release(7)
     with pytest.raises(UserError, match="allowed: ranker, encoder, adaptor"):
@@ -124,10 +132,10 @@ def test_unknown_alias_kind_and_version_name_the_fix(run):
 def test_versions_lists_everything_once(run):
     run.register_all(0.6)
     rows = run.registry.versions()
-    assert [(row["kind"], row["version"], row["cold_gauc"]) for row in rows] == [
-        ("ranker", 1, None),
-        ("encoder", 1, None),
-        ("adaptor", 1, 0.6),
+    assert [(row["kind"], row["version"], row["metrics"]) for row in rows] == [
+        ("ranker", 1, {}),
+        ("encoder", 1, {}),
+        ("adaptor", 1, {"cold_gauc": 0.6}),
     ]
     assert rows[2]["upstream"] == {"ranker": 1, "encoder": 1}
 

@@ -13,9 +13,10 @@ from coldstart.config import UserError
 from coldstart.data.batches import rank_request
 from coldstart.encoders import read_proxies
 from coldstart.rankers import load_ranker
-from coldstart.registry import Registry, promote
+from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content, register_run, tiny_recipe, write_run
+from workloads.golden import golden_figures
 
 pytestmark = pytest.mark.ray
 
@@ -37,8 +38,8 @@ def recipe(tmp_path_factory):
 def release(recipe):
     registry = Registry(recipe.tracking_uri, recipe.project)
     register_run(recipe, registry)
-    assert promote(registry, "adaptor", 1).passed
-    return registry.release("champion")
+    assert promote(registry, "adaptor", 1, recipe.registry, measure=golden_figures).entry.action == "promoted"
+    return resolve(registry, "champion")
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def register_run(recipe: Recipe, registry: Registry) -> None:
             recipe.run_dir / kind,
             recipe=recipe,
             upstream=dict(versions),
-            metrics={"cold_gauc": 0.6},
+            metrics={"cold_gauc": 0.6, "cold_rows": 500, "warm_gauc": 0.7, "warm_rows": 500},
             journal=Journal(recipe.run_dir / "journals" / f"{kind}.jsonl"),
         ).version
 

@@ -61,6 +61,14 @@ def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray
     return np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1)
 
 
+def first_proxies(path: Path, most: int, *, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse proxies `[n, d]` and states `[n, G, D]` of items 1 to n, at most `most`, without reading the others."""
+    with pq.ParquetFile(sorted((path / "proxies").glob("part-*.parquet"))[0]) as file:
+        table = pa.Table.from_batches([next(file.iter_batches(batch_size=most))])
+    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
+    return coarse, states.reshape(len(states), groups, -1)
+
+
 def _lists(rows: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), rows.shape[1])
 

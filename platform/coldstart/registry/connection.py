@@ -3,9 +3,11 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
@@ -16,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from coldstart.config import UserError
 
 PROBE_SECONDS = 5.0
+_one_probe = threading.Lock()
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -30,16 +33,28 @@ def connect(tracking_uri: str) -> MlflowClient:
         _make_parent(tracking_uri)
     else:
         _probe_socket(tracking_uri)
+    with _impatient(), answering(tracking_uri, "mend it or set registry.tracking_uri"):
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        client.search_registered_models(max_results=1)
+    return client
+
+
+@contextmanager
+def answering(tracking_uri: str, then: str) -> Iterator[None]:
+    """Turns a failure of MLflow inside the block into a sentence.
+
+    Args:
+        tracking_uri: Shown, without its password.
+        then: What the user can rely on and do.
+
+    Raises:
+        UserError: MLflow, or the database behind it, failed.
+    """
     try:
-        with _impatient():
-            client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-            client.search_registered_models(max_results=1)
+        yield
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"MLflow at {tracking_uri} does not work: {reason}; mend it or set registry.tracking_uri"
-        ) from error
-    return client
+        raise UserError(f"MLflow at {_shown(tracking_uri)} does not work: {reason}; {then}") from error
 
 
 def database_path(sqlite_uri: str) -> Path:
@@ -55,10 +70,30 @@ def artifact_root(tracking_uri: str) -> str | None:
     return (path.parent / f"{path.stem}-artifacts").absolute().as_uri()
 
 
+def pages(ask: Callable[[str | None], Any]) -> list[Any]:
+    """All entries behind a paged question."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = ask(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def _quiet() -> None:
-    """Keeps migration chatter and MLflow's own INFO lines off the terminal; warnings and errors still show."""
+    """Keeps migration chatter, MLflow's own INFO lines and each retry off the terminal; what fails is raised."""
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def _shown(tracking_uri: str) -> str:
+    """The address without a password."""
+    if "@" not in tracking_uri:
+        return tracking_uri
+    return make_url(tracking_uri).render_as_string(hide_password=True)
 
 
 def _make_parent(sqlite_uri: str) -> None:
@@ -80,24 +115,24 @@ def _probe_socket(tracking_uri: str) -> None:
     try:
         socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
     except OSError as error:
-        shown = url.render_as_string(hide_password=True)
         raise UserError(
-            f"no MLflow at {shown}: {host}:{port} does not answer ({error}); start the server, "
+            f"no MLflow at {_shown(tracking_uri)}: {host}:{port} does not answer ({error}); start the server, "
             "or leave registry.tracking_uri out for SQLite beside the runs"
         ) from error
 
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """MLflow waits minutes for a server by default, which is right for training and wrong for a first probe."""
+    """Requests wait out a server's restart (see `coldstart.registry`), which is wrong for a first probe.
+
+    MLflow reads these settings from the environment alone. They are always there, so only values change: threads that
+    copy the environment meanwhile, as Ray does, come to no harm.
+    """
     hasty = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(PROBE_SECONDS)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    before = {name: os.environ.get(name) for name in hasty}
-    os.environ.update(hasty)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _one_probe:
+        before = {name: os.environ[name] for name in hasty}
+        os.environ.update(hasty)
+        try:
+            yield
+        finally:
+            os.environ.update(before)

@@ -11,6 +11,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from mlflow.artifacts import download_artifacts
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from PIL import Image
@@ -77,6 +78,13 @@ def package(artifact: Artifact, destination: Path, *, model: Model, proxies: Art
         )
     finally:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def check_schema(kind: str, source: str, tracking_uri: str) -> bool:
+    """Whether a registered model takes and gives what this release serves."""
+    path = download_artifacts(artifact_uri=f"{source}/MLmodel", tracking_uri=tracking_uri)
+    signature: ModelSignature | None = Model.load(path).signature
+    return bool(signature == _SIGNATURES[kind])
 
 
 def _example(artifact: Artifact, proxies: Artifact | None) -> pd.DataFrame:

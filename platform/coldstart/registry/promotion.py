@@ -1,212 +1,234 @@
-"""Promotion: an alias moves only past a gate, all models of a release together, and a record stays."""
+"""Promotion: a decision with evidence. Decided first, without changing anything; enacted against the state it saw."""
 
-import getpass
-import json
-import math
-import os
-import secrets
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from coldstart.config import UserError
+from coldstart.config.recipe import Registry as Settings
+from coldstart.registry.gates import Measure, Verdict, judge
+from coldstart.registry.ledger import PROMOTED, REFUSED, ROLLED_BACK, Chain, Entry, Record
 from coldstart.registry.registry import Registry
+from coldstart.registry.release import Release
+from coldstart.registry.standing import CHAMPION, State, finish, look, settle
 
-CHAMPION = "champion"
-METRIC = "cold_gauc"
-RECORD = "coldstart.promotion."
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What was compared and how it came out.
-
-    Attributes:
-        metric: Name of the figure.
-        candidate: The version's own, `None` when it was not measured.
-        champion: The present champion's, `None` when there is none to compare with.
-        tolerance: How far the candidate may lie below.
-        passed: The verdict.
-        note: Why, in words.
-    """
-
-    metric: str
-    candidate: float | None
-    champion: float | None
-    tolerance: float
-    passed: bool
-    note: str
+GATES = "coldstart.gates."
+"""Tags that hold the latest verdicts of a version."""
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """One decision, as recorded.
+class Decision:
+    """What a promotion would do, and why.
 
     Attributes:
-        model: Registered model whose alias was asked to move.
         alias: The alias.
-        previous: Version it pointed to before, if any.
-        version: Version it was asked to point to.
-        passed: Whether it moved (or was there already).
-        moved: kind -> version of every alias that now stands; empty when refused.
-        gate: The comparison.
-        time: UTC, ISO 8601.
-        who: Who asked.
-        why: The reason given.
+        previous: Adaptor version that stands there, if any.
+        release: The candidate, verified.
+        verdicts: One per gate.
+        chain: State of the record that this was decided on.
+        standing: The record by which the version stands there already, if it does.
     """
 
-    model: str
     alias: str
     previous: int | None
-    version: int
-    passed: bool
-    moved: dict[str, int]
-    gate: Gate
-    time: str
-    who: str
-    why: str
+    release: Release
+    verdicts: tuple[Verdict, ...]
+    chain: Chain
+    standing: Record | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate refuses."""
+        return all(verdict.passed is not False for verdict in self.verdicts)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {
+            "alias": self.alias,
+            "previous": self.previous,
+            "version": self.release.versions["adaptor"],
+            "versions": self.release.versions,
+            "passed": self.passed,
+            "gates": [verdict.as_dict() for verdict in self.verdicts],
+        }
 
-    def sentence(self) -> str:
-        """For people."""
-        if not self.passed:
-            return f"refused: {self.model} version {self.version} stays without alias '{self.alias}': {self.gate.note}"
-        parts = ", ".join(f"{kind} {number}" for kind, number in self.moved.items())
-        origin = f" (was version {self.previous})" if self.previous not in (None, self.version) else ""
-        return f"{self.alias} is now {self.model} version {self.version}{origin}: {parts}; {self.gate.note}"
+
+def decide(
+    registry: Registry,
+    kind: str,
+    version: int,
+    settings: Settings,
+    *,
+    alias: str = CHAMPION,
+    measure: Measure | None = None,
+) -> Decision:
+    """Judges a version for an alias; changes nothing.
+
+    Args:
+        registry: The project's registry.
+        kind: `adaptor`; ranker and encoder move with it.
+        version: Version to promote.
+        settings: Gates; they hold for the champion, a challenger only has to be a whole release.
+        alias: champion or challenger.
+        measure: Measures golden requests.
+
+    Raises:
+        UserError: no such version or alias, an inconsistent release, another kind, or somebody changed the record.
+    """
+    _only_adaptor(registry, kind)
+    chain = registry.ledger.trusted()
+    standing = look(registry, alias, chain)
+    _not_condemned(chain, version)
+    release = registry.release(version)
+    already = standing.record if standing.state is State.SETTLED and standing.version == version else None
+    champion = standing.version if standing.version != version and not standing.trouble else None
+    if alias != CHAMPION:
+        settings = settings.model_copy(update={"gates": (), "licences": ()})
+    verdicts = judge(registry, release, champion, settings, measure)
+    return Decision(alias, standing.version, release, tuple(verdicts), chain, already)
+
+
+def enact(registry: Registry, decision: Decision, *, why: str = "", override: bool = False) -> Record:
+    """Records a decision and, if no gate refuses or they are overridden, moves the aliases.
+
+    Args:
+        registry: The project's registry.
+        decision: From `decide`; must have been taken on the present state.
+        why: Recorded; must be given to override.
+        override: Promote although gates refuse.
+
+    Returns:
+        The record; the one of before if the version stands there already.
+
+    Raises:
+        UserError: overriding without a reason; `OvertakenError` if somebody else's decision came first.
+    """
+    if override and not why:
+        raise UserError("--override goes on record with its reason; give it: --why TEXT")
+    if decision.standing is not None:
+        return decision.standing
+    moves = decision.passed or override
+    entry = Entry(
+        action=PROMOTED if moves else REFUSED,
+        alias=decision.alias,
+        previous=decision.previous,
+        version=decision.release.versions["adaptor"],
+        versions=decision.release.versions if moves else {},
+        fingerprints=decision.release.fingerprints,
+        gates=[verdict.as_dict() for verdict in decision.verdicts],
+        override=override and not decision.passed,
+        why=why,
+    )
+    record = registry.ledger.append(entry, decision.chain)
+    if moves:
+        finish(registry, decision.alias)
+    _tag(registry, decision)
+    return record
 
 
 def promote(
     registry: Registry,
     kind: str,
     version: int,
+    settings: Settings,
     *,
     alias: str = CHAMPION,
-    tolerance: float = 0.0,
-    who: str | None = None,
+    measure: Measure | None = None,
     why: str = "",
-) -> Promotion:
-    """Moves an alias to an adaptor version, and to the encoder and ranker of the same release, if the gate allows.
+    override: bool = False,
+) -> Record:
+    """Settles the alias, decides and enacts; arguments and errors as theirs."""
+    _only_adaptor(registry, kind)
+    settle(registry, alias)
+    decision = decide(registry, kind, version, settings, alias=alias, measure=measure)
+    return enact(registry, decision, why=why, override=override)
+
+
+def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str = "") -> Record:
+    """Returns the champion alias to an earlier release, bit for bit; only its consistency is checked.
 
     Args:
         registry: The project's registry.
-        kind: `adaptor`; the other kinds move with it.
-        version: Version to promote.
-        alias: `champion` is gated; another alias only needs a consistent release.
-        tolerance: How far cold GAUC may lie below the champion's (recipe.registry.gate_tolerance).
-        who: Recorded; default the account that runs this.
+        kind: `adaptor`; ranker and encoder move with it.
+        to: Adaptor version that was champion before; default the one before the present.
         why: Recorded.
 
     Raises:
-        UserError: no such version, an inconsistent release, or another kind than adaptor.
+        UserError: there is no such earlier release, or it is no longer what it was.
     """
+    _only_adaptor(registry, kind)
+    standing = settle(registry, CHAMPION)
+    chain = registry.ledger.trusted()
+    target = _earlier(chain, standing.version, to).entry
+    assert target.version is not None
+    _not_condemned(chain, target.version)
+    release = registry.release(target.version)
+    changed = [part for part, known in target.fingerprints.items() if release.fingerprints[part] != known]
+    if changed:
+        raise UserError(
+            f"release {release.name} is not what it was when it stood as champion: {', '.join(changed)} changed; "
+            "roll back to another version with --to"
+        )
+    entry = Entry(
+        action=ROLLED_BACK,
+        alias=CHAMPION,
+        previous=standing.version,
+        version=target.version,
+        versions=release.versions,
+        fingerprints=release.fingerprints,
+        why=why,
+    )
+    record = registry.ledger.append(entry, chain)
+    finish(registry, CHAMPION)
+    return record
+
+
+def sentence(record: Record) -> str:
+    """A decision about an alias, for people."""
+    entry = record.entry
+    parts = ", ".join(f"{kind} {number}" for kind, number in entry.versions.items())
+    failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
+    if entry.action == REFUSED:
+        return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
+    origin = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
+    loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
+    return f"{entry.alias} is now adaptor version {entry.version}{origin}: {parts}{loud}"
+
+
+def _earlier(chain: Chain, version: int | None, to: int | None) -> Record:
+    path: Sequence[Record] = chain.releases(CHAMPION)
+    if to is None:
+        path = [record for record in path if record.entry.version != version]
+        if not path:
+            raise UserError("there is no release before the present champion; `coldstart history` shows what was")
+        return path[-1]
+    stood = [record for record in chain.in_force(CHAMPION) if record.entry.version == to and record.entry.versions]
+    if not stood:
+        raise UserError(
+            f"adaptor version {to} was never champion, so there is nothing to roll back to; "
+            f"`coldstart promote adaptor {to}` judges it"
+        )
+    return stood[-1]
+
+
+def _only_adaptor(registry: Registry, kind: str) -> None:
     if kind != "adaptor":
         registry.model_name(kind)
         raise UserError(
-            f"a {kind} is promoted with the release it belongs to; promote an adaptor made for it: "
+            f"a {kind} moves with the release it belongs to; name an adaptor made for it: "
             "`coldstart promote adaptor VERSION`"
         )
-    release = registry.release(version)
-    previous = registry.aliases("adaptor").get(alias)
-    gate = _gate(registry, version, previous, alias, tolerance)
-    decision = Promotion(
-        model=registry.model_name(kind),
-        alias=alias,
-        previous=previous,
-        version=version,
-        passed=gate.passed,
-        moved=release.versions if gate.passed else {},
-        gate=gate,
-        time=datetime.now(UTC).isoformat(timespec="microseconds"),
-        who=who or _account(),
-        why=why,
-    )
-    if decision.passed:
-        _move_all(registry, alias, previous, release.versions)
-    _record(registry, decision)
-    return decision
 
 
-def history(registry: Registry) -> list[dict[str, Any]]:
-    """Every recorded decision of the project, oldest first."""
-    name = registry.model_name("adaptor")
-    records = [
-        json.loads(value)
-        for entry in registry.client.search_model_versions(f"name='{name}'")
-        for key, value in entry.tags.items()
-        if key.startswith(RECORD)
-    ]
-    return sorted(records, key=lambda record: record["time"])
+def _not_condemned(chain: Chain, version: int) -> None:
+    if version in chain.condemned("adaptor"):
+        raise UserError(f"adaptor version {version} was deleted by `coldstart gc`; register it again to use it")
 
 
-def _gate(registry: Registry, version: int, previous: int | None, alias: str, tolerance: float) -> Gate:
-    candidate = _measured(registry, version)
-
-    def verdict(passed: bool, note: str, champion: float | None = None) -> Gate:
-        return Gate(METRIC, candidate, champion, tolerance, passed, note)
-
-    if alias != CHAMPION:
-        return verdict(True, f"only '{CHAMPION}' is gated")
-    if previous == version:
-        return verdict(True, "it is the champion already", candidate)
-    if candidate is None:
-        return verdict(False, f"it has no {METRIC}; run evaluate and register again")
-    if previous is None:
-        return verdict(True, f"{METRIC} {candidate:.4f}; there was no champion to compare with")
-    champion = _measured(registry, previous)
-    if champion is None:
-        return verdict(True, f"{METRIC} {candidate:.4f}; the present champion was never measured")
-    datasets = [registry.version("adaptor", number).tags.get("coldstart.dataset") for number in (version, previous)]
-    if datasets[0] != datasets[1]:
-        note = f"{METRIC} {candidate:.4f}, champion {champion:.4f}: not gated, since their datasets differ"
-        return verdict(True, note, champion)
-    passed = candidate >= champion - tolerance
-    relation = "is not below" if passed else "is below"
-    against = f"the champion's {champion:.4f} (version {previous}, tolerance {tolerance:g})"
-    return verdict(passed, f"{METRIC} {candidate:.4f} {relation} {against}", champion)
-
-
-def _measured(registry: Registry, version: int) -> float | None:
-    value = registry.metrics("adaptor", version).get(METRIC)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _move_all(registry: Registry, alias: str, previous: int | None, versions: dict[str, int]) -> None:
-    """Moves the alias of every kind, the adaptor's last since it decides what is served; undoes all on failure."""
-    before = {kind: registry.aliases(kind).get(alias) for kind in versions}
-    if before["adaptor"] != previous:
-        raise UserError(
-            f"alias '{alias}' was moved by somebody else just now, to version {before['adaptor']}; look and try again"
-        )
-    order = sorted(versions, key=lambda kind: kind == "adaptor")
-    try:
-        for kind in order:
-            registry.client.set_registered_model_alias(registry.model_name(kind), alias, str(versions[kind]))
-    except BaseException:
-        for kind in order:
-            _restore(registry, kind, alias, before[kind])
-        raise
-
-
-def _restore(registry: Registry, kind: str, alias: str, version: int | None) -> None:
-    if version is None:
-        registry.client.delete_registered_model_alias(registry.model_name(kind), alias)
-    else:
-        registry.client.set_registered_model_alias(registry.model_name(kind), alias, str(version))
-
-
-def _record(registry: Registry, decision: Promotion) -> None:
-    """Adds a tag under a key that no other record has, so nothing is ever overwritten."""
-    key = f"{RECORD}{decision.time.replace(':', '').replace('+0000', 'Z')}.{secrets.token_hex(4)}"
-    value = json.dumps(decision.as_dict(), sort_keys=True)
-    registry.client.set_model_version_tag(decision.model, str(decision.version), key, value)
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+def _tag(registry: Registry, decision: Decision) -> None:
+    """Keeps the latest verdicts with the version, where MLflow shows them; the record keeps them for good."""
+    name, number = registry.model_name("adaptor"), str(decision.release.versions["adaptor"])
+    for verdict in decision.verdicts:
+        outcome = {True: "passed", False: "refused", None: "not compared"}[verdict.passed]
+        key = GATES + verdict.label.replace(" ", "-")
+        registry.client.set_model_version_tag(name, number, key, f"{outcome}: {verdict.note}")

@@ -14,12 +14,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact
-from coldstart.registry.connection import artifact_root, connect
+from coldstart.registry.connection import connect, pages
+from coldstart.registry.ledger import Ledger
 from coldstart.registry.packaging import KINDS, package
 from coldstart.registry.release import Release, check_consistent
-from coldstart.registry.runs import log_history, log_metrics, training_run
+from coldstart.registry.runs import complete_run, experiment_of, log_metrics, open_run, training_name
 
-FINGERPRINT = "coldstart.fingerprint"
+FINGERPRINT, LICENCE = "coldstart.fingerprint", "coldstart.licence"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Registry:
         self.project = project
         self.cache = cache.expanduser()
         self.client = connect(tracking_uri)
+        self.ledger = Ledger(self.client, project)
 
     def model_name(self, kind: str) -> str:
         """Name of the registered model of a kind."""
@@ -74,6 +76,7 @@ class Registry:
         metrics: Mapping[str, float],
         journal: Journal,
         proxies_dir: Path | None = None,
+        card: str = "",
     ) -> ModelVersion:
         """Registers an artifact as the next version, or returns the version that has this very artifact already.
 
@@ -82,9 +85,10 @@ class Registry:
             artifact_dir: Directory the stage wrote; verified first.
             recipe: Resolved recipe; logged as parameters and as `recipe.yaml`.
             upstream: kind -> version of the models it was made from, checked against the artifact's lineage.
-            metrics: Final figures; a promotion gate reads `cold_gauc` of an adaptor.
-            journal: Progress of the stage; becomes the metric history.
+            metrics: Final figures by slice and name (`cold_gauc`) and the rows they are of (`cold_rows`), for gates.
+            journal: Progress of the stage; what of it the run lacks becomes its metric history.
             proxies_dir: Only for an adaptor: proxies of the catalogue; default `proxies` beside the adaptor.
+            card: What people should know, in Markdown; becomes the version's description.
 
         Raises:
             UserError: the artifact is damaged, or was made from something else than `upstream`.
@@ -95,34 +99,49 @@ class Registry:
         proxies = self._read_proxies(artifact, proxies_dir) if kind == "adaptor" else None
         known = self._with_fingerprint(name, artifact.fingerprint)
         if known is not None:
+            complete_run(self.client, known.run_id, journal)
             log_metrics(self.client, known.run_id, metrics, only_missing=True)
             return known
-        with training_run(self.client, self._experiment(), name, artifact, recipe) as run_id:
-            log_history(self.client, run_id, journal)
-            log_metrics(self.client, run_id, metrics)
-            if proxies is not None:
-                self.client.log_artifacts(run_id, str(proxies.path), "proxies")
-            model_id, location = self._log_model(run_id, artifact, proxies)
-            version = self._create_version(name, location, run_id, model_id, _tags(artifact, upstream))
+        run_id = open_run(
+            self.client,
+            experiment_of(self.client, self.tracking_uri, self.project),
+            name,
+            kind=kind,
+            training=training_name(journal) or f"{kind}@{artifact.fingerprint}",
+            recipe=recipe,
+            dataset=artifact.lineage["dataset"],
+        )
+        complete_run(self.client, run_id, journal)
+        log_metrics(self.client, run_id, metrics)
+        if proxies is not None:
+            self.client.log_artifacts(run_id, str(proxies.path), "proxies")
+        model_id, location = self._log_model(run_id, artifact, proxies)
+        tags = _tags(artifact, upstream) | {LICENCE: recipe.registry.licence}
+        version = self._create_version(name, location, run_id, model_id, tags, card)
         return ModelVersion(name, version, run_id)
 
     def versions(self) -> list[dict[str, Any]]:
         """All versions of the project, newest first within each kind.
 
         Returns:
-            Rows of name, kind, version, aliases, run_id, upstream (kind -> version), fingerprint, dataset, cold_gauc
-            (None where not measured), created (Unix seconds).
+            Rows of name, kind, version, aliases, run_id, upstream (kind -> version), fingerprint, dataset, metrics
+            (figures by slice and name, those that were measured), created (Unix seconds).
         """
+        runs = self._runs()
         rows = []
         for kind in KINDS:
-            name = self.model_name(kind)
             aliases = self.aliases(kind)
-            found = list(self.client.search_model_versions(f"name='{name}'"))
-            for entry in sorted(found, key=lambda item: -int(item.version)):
-                rows.append(
-                    self._row(kind, entry, [alias for alias, at in aliases.items() if at == int(entry.version)])
-                )
+            for entry in self.entries(kind):
+                standing = [alias for alias, at in aliases.items() if at == int(entry.version)]
+                rows.append(_row(kind, entry, standing, runs.get(entry.run_id, {})))
         return rows
+
+    def entries(self, kind: str) -> list[MlflowVersion]:
+        """MLflow's entries of all versions of a kind, newest first."""
+        found = pages(
+            lambda token: self.client.search_model_versions(f"name='{self.model_name(kind)}'", page_token=token)
+        )
+        return sorted(found, key=lambda entry: -int(entry.version))
 
     def aliases(self, kind: str) -> dict[str, int]:
         """Versions by alias of a kind; empty when nothing is registered."""
@@ -153,14 +172,16 @@ class Registry:
         figures: dict[str, float] = self.client.get_run(self.version(kind, number).run_id).data.metrics
         return figures
 
-    def release(self, alias_or_version: str | int = "champion") -> Release:
-        """Locates a release and proves that its parts belong together.
+    def release(self, number: int, *, alias: str | None = None) -> Release:
+        """Locates the release of an adaptor version and proves that its parts belong together.
+
+        Args:
+            number: Adaptor version.
+            alias: Alias it was found by, which the release then shows; `standing.resolve` finds it.
 
         Raises:
-            UserError: no such alias or version, a part is missing or damaged, or the parts are not of one lineage.
+            UserError: no such version, a part is missing or damaged, or the parts are not of one lineage.
         """
-        alias = alias_or_version if isinstance(alias_or_version, str) and not alias_or_version.isdigit() else None
-        number = self._aliased(alias) if alias else int(alias_or_version)
         entry = self.version("adaptor", number)
         pinned = upstream_versions(entry)
         for kind in ("ranker", "encoder"):
@@ -222,15 +243,6 @@ class Registry:
             )
         return artifact
 
-    def _aliased(self, alias: str) -> int:
-        aliases = self.aliases("adaptor")
-        if alias not in aliases:
-            raise UserError(
-                f"{self.model_name('adaptor')} has no alias '{alias}'; "
-                f"`coldstart promote adaptor VERSION --to {alias}` sets it"
-            )
-        return aliases[alias]
-
     def _check_upstream(self, artifact: Artifact, upstream: Mapping[str, int]) -> None:
         for kind, number in upstream.items():
             registered = self.version(kind, number).tags[FINGERPRINT]
@@ -257,16 +269,9 @@ class Registry:
         first = min(found, key=lambda entry: int(entry.version))
         return ModelVersion(name, int(first.version), first.run_id)
 
-    def _experiment(self) -> str:
-        experiment = self.client.get_experiment_by_name(self.project)
-        if experiment is not None:
-            found: str = experiment.experiment_id
-            return found
-        created: str = self.client.create_experiment(self.project, artifact_location=artifact_root(self.tracking_uri))
-        return created
-
     def _log_model(self, run_id: str, artifact: Artifact, proxies: Artifact | None) -> tuple[str, str]:
-        logged = self.client.create_logged_model(self._experiment(), name=artifact.kind, source_run_id=run_id)
+        experiment = self.client.get_run(run_id).info.experiment_id
+        logged = self.client.create_logged_model(experiment, name=artifact.kind, source_run_id=run_id)
         model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id)
         with tempfile.TemporaryDirectory() as scratch:
             directory = Path(scratch) / "model"
@@ -276,28 +281,41 @@ class Registry:
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return logged.model_id, logged.artifact_location
 
-    def _create_version(self, name: str, location: str, run_id: str, model_id: str, tags: dict[str, str]) -> int:
+    def _create_version(
+        self, name: str, location: str, run_id: str, model_id: str, tags: dict[str, str], card: str
+    ) -> int:
         try:
             self.client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        created = self.client.create_model_version(name, location, run_id=run_id, tags=tags, model_id=model_id)
+        created = self.client.create_model_version(
+            name, location, run_id=run_id, tags=tags, model_id=model_id, description=card
+        )
         return int(created.version)
 
-    def _row(self, kind: str, entry: MlflowVersion, aliases: list[str]) -> dict[str, Any]:
-        return {
-            "name": entry.name,
-            "kind": kind,
-            "version": int(entry.version),
-            "aliases": aliases,
-            "run_id": entry.run_id,
-            "upstream": upstream_versions(entry),
-            "fingerprint": entry.tags.get(FINGERPRINT),
-            "dataset": entry.tags.get("coldstart.dataset"),
-            "cold_gauc": self.client.get_run(entry.run_id).data.metrics.get("cold_gauc"),
-            "created": entry.creation_timestamp / 1000,
-        }
+    def _runs(self) -> dict[str, dict[str, float]]:
+        """Last figures of all runs of the project, by run, in one question instead of one per version."""
+        experiment = self.client.get_experiment_by_name(self.project)
+        if experiment is None:
+            return {}
+        found = pages(lambda token: self.client.search_runs([experiment.experiment_id], page_token=token))
+        return {run.info.run_id: run.data.metrics for run in found}
+
+
+def _row(kind: str, entry: MlflowVersion, aliases: list[str], metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "kind": kind,
+        "version": int(entry.version),
+        "aliases": aliases,
+        "run_id": entry.run_id,
+        "upstream": upstream_versions(entry),
+        "fingerprint": entry.tags.get(FINGERPRINT),
+        "dataset": entry.tags.get("coldstart.dataset"),
+        "metrics": metrics,
+        "created": entry.creation_timestamp / 1000,
+    }
 
 
 def upstream_versions(entry: MlflowVersion) -> dict[str, int]:

@@ -34,6 +34,11 @@ class Release:
         """Short name for logs and responses, e.g. `demo-adaptor/3`."""
         return f"{self.project}-adaptor/{self.versions['adaptor']}"
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of all parts, by kind."""
+        return {part.kind: part.fingerprint for part in (self.ranker, self.encoder, self.proxies, self.adaptor)}
+
 
 def check_consistent(release: Release) -> None:
     """Compares lineage and widths of the parts of a release.
@@ -56,7 +61,13 @@ def check_consistent(release: Release) -> None:
                 f"release {release.name}: the adaptor was made from dataset {release.dataset[:12]}, the {part.kind} "
                 f"from {str(part.lineage.get('dataset'))[:12]}; make the {part.kind} and what follows anew"
             )
-    widths = {part.kind: part.about["width"] for part in (*parts.values(), release.adaptor) if "width" in part.about}
-    if len(set(widths.values())) > 1:
-        shown = ", ".join(f"{kind} {width}" for kind, width in widths.items())
-        raise UserError(f"release {release.name}: ID widths differ ({shown}); train them from one recipe")
+    for meaning, name, of_adaptor in (
+        ("ID widths", "width", "width"),
+        ("layer groups", "groups", "groups"),
+        ("MLLM widths", "hidden", "state_width"),
+    ):
+        told = {part.kind: part.about[name] for part in parts.values() if name in part.about}
+        told |= {"adaptor": release.adaptor.about[of_adaptor]} if of_adaptor in release.adaptor.about else {}
+        if len(set(told.values())) > 1:
+            shown = ", ".join(f"{kind} {value}" for kind, value in told.items())
+            raise UserError(f"release {release.name}: {meaning} differ ({shown}); train them from one recipe")

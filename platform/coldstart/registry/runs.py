@@ -1,52 +1,108 @@
-"""What MLflow keeps of the training behind a model: resolved recipe, dataset, metric history."""
+"""What MLflow keeps of a training: resolved recipe, dataset, code version, environment, metric history.
+
+A training has one run, found by its name; everything here may be repeated after a failure and then adds only what is
+missing. For figures that is MLflow's own doing: (run, key, time, step, value) is the primary key of its metric table,
+and it drops what it has already.
+"""
 
 import json
+import platform
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import distributions, version
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from coldstart.config import Artifact, Journal, Recipe, digest, dump_recipe
+from coldstart.config import Journal, Recipe, UserError, digest, dump_recipe, read_artifact
+from coldstart.registry.connection import artifact_root
 
+TRAINING, RECIPE = "coldstart.training", "coldstart.recipe"
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
 _PARAM_LENGTH = 6000
 
 
-@contextmanager
-def training_run(client: MlflowClient, experiment: str, name: str, artifact: Artifact, recipe: Recipe) -> Iterator[str]:
-    """Yields the id of a new run with the recipe and the dataset in it; ends it as finished, or failed on an error."""
-    tags = {"coldstart.kind": artifact.kind, "coldstart.recipe": digest(recipe)}
-    run_id: str = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-    try:
-        params = [Param(key, value[:_PARAM_LENGTH]) for key, value in _flat(recipe.model_dump(mode="json"))]
-        for first in range(0, len(params), _PARAMS_PER_CALL):
-            client.log_batch(run_id, params=params[first : first + _PARAMS_PER_CALL])
-        client.log_text(run_id, dump_recipe(recipe), "recipe.yaml")
-        fingerprint = artifact.lineage["dataset"]
-        source = json.dumps({"path": str(recipe.run_dir / "dataset"), "fingerprint": fingerprint})
-        dataset = Dataset(name=f"{recipe.name}-dataset", digest=fingerprint[:36], source_type="local", source=source)
-        client.log_inputs(run_id, [DatasetInput(dataset)])
-        yield run_id
-    except BaseException:
-        client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
-        raise
-    client.set_terminated(run_id)
+def training_name(journal: Journal) -> str | None:
+    """What tells a training from all others of a project: its stage and when it began; `None` before it has."""
+    first = next(Journal(journal.path).follow(), None)
+    return None if first is None else f"{journal.path.stem}@{first['time']:.3f}"
 
 
-def log_history(client: MlflowClient, run_id: str, journal: Journal) -> None:
-    """Logs every figure of a stage's journal at its own time and step."""
-    history = [
+def experiment_of(client: MlflowClient, tracking_uri: str, project: str) -> str:
+    """The id of a project's experiment, which is made on first use."""
+    experiment = client.get_experiment_by_name(project)
+    if experiment is None:
+        try:
+            created: str = client.create_experiment(project, artifact_location=artifact_root(tracking_uri))
+            return created
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(project)
+    found: str = experiment.experiment_id
+    return found
+
+
+def open_run(
+    client: MlflowClient, experiment: str, name: str, *, kind: str, training: str, recipe: Recipe, dataset: str
+) -> str:
+    """Finds or makes the run of a training and writes into it what was known when it began.
+
+    Args:
+        client: Of the server.
+        experiment: Id.
+        name: Shown in MLflow.
+        kind: Noun of the model that is trained.
+        training: What tells it from all others.
+        recipe: Resolved recipe; logged as parameters and as `recipe.yaml`, unless the run has one: what was trained
+            with stays, whatever is changed afterwards.
+        dataset: Fingerprint of the dataset.
+
+    Returns:
+        The run's id.
+    """
+    found = client.search_runs(
+        [experiment], f"tags.`{TRAINING}` = '{training}'", max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    if found and RECIPE in found[0].data.tags:
+        known: str = found[0].info.run_id
+        return known
+    tags = {TRAINING: training, "coldstart.kind": kind, **_code()}
+    run_id: str = (found[0] if found else client.create_run(experiment, run_name=name, tags=tags)).info.run_id
+    params = [Param(key, value[:_PARAM_LENGTH]) for key, value in _flat(recipe.model_dump(mode="json"))]
+    for first in range(0, len(params), _PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[first : first + _PARAMS_PER_CALL])
+    client.log_text(run_id, dump_recipe(recipe), "recipe.yaml")
+    client.log_text(run_id, _environment(), "environment.txt")
+    client.log_inputs(run_id, [_dataset(recipe, dataset)])
+    # The last thing written: a run that lacks it was begun by a call that did not end.
+    client.set_tag(run_id, RECIPE, digest(recipe))
+    return run_id
+
+
+def log_history(client: MlflowClient, run_id: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Logs every figure of a journal's lines at its own time and step."""
+    figures = (
         Metric(key, float(value), int(line["time"] * 1000), int(line["done"]))
-        for line in journal.read()
+        for line in lines
         for key, value in line.items()
         if key not in ("time", "done", "total") and isinstance(value, int | float)
-    ]
-    for first in range(0, len(history), _METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=history[first : first + _METRICS_PER_CALL])
+    )
+    while batch := list(islice(figures, _METRICS_PER_CALL)):
+        client.log_batch(run_id, metrics=batch)
+
+
+def complete_run(client: MlflowClient, run_id: str, journal: Journal) -> None:
+    """Brings the whole journal to a run that was not told of the end of its training, and ends it."""
+    if client.get_run(run_id).info.status != "FINISHED":
+        log_history(client, run_id, journal.read())
+        client.set_terminated(run_id)
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], *, only_missing: bool = False) -> None:
@@ -56,6 +112,50 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float],
     figures = [Metric(key, float(value), now, 0) for key, value in metrics.items() if key not in present]
     if figures:
         client.log_batch(run_id, metrics=figures)
+
+
+def _code() -> dict[str, str]:
+    """The package's version, and its commit where it runs from a checkout."""
+    here = Path(__file__)
+    tags = {"coldstart.version": version("coldstart")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # A virtual environment inside somebody else's checkout is not ours.
+        git("ls-files", "--error-unmatch", here.name)
+        tags["mlflow.source.git.commit"] = git("rev-parse", "HEAD")
+        tags["coldstart.uncommitted"] = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return tags
+
+
+def _environment() -> str:
+    """Python, platform and every installed package, as a requirements file."""
+    # One that is just being installed has no metadata yet.
+    packages = {f"{found.name}=={found.version}" for found in distributions() if found.read_text("METADATA")}
+    head = f"# Python {platform.python_version()}, {platform.platform()}"
+    return "\n".join([head, *sorted(packages, key=str.lower), ""])
+
+
+def _dataset(recipe: Recipe, fingerprint: str) -> DatasetInput:
+    path = recipe.run_dir / "dataset"
+    try:
+        artifact = read_artifact(path, "dataset", verify=False)
+        about = artifact.about if artifact.fingerprint == fingerprint else {}
+    except UserError:
+        about = {}
+    dataset = Dataset(
+        name=f"{recipe.name}-dataset",
+        digest=fingerprint[:36],
+        source_type="local",
+        source=json.dumps({"path": str(path), "fingerprint": fingerprint}),
+        profile=json.dumps(about),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

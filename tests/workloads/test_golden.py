@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart.config import read_artifact
+from coldstart.encoders import read_proxies
+from coldstart.encoders.proxies import first_proxies
+from coldstart.registry import Release
+from tests.serving.tiny import ITEMS, TRAINED, tiny_recipe, write_run
+from workloads.golden import CANDIDATES, REQUESTS, golden, golden_figures
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "golden")
+    write_run(recipe)
+    parts = {kind: read_artifact(recipe.run_dir / kind, kind) for kind in ("ranker", "encoder", "adaptor", "proxies")}
+    return Release("golden", None, {"adaptor": 1}, "d" * 64, **parts)
+
+
+def test_served_equals_offline_and_costs_something(release):
+    figures = golden_figures(release)
+    assert figures["golden_parity"] < 1e-5
+    assert 0 < figures["golden_ms"] < 1000
+
+
+def test_requests_are_the_same_every_time_and_show_trained_and_new_items(release):
+    _, once = golden(release).served()
+    _, again = golden(release).served()
+    np.testing.assert_array_equal(once, again)
+    assert once.shape == (REQUESTS * CANDIDATES,)
+    assert {len(query.positions) > 0 for query in golden(release)._queries()} == {True}
+
+
+def test_a_path_that_sees_other_vectors_shows_in_the_parity(release):
+    drawn = golden(release)
+    _, served = drawn.served()
+    others = drawn.slots.clone()
+    others[TRAINED + 1 :] += 0.5
+    gap = np.abs(served - replace(drawn, slots=others).offline()).max()
+    assert gap > 1e-3
+    assert torch.equal(drawn.slots[: TRAINED + 1], others[: TRAINED + 1])
+
+
+def test_first_proxies_are_those_of_the_first_items(release):
+    coarse, states = read_proxies(release.proxies.path, ITEMS, groups=2)
+    first, deep = first_proxies(release.proxies.path, 5, groups=2)
+    np.testing.assert_array_equal(first, coarse[1:6])
+    np.testing.assert_array_equal(deep, states[1:6])
