@@ -17,7 +17,7 @@ from coldstart.rankers.habit import Habit
 from coldstart.rankers.interface import Ranker
 from coldstart.rankers.mlp import mlp
 
-UNITS = 36
+UNITS = 16
 """`u`, as in the paper."""
 
 
@@ -41,7 +41,7 @@ class Din(Ranker):
         self.habit = Habit()
         self.label = nn.Embedding(2, 2 * width)
         nn.init.normal_(self.label.weight, std=0.1)
-        self.activation = _ActivationUnit(width)
+        self.activation = ActivationUnit(width)
         self.known = FeatureEmbedding(features, width)
         self.mlp = mlp(3 * width + 2 + self.known.width, settings.hidden, settings.dropout)
 
@@ -55,8 +55,8 @@ class Din(Ranker):
         """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
         gain, shift = self.label(batch.history_label.long()).chunk(2, dim=-1)
         events = self.id_slots(batch.history_idx) * (1 + gain) + shift
-        weight = self.activation(slots, events).masked_fill(~batch.visible, 0)
-        interest = weight @ events
+        weight = self.activation(slots, events).masked_fill(~batch.visible.mT, 0)
+        interest = weight.mT @ events
         habit = self.habit(batch)
         deep: Tensor = self.mlp(torch.cat([slots, interest, slots * interest, habit, self.known(batch)], -1)).squeeze(
             -1
@@ -66,25 +66,26 @@ class Din(Ranker):
         return logits
 
 
-class _ActivationUnit(nn.Module):
-    """Weights `[B, T, L]` of events for targets, from one hidden layer over target, event and their product."""
+class ActivationUnit(nn.Module):
+    """How much each event bears on each target: one hidden layer over target, event and their product.
+
+    Args:
+        width: `d`.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.target = nn.Linear(width, UNITS)
         self.event = nn.Linear(width, UNITS, bias=False)
         self.product = nn.Linear(width, UNITS, bias=False)
-        self.bend = nn.PReLU()
         self.weight = nn.Linear(UNITS, 1)
 
     def forward(self, slots: Tensor, events: Tensor) -> Tensor:
-        # Of a target, a matrix [d, u] that reads events: its slot times the product's weights, plus the event's own.
-        reader = slots.unsqueeze(-1) * self.product.weight.T + self.event.weight.T
-        rows, targets = slots.shape[:2]
-        hidden = torch.baddbmm(
-            self.target(slots).reshape(rows * targets, 1, UNITS),
-            events.unsqueeze(1).expand(-1, targets, -1, -1).flatten(0, 1),
-            reader.flatten(0, 1),
-        )
-        weight: Tensor = self.weight(self.bend(hidden)).reshape(rows, targets, -1)
+        """Weights `[B, L, T]` of events `[B, L, d]` for slots `[B, T, d]`."""
+        # Each target gets a matrix [d, u] that reads events, the product's weights times the slot plus the event's own,
+        # and those of a row stand side by side: one multiplication by the row's events does the pairs of all of them.
+        reader = slots.mT.unsqueeze(-1) * self.product.weight.mT.unsqueeze(1) + self.event.weight.mT.unsqueeze(1)
+        reader = torch.cat([reader, self.target(slots).unsqueeze(1)], dim=1).flatten(2)
+        hidden = (nn.functional.pad(events, (0, 1), value=1.0) @ reader).unflatten(-1, (-1, UNITS)).relu_()
+        weight: Tensor = self.weight(hidden).squeeze(-1)
         return weight
