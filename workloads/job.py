@@ -17,6 +17,8 @@ from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, 
 from workloads.console import CONSOLE, live_line
 
 RECIPES = Path(__file__).parent / "recipes"
+TRAINED_BY = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
+"""Kind of a model that is registered -> stage that trains it."""
 
 
 def find_recipe(name: str) -> Path:
@@ -115,8 +117,25 @@ def run_stage(stage: str, run: Callable[[Recipe], Artifact], recipe: Recipe) -> 
     (recipe.run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
     journal = Journal(recipe.run_dir / "journals" / f"{stage}.jsonl")
     list(journal.follow())
-    with live_line(stage, journal):
+    with live_line(stage, journal), _live_metrics(stage, journal, recipe):
         return run(recipe)
+
+
+@contextmanager
+def _live_metrics(stage: str, journal: Journal, recipe: Recipe) -> Iterator[None]:
+    """Sends a training's figures to MLflow while the block runs."""
+    kind = next((kind for kind, trainer in TRAINED_BY.items() if trainer == stage), None)
+    if kind is None:
+        yield
+        return
+    # Training workers import this module too, and have no use for MLflow.
+    from coldstart.registry.spool import Spool, live_metrics
+
+    def warn(message: str) -> None:
+        CONSOLE.print(f"[yellow]note[/]  {stage:<13} {message}", soft_wrap=True)
+
+    with live_metrics(Spool(kind, journal, recipe), warn):
+        yield
 
 
 @contextmanager

@@ -5,34 +5,40 @@ from typing import Any
 
 from coldstart.config import Journal, Recipe, load_recipe, read_artifact
 from coldstart.registry import ModelVersion, Registry
+from coldstart.registry.card import VARIANTS, write_card
+from coldstart.registry.connection import answering
 from workloads.console import CONSOLE
-from workloads.job import find_recipe, readable_errors, recipe_arguments
-
-_STAGE = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
+from workloads.job import TRAINED_BY, find_recipe, readable_errors, recipe_arguments
 
 
 def run(recipe: Recipe) -> dict[str, ModelVersion]:
     """Registers ranker, encoder and adaptor; models that are registered already are returned as they are."""
     registry = Registry(recipe.tracking_uri, recipe.project)
     evaluation = read_artifact(recipe.run_dir / "evaluation", "evaluation")
+    dataset = read_artifact(recipe.run_dir / "dataset", "dataset", verify=False)
     metrics: dict[str, dict[str, Any]] = evaluation.about["metrics"]
-    shown = {"ranker": "id", "encoder": "coarse", "adaptor": "fine"}
     models: dict[str, ModelVersion] = {}
-    for kind, stage in _STAGE.items():
+    for kind, stage in TRAINED_BY.items():
         figures = {
             f"{slice_name}_{metric}": value
-            for slice_name, values in metrics[shown[kind]].items()
+            for slice_name, values in metrics[VARIANTS[kind]].items()
             for metric, value in values.items()
-            if metric in ("auc", "gauc", "gauc_item", "logloss", "ece") and value is not None
+            if metric in ("rows", "auc", "gauc", "gauc_item", "logloss", "ece") and value is not None
         }
-        models[kind] = registry.register(
-            kind,
-            recipe.run_dir / kind,
-            recipe=recipe,
-            upstream={name: model.version for name, model in models.items()},
-            metrics=figures,
-            journal=Journal(recipe.run_dir / "journals" / f"{stage}.jsonl"),
-        )
+        upstream = {name: model.version for name, model in models.items()}
+        artifact = read_artifact(recipe.run_dir / kind, kind, verify=False)
+        maker = "import_ranker" if "brought" in artifact.about else stage
+        card = write_card(artifact, recipe, upstream=upstream, dataset=dataset.about, evaluation=evaluation.about)
+        with answering(recipe.tracking_uri, "nothing is lost: run `coldstart run register` again when it does"):
+            models[kind] = registry.register(
+                kind,
+                artifact.path,
+                recipe=recipe,
+                upstream=upstream,
+                metrics=figures,
+                journal=Journal(recipe.run_dir / "journals" / f"{maker}.jsonl"),
+                card=card,
+            )
     return models
 
 

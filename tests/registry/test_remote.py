@@ -1,0 +1,78 @@
+"""A registry on a team's server: MLflow over PostgreSQL with artifacts in S3, all of them real programs."""
+
+from importlib.util import find_spec
+
+import mlflow
+import pytest
+
+from coldstart.config.recipe import Registry as Settings
+from coldstart.registry import Registry, promote, resolve, rollback
+from tests.registry.conftest import Run
+from tests.registry.servers import MlflowServer, Moto, Postgres, postgres_binaries
+
+pytestmark = pytest.mark.slow
+UNGATED = Settings(gates=())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if postgres_binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    for module in ("psycopg", "boto3", "moto"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: pip install -e '.[dev]'")
+    directory = tmp_path_factory.mktemp("remote")
+    with Postgres(directory) as database, Moto(directory) as s3:
+        server = MlflowServer(
+            directory, backend=database.uri, artifacts="s3://models/coldstart", environment=s3.environment_of_clients
+        )
+        with server:
+            yield server
+
+
+@pytest.fixture
+def run(new_run, server, tmp_path):
+    local = new_run()
+    return Run(local.recipe, Registry(server.uri, local.recipe.project, cache=tmp_path / "cache"))
+
+
+def files(release) -> dict[str, bytes]:
+    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
+    return {
+        f"{part.kind}/{path.relative_to(part.path)}": path.read_bytes()
+        for part in parts
+        for path in sorted(part.path.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_register_promote_load_and_roll_back(run, tmp_path):
+    first = run.register_all(0.6).version
+    promote(run.registry, "adaptor", first, UNGATED)
+    before = files(resolve(run.registry))
+    second = run.challenge(0.7)
+    promote(run.registry, "adaptor", second, UNGATED)
+    assert resolve(run.registry).versions["adaptor"] == second
+
+    rollback(run.registry, "adaptor", why="the new posters are worse")
+    elsewhere = Registry(run.registry.tracking_uri, run.recipe.project, cache=tmp_path / "another machine")
+    release = resolve(elsewhere)
+    assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
+    assert files(release) == before
+    assert release.adaptor.path.is_relative_to(tmp_path / "another machine")
+    assert [record.entry.action for record in elsewhere.ledger.trusted().records] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+    ]
+
+
+def test_model_downloads_with_its_card_and_requirements(run, tmp_path):
+    version = run.register("ranker", cold_gauc=0.6).version
+    source = run.registry.version("ranker", version).source
+    path = mlflow.artifacts.download_artifacts(
+        artifact_uri=source, tracking_uri=run.registry.tracking_uri, dst_path=str(tmp_path)
+    )
+    model = mlflow.models.Model.load(path)
+    assert model.signature.inputs.input_names()[0] == "history_item_ids"
+    assert run.registry.metrics("ranker", version)["cold_gauc"] == 0.6
