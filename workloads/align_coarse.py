@@ -13,7 +13,7 @@ from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import make_mllm
 from coldstart.encoders.checkpoint import check_mllm
-from coldstart.rankers import load_ranker
+from coldstart.rankers import IdRows, load_id_rows
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.coarse_loop import CoarseTask, train_coarse
 from coldstart.training.launch import launch
@@ -37,7 +37,7 @@ def run(recipe: Recipe) -> Artifact:
     mllm = _mllm(recipe, dataset)
     check_mllm(recipe.encoder, mllm)
     key = digest([recipe.encoder, recipe.content, recipe.coarse, recipe.cluster.workers, recipe.seed, mllm, lineage])
-    task = coarse_task(recipe, dataset, mllm=mllm, key=key)
+    task = coarse_task(recipe, dataset, load_id_rows(ranker.path), mllm=mllm, key=key)
 
     journal = Journal(task.journal)
     if Checkpoints(task.checkpoints, key).newest() is None:
@@ -52,18 +52,20 @@ def run(recipe: Recipe) -> Artifact:
     return read_artifact(run_dir / "encoder", "encoder")
 
 
-def coarse_task(recipe: Recipe, dataset: Dataset, *, mllm: str, key: str) -> CoarseTask:
+def coarse_task(recipe: Recipe, dataset: Dataset, ids: IdRows, *, mllm: str, key: str) -> CoarseTask:
     """What the ranks are to do; the same wherever it is called.
 
     Raises:
         UserError: no item is mature, or fewer than a batch needs.
     """
     settings, counts = recipe.coarse, dataset.train_counts
-    mature = np.flatnonzero(counts >= settings.min_events)
+    known = ids.trained.numpy()
+    mature = np.flatnonzero((counts >= settings.min_events) & known)
     if not len(mature):
         raise UserError(
-            f"no item has coarse.min_events {settings.min_events} train events (the most any has is {counts.max()}, "
-            f"the median is {int(np.median(counts[1:]))}); lower coarse.min_events"
+            f"no item with an ID row has coarse.min_events {settings.min_events} train events ({known.sum()} of "
+            f"{dataset.num_items} items have a row; the most events any of them has is {counts[known].max(initial=0)}, "
+            f"the median of all items is {int(np.median(counts[1:]))}); lower coarse.min_events"
         )
     shuffled = np.random.default_rng((recipe.seed, 1)).permutation(mature)
     train, heldout = np.split(shuffled, [len(mature) - round(settings.holdout * len(mature))])
@@ -95,9 +97,9 @@ def _worker(payload: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(payload["recipe"])
     recipe = recipe.model_copy(update={"paths": recipe.paths.model_copy(update={"runs": run_dir.parent})})
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    task = coarse_task(recipe, dataset, mllm=payload["mllm"], key=payload["key"])
-    table = load_ranker(run_dir / "ranker").id_rows()
-    train_coarse(task, table, partial(stream_items, run_dir / "dataset"))
+    ids = load_id_rows(run_dir / "ranker")
+    task = coarse_task(recipe, dataset, ids, mllm=payload["mllm"], key=payload["key"])
+    train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset"))
 
 
 def _mllm(recipe: Recipe, dataset: Dataset) -> str:

@@ -10,6 +10,7 @@ from coldstart.data.dataset import Dataset
 from coldstart.encoders.proxies import read_proxies
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers import load_ranker
+from coldstart.rankers.storage import check_whole
 from coldstart.rankers.storage import digest as digest_ranker
 from coldstart.training.fine_loop import align_fine
 from coldstart.training.launch import launch
@@ -29,6 +30,7 @@ def run(recipe: Recipe) -> Artifact:
         UserError: an earlier stage's result is missing, damaged, or was made from another ranker.
     """
     run_dir = recipe.run_dir.absolute()
+    check_whole(run_dir / "ranker")
     sources = {kind: read_artifact(run_dir / kind, kind) for kind in SOURCES}
     for kind, made_from in sources["proxies"].lineage.items():
         if kind in sources and sources[kind].fingerprint != made_from:

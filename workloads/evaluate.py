@@ -25,6 +25,7 @@ from coldstart.evaluation.scoring import Logits
 from coldstart.evaluation.summary import Rows, Summary, summarise
 from coldstart.evaluation.variants import MEANINGS, item_appeal, slot_tables, to_logit
 from coldstart.rankers import Ranker, load_ranker
+from coldstart.rankers.storage import check_whole
 from workloads.job import main
 from workloads.scoring import evaluated_windows, score_everything
 
@@ -47,6 +48,7 @@ def run(recipe: Recipe) -> Artifact:
     Raises:
         UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
     """
+    check_whole(recipe.run_dir / "ranker")
     artifacts = open_artifacts(recipe.run_dir)
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, load_recipe
+from coldstart.config.permission import PERMITTED, permit
 from workloads.console import CONSOLE, live_line
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -47,6 +49,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     Raises:
         UserError: nothing answers at the address.
     """
+    permit(recipe.ranker.kind)
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _answers(address)
@@ -59,7 +62,9 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not recipe.cluster.gpus_per_worker:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if PERMITTED in os.environ:
+        quiet["runtime_env"] = {"env_vars": {PERMITTED: os.environ[PERMITTED]}}
     if address:
         with _core_chatter_hidden():
             ray.init(address=address, **quiet)

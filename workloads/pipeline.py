@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from coldstart.config import Artifact, Recipe, UserError, digest, dump_recipe, load_recipe, read_artifact
+from coldstart.config.permission import permit
 from coldstart.data.readers import check_files
 from coldstart.encoders.checkpoint import check_mllm
+from coldstart.rankers import ranker_class
 from coldstart.registry import Registry
-from workloads import align_coarse, align_fine, embed_items, evaluate, prepare, register, train_ranker
+from workloads import align_coarse, align_fine, embed_items, evaluate, import_ranker, prepare, register, train_ranker
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments, run_stage
 
@@ -35,11 +37,14 @@ class Stage:
     upstream: tuple[str, ...]
 
 
-STAGES = (
-    Stage("prepare", "dataset", prepare.run, ("data",), ()),
-    Stage("train_ranker", "ranker", train_ranker.run, ("ranker",), ("dataset",)),
+PREPARE = Stage("prepare", "dataset", prepare.run, ("data",), ())
+TRAIN = Stage("train_ranker", "ranker", train_ranker.run, ("ranker",), ("dataset",))
+IMPORT = Stage("import_ranker", "ranker", import_ranker.run, ("ranker", "bring"), ("dataset",))
+COARSE = (
     Stage("align_coarse", "encoder", align_coarse.run, ("content", "encoder", "coarse"), ("dataset", "ranker")),
     Stage("embed_items", "proxies", embed_items.run, (), ("dataset", "encoder")),
+)
+FINE = (
     Stage("align_fine", "adaptor", align_fine.run, ("fine",), ("dataset", "ranker", "proxies")),
     Stage(
         "evaluate",
@@ -51,14 +56,27 @@ STAGES = (
 )
 
 
+def stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages in order; those after coarse alignment need a whole ranker, not only its ID table."""
+    if recipe.bring.id_table is not None:
+        return (PREPARE, IMPORT, *COARSE)
+    return (PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, *FINE)
+
+
 def check(recipe: Recipe) -> None:
     """Finds what would stop the pipeline later, before a cluster is touched or minutes are spent.
 
     Raises:
-        UserError: input files or columns are missing, the MLLM cannot be loaded, or MLflow does not answer.
+        UserError: input files or columns are missing, a ranker of one's own cannot be imported, the MLLM cannot be
+            loaded, or MLflow does not answer.
     """
     if recipe.data.source == "files":
         check_files(recipe.data.files)
+    for path in recipe.bring.files:
+        if not path.is_file():
+            raise UserError(f"bring: {path} does not exist")
+    permit(recipe.ranker.kind)
+    ranker_class(recipe.ranker.kind)
     check_mllm(recipe.encoder)
     Registry(recipe.tracking_uri, recipe.project)
 
@@ -71,7 +89,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """
     ledger = _Ledger(recipe.run_dir / "pipeline.json")
     artifacts: dict[str, Artifact] = {}
-    for stage in STAGES:
+    chain = stages(recipe)
+    for stage in chain:
         inputs = _inputs(stage, recipe, artifacts)
         artifact = ledger.up_to_date(stage, inputs, recipe.run_dir / stage.kind)
         if artifact is None:
@@ -81,13 +100,17 @@ def run(recipe: Recipe) -> dict[str, Any]:
         else:
             CONSOLE.print(f"[cyan]kept[/]  {stage.name:<13} [dim]inputs unchanged[/]")
         artifacts[stage.kind] = artifact
+    if "evaluation" not in artifacts:
+        CONSOLE.print(f"next     coldstart export proxies.parquet --recipe {recipe.run_dir / 'recipe.yaml'}")
+        return {"stages": {stage.name: ledger.stages[stage.name] for stage in chain}, "models": {}}
     began = time.monotonic()
     models = register.run(recipe)
     listed = "  ".join(f"{model.name} v{model.version}" for model in models.values())
     CONSOLE.print(f"[green]done[/]  {'register':<13} {time.monotonic() - began:6.1f} s  [dim]{listed}[/]")
-    stages = {**ledger.stages, "register": {"seconds": round(time.monotonic() - began, 2)}}
+    taken = {stage.name: ledger.stages[stage.name] for stage in chain}
+    taken |= {"register": {"seconds": round(time.monotonic() - began, 2)}}
     return {
-        "stages": stages,
+        "stages": taken,
         "models": {kind: {"name": m.name, "version": m.version, "run_id": m.run_id} for kind, m in models.items()},
     }
 
@@ -99,6 +122,8 @@ def _inputs(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str
     if stage.kind == "dataset" and recipe.data.source == "files":
         files = recipe.data.files
         facts["files"] = [_stamp(files.root / name) for name in (files.items, files.events)]
+    if "bring" in stage.sections:
+        facts["files"] = [_stamp(path) for path in recipe.bring.files]
     return digest(facts)
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from coldstart.config import Recipe, UserError, load_recipe
+from coldstart.config.permission import permit
 
 app = typer.Typer(
     name="coldstart",
@@ -37,4 +38,6 @@ def load(name: str, overrides: list[str] | None) -> Recipe:
     """The recipe given by shipped name or by file, with overrides."""
     from workloads.job import find_recipe
 
-    return load_recipe(find_recipe(name), overrides or ())
+    recipe = load_recipe(find_recipe(name), overrides or ())
+    permit(recipe.ranker.kind)
+    return recipe

@@ -78,6 +78,7 @@ def _absolute(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "paths": recipe.paths.model_copy(update={"runs": recipe.paths.runs.absolute()}),
+            "bring": recipe.bring.model_copy(update={name: path.absolute() for name, path in recipe.bring if path}),
             "data": recipe.data.model_copy(update={"files": files}),
             "encoder": recipe.encoder.model_copy(update={"mllm": mllm}),
         }

@@ -128,7 +128,7 @@ class Cluster(Section):
     """Worker failures a training stage recovers from by itself."""
 
 
-RankerKind = Annotated[str, Field(pattern=r"^(din_dcn|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")]
+RankerKind = Annotated[str, Field(pattern=r"^(din|dcn_v2|din_dcn|transformer|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")]
 """One of the platform's rankers, or `module:Class` of your own."""
 
 
@@ -179,6 +179,11 @@ class Bring(Section):
     ids: Path | None = None
     """Parquet with a column item_id: whose the rows of the weights' ID table are, from row 1 on. `None`: they are in the
     order of the prepared dataset."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that are named."""
+        return tuple(path for path in (self.id_table, self.weights, self.ids) if path is not None)
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

@@ -4,7 +4,7 @@ from coldstart.rankers.din_dcn import DinDcn
 from coldstart.rankers.features import FeatureSchema
 from coldstart.rankers.given_table import IdRows
 from coldstart.rankers.interface import Ranker
-from coldstart.rankers.kinds import name_kind, ranker_class
+from coldstart.rankers.kinds import ranker_class
 from coldstart.rankers.storage import digest, load_id_rows, load_ranker, save_ranker, vocabulary
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "digest",
     "load_id_rows",
     "load_ranker",
-    "name_kind",
     "ranker_class",
     "save_ranker",
     "vocabulary",

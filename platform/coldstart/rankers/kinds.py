@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from coldstart.config import UserError
+from coldstart.config.permission import PERMITTED, is_permitted
 from coldstart.rankers.dcn_v2 import DcnV2
 from coldstart.rankers.din import Din
 from coldstart.rankers.din_dcn import DinDcn
@@ -14,16 +15,6 @@ from coldstart.rankers.transformer import Transformer
 
 CLASSES: dict[str, type[Ranker]] = {"din": Din, "dcn_v2": DcnV2, "din_dcn": DinDcn, "transformer": Transformer}
 """The platform's own."""
-
-NAMED = "COLDSTART_RANKER"
-"""Environment variable with the `module:Class` that the user named; nothing else is ever imported on a file's word.
-Child processes and Ray workers inherit it."""
-
-
-def name_kind(kind: str) -> None:
-    """Notes the kind that the user named in a recipe or on the command line."""
-    if ":" in kind:
-        os.environ[NAMED] = kind
 
 
 def ranker_class(kind: str) -> type[Ranker]:
@@ -38,10 +29,10 @@ def ranker_class(kind: str) -> type[Ranker]:
         raise UserError(
             f"ranker kind '{kind}' is unknown; allowed: {', '.join(CLASSES)}, or module:Class of a ranker of your own"
         )
-    if os.environ.get(NAMED) != kind:
+    if not is_permitted(kind):
         raise UserError(
             f"the ranker is of class {kind}, which is not the platform's own and is imported only where you name it; "
-            f"if you trust it, set ranker.kind={kind} in the recipe (without a recipe: {NAMED}={kind})"
+            f"if you trust it, set ranker.kind={kind} in the recipe (without a recipe: {PERMITTED}={kind})"
         )
     return _imported(kind)
 

@@ -59,13 +59,8 @@ def load_ranker(path: Path) -> Ranker:
     Raises:
         UserError: files are missing, of an unknown class, or do not fit together.
     """
+    check_whole(path)
     card = _card(path)
-    if card["class"] == TABLE_ONLY:
-        raise UserError(
-            f"{path} holds an ID table alone, and scores come from a whole ranker: align_fine, evaluate and serve need "
-            "one (ranker.kind and bring.weights in the place of bring.id_table). With the table alone there are "
-            "align_coarse, embed_items and, for your own ranker, `coldstart export`"
-        )
     kind = ranker_class(card["class"])
     schema = path / FEATURES
     try:
@@ -88,6 +83,20 @@ def load_id_rows(path: Path) -> IdRows:
         return IdRows(**load_file(path / WEIGHTS))
     ranker = load_ranker(path)
     return IdRows(ranker.id_rows(), ranker.trained)
+
+
+def check_whole(path: Path) -> None:
+    """Finds out early that what lies there cannot score.
+
+    Raises:
+        UserError: nothing, or an ID table that came without its ranker.
+    """
+    if _card(path)["class"] == TABLE_ONLY:
+        raise UserError(
+            f"{path} holds an ID table alone, and scores come from a whole ranker: align_fine, evaluate and serve need "
+            "one (ranker.kind and bring.weights in the place of bring.id_table). With the table alone there are "
+            "align_coarse, embed_items and, for your own ranker, `coldstart export`"
+        )
 
 
 def _card(path: Path) -> dict[str, Any]:

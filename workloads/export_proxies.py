@@ -1,0 +1,42 @@
+"""Exports coarse proxies as a table that a ranker outside the platform can put into its own ID table."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from coldstart.config import Recipe, UserError, read_artifact
+from coldstart.data.dataset import Dataset
+from coldstart.encoders.proxies import read_proxies
+from coldstart.rankers import load_id_rows
+
+
+def export_proxies(recipe: Recipe, out: Path) -> int:
+    """Writes `item_id`, `has_row` and `proxy` of every item; returns how many.
+
+    Coarse proxies have unit length; the export gives all of them the mean length of the ID rows of mature items, the
+    scale that the ranker knows.
+
+    Raises:
+        UserError: the run has no proxies, or they were made from another ranker or dataset than it has.
+    """
+    proxies = read_artifact(recipe.run_dir / "proxies", "proxies")
+    for kind in ("dataset", "ranker"):
+        if read_artifact(recipe.run_dir / kind, kind, verify=False).fingerprint != proxies.lineage[kind]:
+            raise UserError(f"the proxies in {recipe.run_dir} were made from another {kind}; run the pipeline again")
+    dataset = Dataset.open(recipe.run_dir / "dataset")
+    ids = load_id_rows(recipe.run_dir / "ranker")
+    coarse, _ = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
+    trained = ids.trained.numpy()
+    mature = trained & (dataset.train_counts >= recipe.coarse.min_events)
+    scale = np.linalg.norm(ids.rows.numpy()[mature], axis=1).mean()
+    rows = (coarse[1:] * scale).astype(np.float32)
+    table = {
+        "item_id": pa.array(list(dataset.item_index), pa.string()),
+        "has_row": pa.array(trained[1:]),
+        "proxy": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(table), out)
+    return len(rows)
