@@ -6,6 +6,7 @@ from typing import Any
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Registry as Settings
+from coldstart.registry.connection import answering
 from coldstart.registry.gates import Measure, Verdict, judge
 from coldstart.registry.ledger import PROMOTED, REFUSED, ROLLED_BACK, Chain, Entry, Record
 from coldstart.registry.registry import Registry
@@ -14,6 +15,7 @@ from coldstart.registry.standing import CHAMPION, State, finish, look, settle
 
 GATES = "coldstart.gates."
 """Tags that hold the latest verdicts of a version."""
+_IN_DOUBT = "if the decision is on record it counts, else nothing has changed: `coldstart history` shows which"
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,10 @@ def promote(
 ) -> Record:
     """Settles the alias, decides and enacts; arguments and errors as theirs."""
     _only_adaptor(registry, kind)
-    settle(registry, alias)
-    decision = decide(registry, kind, version, settings, alias=alias, measure=measure)
-    return enact(registry, decision, why=why, override=override)
+    with answering(registry.tracking_uri, _IN_DOUBT):
+        settle(registry, alias)
+        decision = decide(registry, kind, version, settings, alias=alias, measure=measure)
+        return enact(registry, decision, why=why, override=override)
 
 
 def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str = "") -> Record:
@@ -157,6 +160,23 @@ def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str =
         UserError: there is no such earlier release, or it is no longer what it was.
     """
     _only_adaptor(registry, kind)
+    with answering(registry.tracking_uri, _IN_DOUBT):
+        return _roll_back(registry, to, why)
+
+
+def sentence(record: Record) -> str:
+    """A decision about an alias, for people."""
+    entry = record.entry
+    parts = ", ".join(f"{kind} {number}" for kind, number in entry.versions.items())
+    failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
+    if entry.action == REFUSED:
+        return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
+    origin = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
+    loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
+    return f"{entry.alias} is now adaptor version {entry.version}{origin}: {parts}{loud}"
+
+
+def _roll_back(registry: Registry, to: int | None, why: str) -> Record:
     standing = settle(registry, CHAMPION)
     chain = registry.ledger.trusted()
     target = _earlier(chain, standing.version, to).entry
@@ -181,18 +201,6 @@ def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str =
     record = registry.ledger.append(entry, chain)
     finish(registry, CHAMPION)
     return record
-
-
-def sentence(record: Record) -> str:
-    """A decision about an alias, for people."""
-    entry = record.entry
-    parts = ", ".join(f"{kind} {number}" for kind, number in entry.versions.items())
-    failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
-    if entry.action == REFUSED:
-        return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
-    origin = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
-    loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
-    return f"{entry.alias} is now adaptor version {entry.version}{origin}: {parts}{loud}"
 
 
 def _earlier(chain: Chain, version: int | None, to: int | None) -> Record:
