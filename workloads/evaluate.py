@@ -9,29 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.alignment import load_adaptor
 from coldstart.alignment.content_map import fit_content_map
-from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_picture
-from coldstart.data.dataset import Dataset
+from coldstart.data.dataset import Dataset, part_path
 from coldstart.encoders.proxies import read_proxies
 from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
+from coldstart.evaluation.protocol import Protocol
 from coldstart.evaluation.report import Chart, Evidence, render
-from coldstart.evaluation.scoring import Logits
-from coldstart.evaluation.summary import Rows, Summary, summarise
-from coldstart.evaluation.variants import MEANINGS, item_appeal, slot_tables, to_logit
+from coldstart.evaluation.slices import warm_up_edges
+from coldstart.evaluation.slots import slot_tables
+from coldstart.evaluation.summary import Summary, summarise
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_whole
 from workloads.job import main
-from workloads.scoring import evaluated_windows, score_everything
+from workloads.measure import measure_parts
+from workloads.scoring import score_everything
 
 KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
+ORACLE = "oracle"
+"""Kind of the ranker that was trained with held-out items."""
 REMAKE = {
     "ranker": "train_ranker",
+    "oracle": "train_oracle",
     "encoder": "align_coarse",
     "proxies": "embed_items",
     "adaptor": "align_fine",
@@ -49,32 +55,38 @@ def run(recipe: Recipe) -> Artifact:
         UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
     """
     check_whole(recipe.run_dir / "ranker")
-    artifacts = open_artifacts(recipe.run_dir)
+    artifacts = open_artifacts(recipe.run_dir, oracle=recipe.data.split.kind == "item_holdout")
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
     tables = _tables(recipe, artifacts, dataset, ranker)
-    rows, logits, appeal = _score(recipe, dataset, tables)
-    summary = summarise(rows, logits, appeal, recipe.evaluation, seed=recipe.seed)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
-    geometry = _geometry(recipe, dataset, ranker, tables)
-    journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}
-    charts = draw_charts(summary, rows, logits, geometry, journals, bins=recipe.evaluation.calibration_bins)
-    decode = partial(decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels)
-    around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
-    evidence = _evidence(recipe, summary, charts, around, dataset, lineage)
     path = recipe.run_dir / "evaluation"
+    summary: Summary = {}
     with write_artifact(path, "evaluation", lineage, summary) as draft:
-        _write(draft, evidence)
+        scores = draft / "scores"
+        scores.mkdir()
+        if not score_everything(recipe, dataset, tables, scores, oracle=ORACLE in artifacts):
+            raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
+        summary |= _measure(recipe, dataset, scores)
+        geometry = _geometry(recipe, dataset, ranker, tables)
+        journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}
+        charts = draw_charts(summary, geometry, journals)
+        decode = partial(
+            decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels
+        )
+        around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
+        (draft / "recipe.yaml").write_text(dump_recipe(recipe))
+        _write(draft, _evidence(recipe, summary, charts, around, dataset, lineage))
     return read_artifact(path, "evaluation")
 
 
-def open_artifacts(run_dir: Path) -> dict[str, Artifact]:
-    """The artifacts that are evaluated together.
+def open_artifacts(run_dir: Path, *, oracle: bool = False) -> dict[str, Artifact]:
+    """The artifacts that are evaluated together, with the oracle or without.
 
     Raises:
         UserError: one is missing or damaged, or was made from another one than stands beside it.
     """
-    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in KINDS}
+    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in (*KINDS, *([ORACLE] if oracle else []))}
     for kind, artifact in artifacts.items():
         for source, fingerprint in artifact.lineage.items():
             if source in artifacts and artifacts[source].fingerprint != fingerprint:
@@ -112,30 +124,12 @@ def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str
     return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
 
 
-def _score(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor]) -> tuple[Rows, Logits, Logits]:
-    """Rows in event order, and variant -> logits and appeal aligned with them."""
-    windows = evaluated_windows(dataset, recipe.ranker.history)
-    if not len(windows):
-        raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
-    sequences = dataset.sequences
-    at = windows.rows
-    item = sequences.item_idx[at].astype(np.int64)
-    rows = Rows(
-        np.searchsorted(sequences.offsets, at, side="right") - 1, sequences.label[at], dataset.train_counts[item]
-    )
-    cold = np.unique(item[rows.train_events == 0])
-    logits, by_item = score_everything(recipe, windows, tables, cold)
-    appeal = {name: np.full(len(at), np.nan, np.float32) for name in by_item}
-    for name, values in by_item.items():
-        appeal[name][rows.train_events == 0] = values[np.searchsorted(cold, item[rows.train_events == 0])]
-    truths = {"content_oracle": sequences.p_click_content, "oracle": sequences.p_click}
-    for name, truth in truths.items():
-        if truth is not None:
-            everywhere = to_logit(truth)
-            logits[name] = everywhere[at].astype(np.float32)
-            appeal[name] = item_appeal(everywhere, sequences.item_idx)[at].astype(np.float32)
-    order = [name for name in MEANINGS if name in logits]
-    return rows, {name: logits[name] for name in order}, {name: appeal[name] for name in order if name in appeal}
+def _measure(recipe: Recipe, dataset: Dataset, scores: Path) -> Summary:
+    clicks = np.asarray(dataset.items(["num_train_clicks"])["num_train_clicks"])
+    columns = pq.read_schema(part_path(scores, 0)).names
+    protocol = Protocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
+    summary = summarise(measure_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
+    return {**summary, "protocol": recipe.data.split.kind}
 
 
 def _evidence(

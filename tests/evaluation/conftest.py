@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from coldstart.config.recipe import Evaluation
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
-from coldstart.evaluation.summary import Rows, Summary, summarise
+from coldstart.evaluation.scored_rows import ScoredRows
+from coldstart.evaluation.summary import Summary
 from coldstart.rankers.interface import Ranker
-
-Scored = tuple[Rows, dict[str, np.ndarray], dict[str, np.ndarray]]
+from tests.evaluation.rows import drawn_rows, summary_of
 
 
 class DotRanker(Ranker):
@@ -67,48 +66,10 @@ def ranker() -> Ranker:
 
 
 @pytest.fixture(scope="session")
-def scored() -> Scored:
-    """Rows, logits and appeal. True log-odds are appeal plus taste; `fine` sees both through noise, `coarse` less."""
-    rng = np.random.default_rng(1)
-    users, items, n = 200, 60, 8000
-    user, item = rng.integers(0, users, n), rng.integers(0, items, n)
-    appeal = rng.normal(0, 1, items)[item]
-    taste = (rng.normal(0, 1, (users, 4))[user] * rng.normal(0, 0.5, (items, 4))[item]).sum(1)
-    truth = appeal + taste
-    label = (rng.uniform(size=n) < 1 / (1 + np.exp(-truth))).astype(np.int64)
-    events = np.array([0, 0, 0, 4, 40, 400])[item % 6]
-    context = rng.normal(0, 0.3, n)
-    cold = events == 0
-    seen = {
-        "oov": np.zeros(n),
-        "id": np.where(cold, 0, truth + rng.normal(0, 0.5, n)),
-        "mlp_map": 0.3 * truth + rng.normal(0, 1, n),
-        "coarse": 0.6 * truth + rng.normal(0, 1, n),
-        "fine": truth + rng.normal(0, 0.7, n),
-        "release": np.where(cold, truth + rng.normal(0, 0.7, n), truth),
-    }
-    logits = {name: values + context for name, values in seen.items()}
-    logits |= {"content_oracle": truth, "oracle": truth}
-    rows = Rows(user, label, events)
-    shared = {"coarse": 0.6 * appeal, "fine": appeal, "content_oracle": appeal}
-    return rows, logits, shared
+def rows() -> ScoredRows:
+    return drawn_rows()
 
 
 @pytest.fixture(scope="session")
-def rows(scored: Scored) -> Rows:
-    return scored[0]
-
-
-@pytest.fixture(scope="session")
-def logits(scored: Scored) -> dict[str, np.ndarray]:
-    return scored[1]
-
-
-@pytest.fixture(scope="session")
-def appeal(scored: Scored) -> dict[str, np.ndarray]:
-    return scored[2]
-
-
-@pytest.fixture(scope="session")
-def summary(rows: Rows, logits: dict[str, np.ndarray], appeal: dict[str, np.ndarray]) -> Summary:
-    return summarise(rows, logits, appeal, Evaluation(bootstrap=200), seed=3)
+def summary(rows: ScoredRows) -> Summary:
+    return summary_of(rows, bootstrap=200, seed=3)

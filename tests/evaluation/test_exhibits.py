@@ -6,7 +6,7 @@ from PIL import Image
 
 from coldstart.data.content import Content
 from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
-from coldstart.evaluation.summary import Rows, Summary
+from coldstart.evaluation.summary import Summary
 
 
 def _geometry(cold: int = 4) -> Geometry:
@@ -14,9 +14,9 @@ def _geometry(cold: int = 4) -> Geometry:
     return Geometry(tables, np.arange(1, 15), np.arange(15, 15 + cold))
 
 
-def test_every_chart_is_drawn_and_described(summary: Summary, rows: Rows, logits: dict[str, np.ndarray]) -> None:
+def test_every_chart_is_drawn_and_described(summary: Summary) -> None:
     journal = [{"time": 1.0, "done": n, "total": 2, "loss": 0.5} for n in range(2)]
-    charts = draw_charts(summary, rows, logits, _geometry(), {"align_fine": journal}, bins=15)
+    charts = draw_charts(summary, _geometry(), {"align_fine": journal})
     assert [chart.name for chart in charts] == ["gain", "reliability", "geometry", "training"]
     assert f"fine {summary['delta_item_vs_oov']['fine']['cold']['gauc']:+.3f}" in charts[0].alt
     assert all(chart.caption and chart.alt for chart in charts)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from coldstart.evaluation.metrics import auc, gauc, logloss, reliability, sigmoid, user_aucs
+from coldstart.evaluation.metrics import auc, gauc, logloss, rank_users, reliability, sigmoid
 
 
 def _rows(rows: int, users: int, seed: int, levels: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def _reference(user: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[
 def test_gauc_equals_scikit_learn_with_and_without_ties(levels: int | None) -> None:
     user, label, score = _rows(3000, 400, 1, levels)
     expected, left_out = _reference(user, label, score)
-    found = user_aucs(user, label, score)
+    found = rank_users(user, label, score)
     assert found.mean == pytest.approx(expected, abs=1e-9)
     assert gauc(user, label, score) == found.mean
     assert found.left_out == left_out > 0
@@ -102,3 +102,47 @@ def test_hundreds_of_thousands_of_rows_take_well_under_a_second() -> None:
     started = time.process_time()
     gauc(user, label, score)
     assert time.process_time() - started < 1
+
+
+def _expected_recall(label: np.ndarray, score: np.ndarray, top: int) -> float:
+    """Mean share of clicks in the first places over all orders of equal scores, score by score."""
+    hits, room = 0.0, top
+    for value in np.unique(score)[::-1]:
+        tied = label[score == value]
+        hits += tied.mean() * min(room, len(tied))
+        room = max(room - len(tied), 0)
+    return hits / label.sum()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(-4, 4)), min_size=4, max_size=80),
+    st.integers(1, 12),
+)
+@settings(max_examples=80)
+def test_ndcg_equals_scikit_learn_and_recall_its_definition_also_with_ties(
+    rows: list[tuple[int, int, int]], top: int
+) -> None:
+    user, label, score = np.array(rows).T
+    found = rank_users(user, label, score.astype(float))
+    for place, one in enumerate(found.user):
+        mine = user == one
+        expected = ndcg_score([label[mine]], [score[mine]], k=top)
+        assert found.ndcg(top)[place] == pytest.approx(expected, abs=1e-9)
+        assert found.recall(top)[place] == pytest.approx(_expected_recall(label[mine], score[mine], top), abs=1e-9)
+    assert len(found.user) + found.left_out == len(np.unique(user))
+
+
+def test_pull_is_what_a_weight_on_the_row_would_change() -> None:
+    """Against a difference quotient: the row counted 1.001 times, in impressions and in pairs."""
+    user, label, score = np.zeros(7, int), np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0.0, 1, 1, 2, 2, 3, 4])
+
+    def weighted(extra: np.ndarray) -> float:
+        weight = 1 + extra
+        up, down = label == 1, label == 0
+        right = (score[up][:, None] > score[down]) + 0.5 * (score[up][:, None] == score[down])
+        auc = weight[up] @ right @ weight[down] / (weight[up].sum() * weight[down].sum())
+        return float(auc * weight.sum())
+
+    small = 1e-6
+    expected = [(weighted(small * np.eye(7)[row]) - weighted(np.zeros(7))) / small for row in range(7)]
+    np.testing.assert_allclose(rank_users(user, label, score).pull, expected, atol=1e-5)

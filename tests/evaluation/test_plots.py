@@ -1,9 +1,9 @@
 import numpy as np
 
-from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.metrics import reliability, sigmoid
 from coldstart.evaluation.plots import gain_bars, geometry, inline_svg, reliability_curves, training_curves
-from coldstart.evaluation.summary import Rows, Summary, summarise
+from coldstart.evaluation.summary import Summary
+from tests.evaluation.rows import scored_rows, summary_of
 
 
 def test_a_bar_per_variant_and_slice(summary: Summary) -> None:
@@ -13,8 +13,8 @@ def test_a_bar_per_variant_and_slice(summary: Summary) -> None:
 
 
 def test_an_undefined_slice_says_so_in_the_chart() -> None:
-    rows = Rows(np.array([0, 0]), np.array([0, 1]), np.array([5, 5]))
-    found = summarise(rows, {"oov": np.zeros(2), "fine": np.ones(2)}, {}, Evaluation(bootstrap=5), seed=0)
+    logits = {"oov": np.zeros(2), "fine": np.ones(2)}
+    found = summary_of(scored_rows(np.array([0, 0]), np.array([0, 1]), np.array([5, 5]), logits))
     assert "not defined" in inline_svg(gain_bars(found, ("warm",)), "gain")
 
 

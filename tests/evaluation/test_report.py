@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.neighbours import Card, Neighbourhood
 from coldstart.evaluation.plots import gain_bars
 from coldstart.evaluation.report import SLICES, Chart, Evidence, headline, render, terminal_table
-from coldstart.evaluation.summary import Rows, Summary, summarise
+from coldstart.evaluation.summary import Summary
+from tests.evaluation.rows import scored_rows, summary_of
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_headline_does_not_praise_what_is_not_there(summary: Summary) -> None:
 
 
 def test_a_run_without_cold_rows_and_oracles_still_has_a_report() -> None:
-    rows = Rows(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.full(4, 5))
     logits = {"oov": np.zeros(4), "fine": np.arange(4.0)}
-    found = summarise(rows, logits, {"fine": np.zeros(4)}, Evaluation(bootstrap=10), seed=0)
+    users, labels = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    found = summary_of(scored_rows(users, labels, np.full(4, 5), logits, {"fine": np.zeros(4)}))
     page = render(_evidence(found))
     assert "cold GAUC is not defined" in page
     assert "n/a" in page

@@ -260,6 +260,8 @@ class Evaluation(Section):
     """Resamples of users for the paired intervals."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     calibration_bins: PositiveInt = 15
+    top: PositiveInt = 10
+    """Places `K` that NDCG@K and Recall@K look at."""
 
 
 class Gate(Section):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from coldstart.data.content import Content
 from coldstart.evaluation import plots
-from coldstart.evaluation.metrics import reliability, sigmoid
+from coldstart.evaluation.metrics import Reliability
 from coldstart.evaluation.neighbours import Card, Neighbourhood, cosines, nearest, thumbnail
 from coldstart.evaluation.report import SLICES, Chart
-from coldstart.evaluation.summary import Rows, Summary
+from coldstart.evaluation.summary import Summary
 
 SAMPLE, SHELF = 6, 6
 
@@ -43,16 +43,10 @@ class Geometry:
 
 
 def draw_charts(
-    summary: Summary,
-    rows: Rows,
-    logits: Mapping[str, NDArray[np.floating[Any]]],
-    geometry: Geometry,
-    journals: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    bins: int,
+    summary: Summary, geometry: Geometry, journals: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[Chart]:
     """All charts of the report, in order."""
-    drawn = [_gain(summary), _reliability(rows, logits, bins), _geometry(geometry)]
+    drawn = [_gain(summary), _reliability(summary), _geometry(geometry)]
     training = plots.training_curves(journals)
     if training is not None:
         drawn.append(
@@ -83,11 +77,12 @@ def _gain(summary: Summary) -> Chart:
     )
 
 
-def _reliability(rows: Rows, logits: Mapping[str, NDArray[np.floating[Any]]], bins: int) -> Chart:
-    cold = rows.train_events == 0
+def _reliability(summary: Summary) -> Chart:
     curves = {
-        name: reliability(rows.label[cold], sigmoid(logits[name][cold]), bins=bins) for name in ("oov", "id", "fine")
+        name: Reliability(**{key: np.array(values) for key, values in summary["calibration"][name]["cold"].items()})
+        for name in ("oov", "id", "fine")
     }
+    bins = max(len(curve.rows) for curve in curves.values())
     errors = ", ".join(f"{name} {curve.error:.3f}" for name, curve in curves.items())
     return Chart(
         "reliability",

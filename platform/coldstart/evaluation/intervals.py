@@ -1,9 +1,9 @@
-"""Bootstrap intervals of GAUC: users are resampled, all variants on the same draws, so differences are paired.
+"""Bootstrap intervals: units are resampled, all variants on the same draws, so differences are paired; and tests.
 
 Legend: `K` variants, `u` users, `R` resamples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def resample(
     return np.asarray(sums[:, :-1] / sums[:, -1:])
 
 
-def draw_counts(units: int, *, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def draw_counts(units: int, *, resamples: int, seed: int | Sequence[int]) -> Iterator[NDArray[np.float64]]:
     """How often each unit (user, item) is drawn in each resample: parts [r, units] that add up to `resamples` rows."""
     rng = np.random.default_rng(seed)
     step = max(1, CELLS // units)
@@ -90,3 +90,14 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected
+
+
+def minimum_detectable(draws: NDArray[np.floating[Any]], *, confidence: float, power: float = 0.8) -> float:
+    """The true difference that a test at `confidence` would find with probability `power` (Bloom 1995).
+
+    A null result excludes effects of about this size and more, whatever their sign. NaN without draws.
+    """
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < 2:
+        return float("nan")
+    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(power)) * finite.std(ddof=1))

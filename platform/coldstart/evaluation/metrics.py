@@ -1,10 +1,13 @@
 """Ranking and calibration metrics over flat row arrays.
 
-Every figure is a float; NaN says "not defined" (no rows, or one class only) and becomes `null` in JSON.
+Every figure is a float; NaN says "not defined" (no rows, or one class only) and becomes `null` in JSON. Tied scores are
+in no order: a tied pair counts half in an AUC, and NDCG and recall are means over all orders of the ties.
 Legend: `n` rows, `u` users.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,75 +16,143 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 
-@dataclass(frozen=True)
-class UserAucs:
-    """AUC of every user that has both classes.
+class UserRanking:
+    """Rows of users in the order of their scores. Users with one class only have no figures, and are counted.
+
+    Args:
+        user: [n] user index per row, ascending.
+        label: [n] 0 or 1.
+        score: [n] any monotone score, ascending within a user.
 
     Attributes:
-        user: [u] user indices, ascending.
-        auc: [u] float64.
+        user: [u] users that have both classes, ascending.
         weight: [u] float64, rows (impressions) of the user.
-        left_out: Users that have one class only and therefore no AUC.
+        left_out: Users that have one class only.
     """
 
-    user: NDArray[np.int64]
-    auc: NDArray[np.float64]
-    weight: NDArray[np.float64]
-    left_out: int
+    def __init__(self, user: Integers, label: NDArray[Any], score: Floats) -> None:
+        positive = np.asarray(label) > 0
+        new_user = np.ones(len(user), bool)
+        new_user[1:] = user[1:] != user[:-1]
+        new_tie = new_user.copy()
+        new_tie[1:] |= score[1:] != score[:-1]
+        starts, ties = np.flatnonzero(new_user), np.flatnonzero(new_tie)
+        rows = np.diff(np.append(starts, len(user)))
+        clicked = _clicks(positive, starts)
+        both = (clicked > 0) & (clicked < rows)
+        self.user = np.asarray(user)[starts[both]].astype(np.int64)
+        self.weight = rows[both].astype(np.float64)
+        self.left_out = int((~both).sum())
+        self.kept: NDArray[np.bool_] = np.repeat(both, rows)
+        """[n] rows of users that have figures; the arrays below hold only those."""
+        self._positive = positive[self.kept]
+        self._clicked = clicked[both]
+        self._starts = np.cumsum(rows[both]) - rows[both]
+        self._of = np.repeat(np.arange(len(self._starts)), rows[both])
+        size = np.repeat(np.diff(np.append(ties, len(user))), np.diff(np.append(ties, len(user))))
+        self._tied = size[self.kept]
+        clicks_before: NDArray[np.int64] = np.cumsum(positive) - positive
+        tie_of = np.cumsum(new_tie) - 1
+        first = ties[tie_of] if len(ties) else tie_of
+        own_start = np.repeat(starts, rows)
+        self._below = (first - own_start)[self.kept]
+        self._clicks_below: NDArray[np.int64] = (clicks_before[first] - clicks_before[own_start])[self.kept]
+        self._clicks_tied = _clicks(positive, ties)[tie_of][self.kept] if len(ties) else clicks_before
+
+    @cached_property
+    def _beaten(self) -> NDArray[np.float64]:
+        """[kept rows] how many rows of the other class a row ranks rightly against, ties as half."""
+        skips = (self._below - self._clicks_below) + (self._tied - self._clicks_tied) / 2
+        clicks = self._clicked[self._of] - self._clicks_below - self._clicks_tied / 2
+        return np.asarray(np.where(self._positive, skips, clicks))
+
+    @cached_property
+    def wins(self) -> NDArray[np.float64]:
+        """[u] pairs of a click and a skip in the right order, ties as half."""
+        return self._per_user(self._beaten * self._positive)
+
+    @cached_property
+    def auc(self) -> NDArray[np.float64]:
+        """[u] area under the ROC curve: wins as a share of all pairs."""
+        return self.wins / (self._clicked * (self.weight - self._clicked))
 
     @property
     def mean(self) -> float:
-        """Impression-weighted mean, NaN without users."""
-        return float(np.average(self.auc, weights=self.weight)) if len(self.auc) else float("nan")
+        """GAUC: mean AUC weighted by impressions, NaN without users."""
+        return float(np.average(self.auc, weights=self.weight)) if len(self.weight) else float("nan")
+
+    @property
+    def pull(self) -> NDArray[np.float64]:
+        """[kept rows] derivative of the sum of `weight * auc` with respect to a weight on the row.
+
+        A weight counts the row's impressions and its pairs. Summed over the rows of an item, less GAUC for each row and
+        divided by all rows, this is the item's influence on GAUC (infinitesimal jackknife, Efron 1982, section 6.3).
+        """
+        others = np.where(self._positive, self.weight[self._of] - self._clicked[self._of], self._clicked[self._of])
+        own_class = self.weight[self._of] - others
+        mine = self.auc[self._of]
+        return np.asarray(self.weight[self._of] * (self._beaten / others - mine) / own_class + mine)
+
+    def ndcg(self, top: int) -> NDArray[np.float64]:
+        """[u] normalised discounted cumulative gain of the first `top` rows by falling score (Järvelin, 2002)."""
+        discount = np.append(0.0, np.cumsum(1 / np.log2(np.arange(top) + 2)))
+        gain = self._per_user(self._positive * self._share_of(discount, top))
+        return np.asarray(gain / discount[np.minimum(self._clicked, top)])
+
+    def recall(self, top: int) -> NDArray[np.float64]:
+        """[u] share of the user's clicks that stand among the first `top` rows by falling score."""
+        return self._per_user(self._positive * self._share_of(np.arange(top + 1.0), top)) / self._clicked
+
+    def _share_of(self, worth: NDArray[np.float64], top: int) -> NDArray[np.float64]:
+        """Each row's mean worth over the orders of its ties, `worth[k]` being that of the first `k` places."""
+        last = (self.weight[self._of].astype(np.int64) - self._below).clip(max=top)
+        first = (self.weight[self._of].astype(np.int64) - self._below - self._tied).clip(max=top)
+        return np.asarray((worth[last] - worth[first]) / self._tied)
+
+    def _per_user(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.add.reduceat(values, self._starts) if len(self._starts) else np.zeros(0)
 
 
-def user_aucs(user: Integers, label: Integers | Floats, score: Floats) -> UserAucs:
-    """AUC per user; tied scores count half.
+def _clicks(positive: NDArray[np.bool_], starts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """How many rows are positive in each run that begins at `starts`."""
+    if not len(starts):
+        return np.zeros(0, np.int64)
+    return np.asarray(np.add.reduceat(positive.astype(np.int64), starts))
+
+
+def rank_users(user: Integers, label: Integers | Floats, score: Floats) -> UserRanking:
+    """Rows in any order, ranked.
 
     Args:
         user: [n] user index per row.
         label: [n] 0 or 1.
         score: [n] any monotone score, logits or probabilities.
     """
-    if not len(user):
-        empty = np.zeros(0, np.float64)
-        return UserAucs(np.zeros(0, np.int64), empty, empty, 0)
     order = np.lexsort((score, user))
-    user, score, positive = np.asarray(user)[order], np.asarray(score)[order], np.asarray(label)[order] > 0
-    new_user = np.r_[True, user[1:] != user[:-1]]
-    starts = np.flatnonzero(new_user)
-    group = np.cumsum(new_user) - 1
-    ties = np.flatnonzero(new_user | np.r_[True, score[1:] != score[:-1]])
-    tie = np.repeat(np.arange(len(ties)), np.diff(np.r_[ties, len(user)]))
-    first, last = ties[tie], np.r_[ties[1:], len(user)][tie]
-    rank = (first + last + 1) / 2 - starts[group]
-    positives = np.add.reduceat(positive.astype(np.float64), starts)
-    rows = np.diff(np.r_[starts, len(user)]).astype(np.float64)
-    rank_sum = np.add.reduceat(rank * positive, starts)
-    both = (positives > 0) & (positives < rows)
-    up, down = positives[both], (rows - positives)[both]
-    auc = (rank_sum[both] - up * (up + 1) / 2) / (up * down)
-    return UserAucs(user[starts][both].astype(np.int64), auc, rows[both], int((~both).sum()))
+    return UserRanking(np.asarray(user)[order], np.asarray(label)[order], np.asarray(score)[order])
 
 
 def gauc(user: Integers, label: Integers | Floats, score: Floats) -> float:
-    """Impression-weighted mean of per-user AUC; users with one class are left out. Arguments as `user_aucs`."""
-    return user_aucs(user, label, score).mean
+    """Impression-weighted mean of per-user AUC; users with one class are left out. Arguments as `rank_users`."""
+    return rank_users(user, label, score).mean
 
 
 def auc(label: Integers | Floats, score: Floats) -> float:
     """Area under the ROC curve over all rows, `[n]` each."""
-    return user_aucs(np.zeros(len(label), np.int64), label, score).mean
+    return rank_users(np.zeros(len(label), np.int64), label, score).mean
 
 
 def logloss(label: Integers | Floats, probability: Floats) -> float:
     """Mean negative log likelihood, `[n]` each; probabilities are kept off 0 and 1 by the float64 spacing."""
-    if not len(label):
-        return float("nan")
+    return float(losses(label, probability).mean()) if len(label) else float("nan")
+
+
+def losses(label: Integers | Floats, probability: Floats) -> NDArray[np.float64]:
+    """Negative log likelihood of each row."""
     eps = np.finfo(np.float64).eps
     p = np.clip(np.asarray(probability, np.float64), eps, 1 - eps)
     y = np.asarray(label, np.float64)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
+    return -(y * np.log(p) + (1 - y) * np.log1p(-p))
 
 
 @dataclass(frozen=True)
@@ -105,17 +176,34 @@ class Reliability:
             return float("nan")
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.rows))
 
+    @classmethod
+    def from_sums(cls, sums: NDArray[np.float64]) -> "Reliability":
+        """From `bin_sums`, added up over all parts of the rows."""
+        rows, predicted, observed = sums[:, sums[0] > 0]
+        return cls(predicted / rows, observed / rows, rows)
+
+
+def bin_sums(
+    label: Integers | Floats, probability: Floats, *, bins: int, below: int = 0, total: int | None = None
+) -> NDArray[np.float64]:
+    """[3, bins] rows, summed probability and summed label of bins of equal mass; equal probabilities share a bin.
+
+    Args:
+        label: [n] labels of a contiguous range of the probabilities.
+        probability: [n], in any order.
+        bins: Into how many bins all rows go.
+        below: Rows of lower ranges.
+        total: Rows of all ranges; None if these are all.
+    """
+    p = np.asarray(probability, np.float64)
+    place = (below + np.searchsorted(np.sort(p), p, side="left")) * bins // max(len(p) if total is None else total, 1)
+    sides = (None, p, np.asarray(label, np.float64))
+    return np.stack([np.bincount(place, weights=side, minlength=bins).astype(np.float64) for side in sides])
+
 
 def reliability(label: Integers | Floats, probability: Floats, *, bins: int) -> Reliability:
-    """Bins rows by predicted probability, `[n]` each; equal probabilities share a bin whatever their order."""
-    p = np.asarray(probability, np.float64)
-    ordered = np.sort(p)
-    place = np.searchsorted(ordered, p, side="left") * bins // max(len(p), 1)
-    rows = np.bincount(place, minlength=bins).astype(np.float64)
-    used = rows > 0
-    predicted = np.bincount(place, weights=p, minlength=bins)[used] / rows[used]
-    observed = np.bincount(place, weights=np.asarray(label, np.float64), minlength=bins)[used] / rows[used]
-    return Reliability(predicted, observed, rows[used])
+    """Bins rows by predicted probability, `[n]` each."""
+    return Reliability.from_sums(bin_sums(label, probability, bins=bins))
 
 
 def sigmoid(logit: Floats) -> NDArray[np.float64]:

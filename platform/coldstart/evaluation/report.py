@@ -13,7 +13,7 @@ from rich.table import Table
 from coldstart.evaluation.neighbours import Neighbourhood
 from coldstart.evaluation.plots import COLOURS, inline_svg
 from coldstart.evaluation.slices import meaning
-from coldstart.evaluation.summary import CEILING, Summary
+from coldstart.evaluation.summary import Summary
 from coldstart.evaluation.variants import BASELINE, MEANINGS, ORACLES
 
 SLICES = ("cold", "all", "few", "mid", "warm")
@@ -114,7 +114,7 @@ def render(evidence: Evidence) -> str:
         colours=COLOURS,
         drawings={chart.name: Markup(inline_svg(chart.figure, chart.name)) for chart in evidence.charts},
         span=_span(summary),
-        ceiling=CEILING in summary["metrics"],
+        ceiling=summary["ceiling"] is not None,
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.evaluation.intervals import draw_counts, holm, interval, p_value
-from coldstart.evaluation.metrics import UserAucs, user_aucs
+from coldstart.evaluation.metrics import UserRanking, rank_users
 
 MIN_ROWS, MIN_USERS = 200, 30
 """Smaller segments are not looked at: their figures are noise and every try costs the others power."""
@@ -59,7 +59,7 @@ def ranges(name: str, values: NDArray[Any], edges: Sequence[float], unit: str = 
 class _Segment:
     conditions: tuple[tuple[str, str], ...]
     rows: NDArray[np.int64]
-    aucs: UserAucs
+    aucs: UserRanking
 
 
 def worst_segments(
@@ -88,7 +88,7 @@ def worst_segments(
         rows, users, gauc, delta with low and high, p and p_holm. A pair is listed only where it is worse than either
         of its conditions alone.
     """
-    whole = user_aucs(user, label, score)
+    whole = rank_users(user, label, score)
     found = list(_segments(user, label, score, facets)) if len(whole.user) else []
     if not found:
         return {"overall": whole.mean, "tried": 0, "worst": []}
@@ -130,7 +130,7 @@ def _segments(
     def cut(conditions: tuple[tuple[str, str], ...], rows: NDArray[np.int64]) -> _Segment | None:
         if not fewest <= len(rows) <= most:
             return None
-        aucs = user_aucs(user[rows], label[rows], score[rows])
+        aucs = rank_users(user[rows], label[rows], score[rows])
         return _Segment(conditions, rows, aucs) if len(aucs.user) >= MIN_USERS else None
 
     for facet in facets:
@@ -149,7 +149,7 @@ def _segments(
                     yield pair
 
 
-def _differences(whole: UserAucs, parts: Sequence[UserAucs], resamples: int, seed: int) -> NDArray[np.float64]:
+def _differences(whole: UserRanking, parts: Sequence[UserRanking], resamples: int, seed: int) -> NDArray[np.float64]:
     """[R, S] GAUC of each part less that of the whole, on the same resamples of the whole's users."""
     sums, weights = np.zeros((2, len(whole.user), len(parts) + 1))
     for place, aucs in enumerate((*parts, whole)):

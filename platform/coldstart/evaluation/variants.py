@@ -1,14 +1,10 @@
 """Variants: what stands in the target's item slot while the same rows are scored. Histories always carry ID rows.
 
-Legend: `V` vocabulary (items + 1, row 0 is OOV), `d` ID width.
+Names and truths only: what measures scores need not import a model.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from coldstart.rankers.interface import Ranker
 
 BASELINE = "oov"
 MEANINGS: dict[str, str] = {
@@ -18,53 +14,18 @@ MEANINGS: dict[str, str] = {
     "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
     "fine": "fine proxy from the adaptor",
     "release": "what is served: fine proxy for cold items, ID row for the rest",
+    "trained_oracle": "ID row of a ranker that was trained with the held-out items' events (item_holdout only)",
     "content_oracle": "true click probability from what content shows (generated data only)",
     "oracle": "true click probability (generated data only)",
 }
 """Variant -> what it is, in the order of tables and charts."""
-ORACLES = ("content_oracle", "oracle")
-
-
-def slot_tables(
-    ranker: Ranker,
-    *,
-    mapped: Tensor,
-    coarse: Tensor,
-    fine: Tensor,
-    train_events: NDArray[np.integer],
-    mature: NDArray[np.bool_],
-) -> dict[str, Tensor]:
-    """The slot table `[V, d]` of every variant that is scored through the ranker.
-
-    Coarse proxies have unit length, ID rows do not; one common factor, the mean length of mature ID rows, brings them
-    to the scale the ranker knows without giving any item a popularity.
-
-    Args:
-        ranker: Gives the ID rows.
-        mapped: [V, d] rows of the content map.
-        coarse: [V, d] coarse proxies, unit length.
-        fine: [V, d] fine proxies.
-        train_events: [V] train events per item; an item without any is cold.
-        mature: [V] which ID rows are well trained.
-    """
-    with torch.no_grad():
-        ids = ranker.id_slots(torch.arange(len(train_events)))
-    for name, given in (("mapped", mapped), ("coarse", coarse), ("fine", fine)):
-        if given.shape != ids.shape:
-            raise ValueError(f"{name} rows have shape {tuple(given.shape)}, the ranker's ID table {tuple(ids.shape)}")
-    oov = ids[:1].expand_as(ids)
-    lengths = ids[torch.from_numpy(mature)].norm(dim=-1)
-    scale = lengths.mean() if len(lengths) else torch.tensor(1.0)
-    cold = torch.from_numpy(train_events == 0)[:, None]
-    tables = {
-        "oov": oov,
-        "id": ids,
-        "mlp_map": mapped,
-        "coarse": coarse * scale,
-        "fine": fine,
-        "release": torch.where(cold, fine, ids),
-    }
-    return {name: torch.cat([oov[:1], table[1:]]).float() for name, table in tables.items()}
+TRUTHS = ("content_oracle", "oracle")
+"""Variants that read no past labels."""
+ORACLES = ("trained_oracle", *TRUTHS)
+CEILINGS = ("content_oracle", "trained_oracle")
+"""What a perfect proxy could reach, the better one first."""
+CONTEXTS = {"trained_oracle": "trained_oracle_context"}
+"""Variant of another ranker -> scores of that ranker's OOV row on the same rows."""
 
 
 def item_appeal(logit: NDArray[np.float64], item_idx: NDArray[np.integer]) -> NDArray[np.float64]:

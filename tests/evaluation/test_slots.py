@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+
+from coldstart.evaluation.slots import slot_tables
+from coldstart.evaluation.variants import MEANINGS, ORACLES
+from coldstart.rankers.interface import Ranker
+
+
+def _tables(ranker: Ranker, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    proxies = torch.nn.functional.normalize(torch.randn(21, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
+    events = np.array([0] + [50] * 17 + [0] * 3)
+    given = {"mapped": proxies * 2, "coarse": proxies, "fine": proxies * 3, **changed}
+    return slot_tables(ranker, train_events=events, mature=events >= 20, **given)
+
+
+def test_every_named_variant_but_the_oracles_has_a_table(ranker: Ranker) -> None:
+    assert [*_tables(ranker), *ORACLES] == list(MEANINGS)
+
+
+def test_tables_hold_what_their_names_say(ranker: Ranker) -> None:
+    tables = _tables(ranker)
+    ids = ranker.id_rows()
+    assert torch.equal(tables["oov"], ids[:1].expand(21, 6))
+    assert torch.equal(tables["id"][1:18], ids[1:18])
+    assert torch.equal(tables["id"][18:], ids[:1].expand(3, 6))
+    assert torch.equal(tables["release"][1:18], ids[1:18])
+    assert torch.equal(tables["release"][18:], tables["fine"][18:])
+    assert tables["coarse"][1:].norm(dim=-1).mean() == pytest.approx(ids[1:18].norm(dim=-1).mean().item(), rel=1e-5)
+
+
+def test_row_zero_is_oov_in_every_table(ranker: Ranker) -> None:
+    for table in _tables(ranker).values():
+        assert torch.equal(table[0], ranker.id_rows()[0])
+
+
+def test_a_table_of_another_width_is_refused(ranker: Ranker) -> None:
+    with pytest.raises(ValueError, match=r"fine rows have shape \(21, 5\)"):
+        _tables(ranker, fine=torch.zeros(21, 5))
