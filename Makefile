@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-ranker clean
 
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
@@ -21,6 +21,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m workloads.benchmarks.hot_paths --recipe $(RECIPE)
+
+# Against the rankers of other libraries, which get environments of their own; the first run downloads them.
+bench-ranker: $(READY)
+	$(BIN)/python -m workloads.benchmarks.ranker \
+		$(if $(DATA),--recipe movielens --set data.files.root=$(DATA),--recipe $(RECIPE)) $(ARGS)
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coldstart.data.batches import UserWindows
+from coldstart.data.sequences import Sequences
+from workloads.benchmarks.ranker.__main__ import BATCH, windows_per_step
+from workloads.benchmarks.ranker.contenders import Contender, Outcome
+from workloads.benchmarks.ranker.rows import Rows
+from workloads.benchmarks.ranker.table import Standing, section
+
+
+def standing(model: str, library: str | None, train: float, score: float) -> Standing:
+    same = (0.7, 0.001)
+    return Standing(Contender(model, library), {"l2": 1e-4}, train, score, 500.0, same, same, same)
+
+
+def cells(text: str, name: str) -> list[list[str]]:
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    return [line for line in lines if line[0] == name]
+
+
+def test_ratios_are_to_the_fastest_peer_with_the_model_and_to_its_din_where_none_has_it():
+    entrants = [
+        standing("din", None, 100, 90),
+        standing("dcn_v2", None, 100, 90),
+        standing("din_dcn", None, 80, 80),
+        standing("din", "A", 10, 30),
+        standing("din", "B", 20, 15),
+        standing("dcn_v2", "A", 50, 45),
+    ]
+    text = section(entrants, "All of it.")
+    assert [(line[3], line[5]) for line in cells(text, "din")] == [("5.0", "3.0"), ("0.5", "1.0"), ("1.0", "0.5")]
+    assert [line[3] for line in cells(text, "dcn_v2")] == ["2.0", "1.0"]
+    assert [line[3] for line in cells(text, "din_dcn")] == ["4.0"]
+    assert "0.7000 ± 0.0010" in text
+    assert "All of it." in text
+
+
+def test_the_first_epoch_of_a_timed_run_is_left_out(tmp_path: Path):
+    user, label = np.repeat([0, 1], 3), np.array([0, 1, 1, 0, 0, 1])
+    np.savez(tmp_path / "test.npz", user=user, label=label)
+    good, bad = label * 0.8 + 0.1, 0.9 - label * 0.8
+    rows = Rows(tmp_path, "", train=1000, test=len(label), vocabulary=5)
+    timed = [Outcome([], [50.0, 2.0], 1.0, 300.0, good), Outcome([], [70.0, 4.0], 3.0, 200.0, good)]
+    seeds = [Outcome([], [], 0.0, 0.0, scores) for scores in (good, bad)]
+    found = Standing.of(Contender("din"), {}, rows, seeds, timed)
+    assert (found.train_rate, found.score_rate, found.peak_mb) == (1000 / 3, len(label) / 2, 300.0)
+    assert found.auc == pytest.approx((0.5, np.sqrt(0.5)))
+    assert found.gauc == found.auc
+
+
+def test_a_step_of_user_windows_holds_about_a_batch_of_targets():
+    users, events = 200, 40
+    total = users * events
+    sequences = Sequences(
+        np.arange(0, total + 1, events),
+        np.ones(total, np.int32),
+        np.zeros(total, np.int8),
+        np.tile(np.arange(events), users),
+        np.zeros(total, np.int8),
+        [str(user) for user in range(users)],
+    )
+    windows = UserWindows(sequences, history=5, splits=[0])
+    count = windows_per_step(windows, 2)
+    assert count % 2 == 0
+    assert abs(count * events - BATCH) <= events

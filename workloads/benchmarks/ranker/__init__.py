@@ -1,0 +1,1 @@
+"""Our rankers against those of torch-rechub and FuxiCTR, on the same rows."""
