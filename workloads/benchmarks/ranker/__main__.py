@@ -125,7 +125,7 @@ def _about(arena: Arena) -> str:
         f"width {WIDTH}, {BATCH} rows a step ({arena.windows} user windows of ours), grid of {len(GRID)} by valid "
         f"GAUC, mean and standard deviation of {len(SEEDS)} seeds. Rates are medians of {ROUNDS} turns; ours trains by "
         f"`train_ranker` with {arena.recipe.cluster.workers} workers, a peer by its own trainer with as many threads; "
-        "memory is the proportional set size of all processes, Ray's included."
+        "memory is the proportional set size of the largest process (of all of them, Ray's own included)."
     )
 
 

@@ -65,7 +65,8 @@ class Outcome:
         valid_gauc: By epoch.
         epoch_seconds: By epoch, training alone.
         score_seconds: For the test rows, from the files to the last score; the model is in memory.
-        peak_mb: Largest proportional set size of the program with all of its processes.
+        peak_mb: Most memory that one process of the program held.
+        peak_all_mb: Most that all of its processes held at one time, pages they share counted once.
         scores: Click probability of each test row.
     """
 
@@ -73,6 +74,7 @@ class Outcome:
     epoch_seconds: list[float]
     score_seconds: float
     peak_mb: float
+    peak_all_mb: float
     scores: NDArray[np.float64]
 
     @classmethod
@@ -120,8 +122,8 @@ class Arena:
         else:
             command = [str(environment(contender.library, self.home)), str(HERE / PEERS[contender.library][1])]
             task |= {"rows": str(self.rows.path.absolute()), "vocabulary": self.rows.vocabulary}
-        peak = _run_watched(command, json.dumps(task), threads=task["threads"], log=out / "log.txt")
-        result = json.loads((out / "result.draft").read_text()) | {"peak_mb": peak}
+        peaks = _run_watched(command, json.dumps(task), threads=task["threads"], log=out / "log.txt")
+        result = json.loads((out / "result.draft").read_text()) | {"peak_mb": peaks[0], "peak_all_mb": peaks[1]}
         (out / "result.json").write_text(json.dumps(result))
 
     def _our_recipe(self, task: dict[str, Any]) -> Recipe:
@@ -144,33 +146,32 @@ def environment(library: str, home: Path) -> Path:
     return place / "bin" / "python"
 
 
-def _run_watched(command: list[str], task: str, *, threads: int, log: Path) -> float:
-    """Runs a program to its end; returns the largest memory in MB that it and its children held at one time."""
+def _run_watched(command: list[str], task: str, *, threads: int, log: Path) -> tuple[float, float]:
+    """Runs a program to its end; returns the peak memory in MB of one of its processes and of all together."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, env=env, text=True)
         assert process.stdin is not None
         process.stdin.write(task)
         process.stdin.close()
-        peak = 0.0
+        peak = peak_of_all = 0.0
         while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
+            held = _memory(process.pid)
+            peak, peak_of_all = max(peak, *held), max(peak_of_all, sum(held))
             time.sleep(0.5)
     if process.returncode:
         raise UserError(f"{' '.join(command)} failed; the end of {log}:\n{log.read_text()[-1500:]}")
-    return peak
+    return peak, peak_of_all
 
 
-def _memory(pid: int) -> float:
-    total = 0
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    for member in family:
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            total += member.memory_full_info().pss
-    return total / 1e6
+def _memory(pid: int) -> list[float]:
+    """Proportional set size in MB of a process and of each of its descendants."""
+    held = [0.0]
+    with suppress(psutil.NoSuchProcess):
+        for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                held.append(member.memory_full_info().pss / 1e6)
+    return held
 
 
 def _digest_of(paths: Iterable[Path]) -> str:

@@ -17,7 +17,7 @@ from workloads.benchmarks.ranker.contenders import Contender, Outcome
 from workloads.benchmarks.ranker.rows import Rows
 
 COLUMNS = (
-    *("model", "library", "train rows/s", "x peer", "score rows/s", "x peer", "peak MB"),
+    *("model", "library", "train rows/s", "x peer", "score rows/s", "x peer", "peak MB (all)"),
     *("AUC", "GAUC", "logloss", "tuned to"),
 )
 
@@ -31,7 +31,8 @@ class Standing:
         choice: What the grid chose.
         train_rate: Rows per second of training, median over the timed epochs but the first of each run.
         score_rate: Rows per second of scoring, median over the timed runs.
-        peak_mb: Largest of the timed runs.
+        peak_mb: Of one process, largest of the timed runs.
+        peak_all_mb: Of all processes together, likewise.
         auc: Mean and standard deviation over seeds on the test rows.
         gauc: Likewise.
         logloss: Likewise.
@@ -42,6 +43,7 @@ class Standing:
     train_rate: float
     score_rate: float
     peak_mb: float
+    peak_all_mb: float
     auc: tuple[float, float]
     gauc: tuple[float, float]
     logloss: tuple[float, float]
@@ -65,6 +67,7 @@ class Standing:
             rows.train / statistics.median(steady),
             rows.test / statistics.median(run.score_seconds for run in timed),
             max(run.peak_mb for run in timed),
+            max(run.peak_all_mb for run in timed),
             _spread(metrics.auc(label, run.scores) for run in seeds),
             _spread(metrics.gauc(user, label, run.scores) for run in seeds),
             _spread(metrics.logloss(label, run.scores) for run in seeds),
@@ -92,7 +95,7 @@ def section(standings: Sequence[Standing], about: str) -> str:
             f"{one.train_rate / _fastest_peer(standings, one, 'train_rate'):.1f}",
             f"{one.score_rate:,.0f}",
             f"{one.score_rate / _fastest_peer(standings, one, 'score_rate'):.1f}",
-            f"{one.peak_mb:,.0f}",
+            f"{one.peak_mb:,.0f} ({one.peak_all_mb:,.0f})",
             *(f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in (one.auc, one.gauc, one.logloss)),
             ", ".join(f"{name} {value:g}" for name, value in one.choice.items()),
         ]
