@@ -6,6 +6,7 @@ from typing import Any
 from coldstart.config import Journal, Recipe, load_recipe, read_artifact
 from coldstart.registry import ModelVersion, Registry
 from coldstart.registry.card import VARIANTS, write_card
+from coldstart.registry.comparison import evaluated_rows
 from coldstart.registry.connection import answering
 from workloads.console import CONSOLE
 from workloads.job import TRAINED_BY, find_recipe, readable_errors, recipe_arguments
@@ -37,6 +38,7 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
                 upstream=upstream,
                 metrics=figures,
                 journal=Journal(recipe.run_dir / "journals" / f"{maker}.jsonl"),
+                scores=evaluated_rows(evaluation.path) if kind == "adaptor" else None,
                 card=card,
             )
     return models

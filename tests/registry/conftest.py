@@ -46,7 +46,9 @@ class Run:
         self.lineage[kind] = manifest["fingerprint"]
         return path
 
-    def register(self, kind: str, upstream: dict[str, int] | None = None, **metrics: float) -> ModelVersion:
+    def register(
+        self, kind: str, upstream: dict[str, int] | None = None, *, scores: pa.Table | None = None, **metrics: float
+    ) -> ModelVersion:
         journal = Journal(self.recipe.run_dir / "journals" / f"{kind}.jsonl")
         return self.registry.register(
             kind,
@@ -55,6 +57,7 @@ class Run:
             upstream=upstream or {},
             metrics=metrics,
             journal=journal,
+            scores=scores,
         )
 
     def register_all(self, cold_gauc: float) -> ModelVersion:

@@ -295,6 +295,11 @@ class Gate(Section):
             raise ValueError(f"gate '{self.label}': {self.metric} {wants}")
         if golden and (self.against == "champion" or self.min_rows):
             raise ValueError(f"gate '{self.label}': {self.metric} is compared with a bound; set against: absolute")
+        if self.against == "champion" and self.metric in ("auc", "ece"):
+            raise ValueError(
+                f"gate '{self.label}': {self.metric} is no mean over users, so it has no paired interval; compare "
+                "gauc, gauc_item or logloss with the champion, and this with a bound"
+            )
         if (self.against == "absolute") != (self.bound is not None):
             raise ValueError(f"gate '{self.label}': bound belongs to against: absolute, and tolerance to champion")
         return self
@@ -308,7 +313,7 @@ class Registry(Section):
     project: str | None = None
     """Prefix of the registered models; `None` is the recipe's name."""
     gates: tuple[Gate, ...] = (
-        Gate(label="cold quality", slice="cold", tolerance=0.01, min_rows=100),
+        Gate(label="cold quality", slice="cold", tolerance=0.02, min_rows=100),
         Gate(label="warm quality", slice="warm", tolerance=0.01, min_rows=100),
         Gate(label="cost of a ranking", metric="golden_ms", against="absolute", bound=100.0),
         Gate(label="served as measured", metric="golden_parity", against="absolute", bound=1e-4),

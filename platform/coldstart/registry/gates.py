@@ -101,8 +101,9 @@ def _measured(registry: Registry, gate: Gate, version: int, champion: int | None
     counted = None if rows is None else int(rows)
     if figure is None:
         return Verdict(gate.label, False, f"it has no {name}; run evaluate and register again", rows=counted)
-    if counted is not None and counted < gate.min_rows:
-        note = f"{name} {figure:.4f} is of {counted} rows, {gate.min_rows} are asked for; evaluate on more events"
+    if (counted or 0) < gate.min_rows:
+        of = "an untold number of" if counted is None else counted
+        note = f"{name} {figure:.4f} is of {of} rows, {gate.min_rows} are asked for; evaluate on more events"
         return Verdict(gate.label, False, note, figure, rows=counted)
     if gate.against == "absolute":
         return _bounded(gate, figure, counted)

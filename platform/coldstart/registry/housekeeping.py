@@ -72,7 +72,8 @@ def _needed(
 def _delete(registry: Registry, kind: str, entry: MlflowVersion) -> None:
     """Artifacts first: while the version is listed, an interrupted sweep finds what is left."""
     run = registry.client.get_run(entry.run_id)
-    places = [entry.source] + ([f"{run.info.artifact_uri}/proxies"] if kind == "adaptor" else [])
+    parts = ("proxies", "scores") if kind == "adaptor" else ()
+    places = [entry.source, *(f"{run.info.artifact_uri}/{part}" for part in parts)]
     for place in places:
         get_artifact_repository(place, tracking_uri=registry.tracking_uri).delete_artifacts()
     registry.client.delete_model_version(entry.name, entry.version)

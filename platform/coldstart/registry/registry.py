@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.artifacts
+import pyarrow as pa
+import pyarrow.parquet as pq
 from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
@@ -20,6 +22,8 @@ from coldstart.registry.packaging import KINDS, package
 from coldstart.registry.release import Release, check_consistent
 from coldstart.registry.runs import complete_run, experiment_of, log_metrics, open_run, training_name
 
+_SCORES = "scores"
+"""Run artifact of an adaptor: scored rows, a file per dataset."""
 FINGERPRINT, LICENCE = "coldstart.fingerprint", "coldstart.licence"
 
 
@@ -76,6 +80,7 @@ class Registry:
         metrics: Mapping[str, float],
         journal: Journal,
         proxies_dir: Path | None = None,
+        scores: pa.Table | None = None,
         card: str = "",
     ) -> ModelVersion:
         """Registers an artifact as the next version, or returns the version that has this very artifact already.
@@ -88,6 +93,7 @@ class Registry:
             metrics: Final figures by slice and name (`cold_gauc`) and the rows they are of (`cold_rows`), for gates.
             journal: Progress of the stage; what of it the run lacks becomes its metric history.
             proxies_dir: Only for an adaptor: proxies of the catalogue; default `proxies` beside the adaptor.
+            scores: Only for an adaptor: the rows it was evaluated on with its logits, for `comparison`.
             card: What people should know, in Markdown; becomes the version's description.
 
         Raises:
@@ -101,6 +107,7 @@ class Registry:
         if known is not None:
             complete_run(self.client, known.run_id, journal)
             log_metrics(self.client, known.run_id, metrics, only_missing=True)
+            self.keep_scored_rows(known.run_id, artifact.lineage["dataset"], scores)
             return known
         run_id = open_run(
             self.client,
@@ -115,6 +122,7 @@ class Registry:
         log_metrics(self.client, run_id, metrics)
         if proxies is not None:
             self.client.log_artifacts(run_id, str(proxies.path), "proxies")
+        self.keep_scored_rows(run_id, artifact.lineage["dataset"], scores)
         model_id, location = self._log_model(run_id, artifact, proxies)
         tags = _tags(artifact, upstream) | {LICENCE: recipe.registry.licence}
         version = self._create_version(name, location, run_id, model_id, tags, card)
@@ -220,6 +228,30 @@ class Registry:
         run = self.client.get_run(entry.run_id)
         return self._fetch(f"{run.info.artifact_uri}/proxies", "proxies", entry.tags["coldstart.proxies"])
 
+    def scored_rows(self, number: int, dataset: str) -> pa.Table | None:
+        """Rows of a dataset that an adaptor version was scored on; `None` if it was not.
+
+        Args:
+            number: Adaptor version.
+            dataset: Fingerprint of the dataset.
+        """
+        run_id = self.version("adaptor", number).run_id
+        name = _scores_file(dataset)
+        if name not in (file.path for file in self.client.list_artifacts(run_id, _SCORES)):
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return pq.read_table(self.client.download_artifacts(run_id, name, scratch))
+
+    def keep_scored_rows(self, run_id: str, dataset: str, scores: pa.Table | None) -> None:
+        """Adds rows that the model of a run was scored on, unless it has rows of this dataset."""
+        name = _scores_file(dataset)
+        if scores is None or name in (file.path for file in self.client.list_artifacts(run_id, _SCORES)):
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / Path(name).name
+            pq.write_table(scores, file)
+            self.client.log_artifact(run_id, str(file), _SCORES)
+
     def _fetch(self, uri: str, kind: str, fingerprint: str) -> Artifact:
         kept = self.cache / fingerprint
         if not kept.is_dir():
@@ -316,6 +348,10 @@ def _row(kind: str, entry: MlflowVersion, aliases: list[str], metrics: dict[str,
         "metrics": metrics,
         "created": entry.creation_timestamp / 1000,
     }
+
+
+def _scores_file(dataset: str) -> str:
+    return f"{_SCORES}/{dataset[:32]}.parquet"
 
 
 def upstream_versions(entry: MlflowVersion) -> dict[str, int]:

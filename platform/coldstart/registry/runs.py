@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import distributions, version
 from itertools import islice
 from pathlib import Path
@@ -133,6 +134,7 @@ def _code() -> dict[str, str]:
     return tags
 
 
+@cache
 def _environment() -> str:
     """Python, platform and every installed package, as a requirements file."""
     # One that is just being installed has no metadata yet.
