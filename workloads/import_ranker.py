@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
+import torch
+
+from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.rankers import digest, save_ranker
 from coldstart.rankers.given_ranker import read_ranker
@@ -23,6 +25,8 @@ def run(recipe: Recipe) -> Artifact:
     bring, index = recipe.bring, dataset.item_index
     path, lineage = recipe.run_dir / "ranker", {"dataset": dataset.artifact.fingerprint}
     about: dict[str, Any] = {"width": recipe.ranker.width}
+    # Curves of a ranker that was trained here before are not this one's.
+    Journal(recipe.run_dir / "journals" / "train_ranker.jsonl").clear()
     if bring.id_table is not None:
         given = read_id_table(bring.id_table, index, width=recipe.ranker.width)
         about |= {"brought": "id_table", "items_with_row": int(given.trained.sum())}
@@ -31,6 +35,8 @@ def run(recipe: Recipe) -> Artifact:
     elif bring.weights is not None:
         ids = None if bring.ids is None else read_ids(bring.ids)
         ranker = read_ranker(recipe.ranker, bring.weights, index, dataset.sequences.features.schema, ids=ids)
+        # A row without train events would have learnt from the very clicks that evaluation is about.
+        ranker.trained &= torch.from_numpy(dataset.train_counts > 0)
         about |= {"brought": recipe.ranker.kind, "items_with_row": int(ranker.trained.sum())}
         about |= {"history": ranker.history, "digest": digest(ranker)}
         with write_artifact(path, "ranker", lineage, about) as draft:
