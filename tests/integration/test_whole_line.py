@@ -46,7 +46,7 @@ def test_the_summary_is_complete(summary: dict) -> None:
     variants = {"oov", "id", "mlp_map", "coarse", "fine", "release", "content_oracle", "oracle"}
     assert set(summary["metrics"]) == variants
     for by_slice in summary["metrics"].values():
-        assert set(by_slice) == {"all", "cold", "few", "mid", "warm"}
+        assert set(by_slice) == {"all", "cold", "few", "mid", "warm", "fresh"}
         for figures in by_slice.values():
             assert {"auc", "gauc", "logloss", "ece", "rows"} <= set(figures)
     assert set(summary["delta_vs_oov"]) == variants - {"oov"}
