@@ -1,0 +1,128 @@
+"""Several training seeds on the same rows: means, spread between seeds, and intervals that hold users and seeds.
+
+Method: hierarchical bootstrap, seeds and users crossed, since every seed ranks the same rows of the same users. A
+resample draws users once, for all seeds and scores, and then seeds with replacement. The mean over few drawn seeds
+varies too little, by (S - 1) / S, and few seeds know their own spread badly, so deviations between seeds are stretched
+by sqrt(S / (S - 1)) (Rao and Wu 1988) and by Student's t with S - 1 degrees of freedom over the normal at the asked
+confidence. With two seeds that is wide, as it should be.
+
+Legend: `S` seeds, `R` resamples, `M` scores.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+from coldstart.config import UserError
+from coldstart.evaluation.comparisons import METRICS, PAIRS
+from coldstart.evaluation.intervals import holm, interval, minimum_detectable, p_value, resample
+from coldstart.evaluation.runs import EvaluatedRun, RankedUsers, scores_by_metric, why_not_paired
+from coldstart.evaluation.slices import SLICES, slices
+from coldstart.evaluation.summary import without_nan
+
+Floats = NDArray[np.float64]
+OTHERS = ("auc", "logloss", "ece", "ndcg", "recall")
+"""Metrics of which the mean and the spread are told, without an interval."""
+
+
+def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
+    """Aggregates one evaluation per seed, ready for JSON: figures that are not defined are `None`.
+
+    Args:
+        runs: Seed -> its run, two or more; settings of the intervals are the first one's.
+
+    Returns:
+        `seeds`; `metrics[variant][slice][metric]` of value (mean over seeds), spread (standard deviation between
+        seeds), by_seed, and for `gauc` and `gauc_item` low and high; `comparisons`, the pairs of an evaluation with
+        delta, low, high, spread, by_seed, p, p_holm (per slice, metric and opponent) and mde.
+
+    Raises:
+        UserError: two runs did not evaluate the very same rows.
+    """
+    (first_seed, first), *others = runs.items()
+    for seed, run in others:
+        if reason := why_not_paired(first, run):
+            raise UserError(f"seeds {first_seed} and {seed} cannot be put together: {reason}; evaluate both again")
+    summaries = [run.artifact.about for run in runs.values()]
+    variants = list(summaries[0]["metrics"])
+    metrics: dict[str, Any] = {name: {s: {} for s in SLICES} for name in variants}
+    for name in variants:
+        for s in SLICES:
+            for metric in OTHERS:
+                metrics[name][s][metric] = _spread([summary["metrics"][name][s].get(metric) for summary in summaries])
+    comparisons: list[dict[str, Any]] = []
+    scores = [scores_by_metric(run.rows) for run in runs.values()]
+    for s, member in slices(first.rows.train_events, first.rows.age_s).items():
+        for metric in METRICS:
+            found = _Crossed([RankedUsers.of(first.rows, member, each[metric]) for each in scores], summaries[0])
+            for place, name in enumerate(variants):
+                metrics[name][s][metric] = found.figures(place)
+            for against, compared in PAIRS.items():
+                pairs = [name for name in compared if {name, against} <= set(variants)]
+                family = [found.test(variants.index(name), variants.index(against)) for name in pairs]
+                corrected = holm(np.array([entry["p"] for entry in family], np.float64))
+                comparisons += [
+                    {"variant": name, "against": against, "slice": s, "metric": metric, **entry, "p_holm": float(p)}
+                    for name, entry, p in zip(pairs, family, corrected, strict=True)
+                ]
+    about = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
+    about |= {key: summaries[0][key] for key in ("confidence", "resamples")}
+    return dict(without_nan(about))
+
+
+def crossed_draws(by_seed: Floats, *, confidence: float, seed: int) -> Floats:
+    """[R] resampled means over seeds and users.
+
+    Args:
+        by_seed: [S, R] figures of each seed on the same resamples of users.
+        confidence: At which they shall cover.
+        seed: Of the draws of seeds.
+    """
+    seeds, resamples = by_seed.shape
+    everyone = by_seed.mean(0)
+    picked = np.random.default_rng([seed, 2]).integers(0, seeds, (seeds, resamples))
+    drawn = np.take_along_axis(by_seed, picked, axis=0).mean(0)
+    at = (1 + confidence) / 2
+    stretch = math.sqrt(seeds / (seeds - 1)) * t.ppf(at, seeds - 1) / norm.ppf(at)
+    return np.asarray(everyone + stretch * (drawn - everyone))
+
+
+class _Crossed:
+    """Scores of several seeds on the same resamples of users and seeds."""
+
+    def __init__(self, users: Sequence[RankedUsers], summary: Mapping[str, Any]) -> None:
+        self._confidence, self._seed = float(summary["confidence"]), int(summary["seed"])
+        self._gauc = np.stack([each.gauc for each in users])
+        self._draws = np.stack(
+            [resample(each.auc, each.weight, resamples=summary["resamples"], seed=self._seed) for each in users]
+        )
+
+    def figures(self, score: int, other: int | None = None) -> dict[str, Any]:
+        """A score, or how much it is above another."""
+        by_seed = self._gauc[:, score] - (0 if other is None else self._gauc[:, other])
+        found = interval(float(by_seed.mean()), self._drawn(score, other), confidence=self._confidence)
+        return _spread(by_seed.tolist()) | {"low": found.low, "high": found.high}
+
+    def test(self, score: int, other: int) -> dict[str, Any]:
+        """How much a score is above another, and how sure that is."""
+        found, draws = self.figures(score, other), self._drawn(score, other)
+        delta = found.pop("value")
+        alike = not np.ptp(draws) > 0
+        return {"delta": delta, **found} | {
+            "p": math.nan if alike else p_value(delta, draws),
+            "mde": math.nan if alike else minimum_detectable(draws, confidence=self._confidence),
+        }
+
+    def _drawn(self, score: int, other: int | None) -> Floats:
+        by_seed = self._draws[:, :, score] - (0 if other is None else self._draws[:, :, other])
+        return crossed_draws(by_seed, confidence=self._confidence, seed=self._seed)
+
+
+def _spread(by_seed: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and standard deviation; not defined where one seed's figure is not."""
+    values = np.array(by_seed, np.float64)
+    return {"value": float(values.mean()), "spread": float(values.std(ddof=1)), "by_seed": values.tolist()}
