@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -174,13 +175,17 @@ def recipe_arguments(program: str, about: str | None) -> argparse.ArgumentParser
 
 def main(stage: str, run: Callable[[Recipe], Artifact], about: str | None = None) -> None:
     """Runs a workload as a program."""
-    arguments = recipe_arguments(stage, about).parse_args()
+    run_program(recipe_arguments(stage, about).parse_args(), partial(run_stage, stage, run))
+
+
+def run_program(arguments: argparse.Namespace, work: Callable[[Recipe], Artifact]) -> None:
+    """Runs `work` on a cluster with the recipe that the arguments name, and prints what it made."""
     if arguments.json:
         CONSOLE.stderr = True
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         with ray_cluster(recipe, arguments.address):
-            artifact = run_stage(stage, run, recipe)
+            artifact = work(recipe)
     if arguments.json:
         result = {"kind": artifact.kind, "path": str(artifact.path), "fingerprint": artifact.fingerprint}
         print(json.dumps({**result, "lineage": artifact.lineage, "about": artifact.about}))
