@@ -7,19 +7,27 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import rank_request
 from coldstart.rankers import DinDcn, digest, load_ranker, save_ranker, vocabulary
+from coldstart.rankers.kinds import CLASSES
 
 
 @pytest.fixture
 def saved(tmp_path):
-    ranker = DinDcn(4, RankerSettings(width=8)).eval()
+    return written(DinDcn(4, RankerSettings(width=8)), tmp_path)
+
+
+def written(ranker, tmp_path):
+    for parameter in ranker.eval().parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     ranker.trained[1:3] = True
     save_ranker(ranker, tmp_path, ["a", "b", "c"])
     return ranker, tmp_path
 
 
-def test_a_loaded_ranker_scores_like_the_saved_one(saved):
-    ranker, path = saved
+@pytest.mark.parametrize("kind", list(CLASSES))
+def test_a_loaded_ranker_scores_like_the_saved_one(kind, tmp_path):
+    ranker, path = written(CLASSES[kind](4, RankerSettings(kind=kind, width=8)), tmp_path)
     loaded = load_ranker(path)
+    assert type(loaded) is CLASSES[kind]
     batch = rank_request([1, 2], [0, 1], [1, 2], [1, 2, 3], 9, history=5)
     assert torch.equal(
         loaded(batch, loaded.id_slots(batch.target_idx)), ranker(batch, ranker.id_slots(batch.target_idx))

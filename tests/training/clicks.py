@@ -53,10 +53,10 @@ def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):
     )
 
 
-def small_ranker(sequences, *, epochs=1, seed=3, **options):
+def small_ranker(sequences, *, epochs=1, seed=3, splits=(0,), **options):
     """Trains a small ranker and returns it with its progress."""
     settings = RankerSettings(**SMALL | {"epochs": epochs} | options)
-    return train_ranker(sequences, 60, settings, seed=seed, gauc=gauc)
+    return train_ranker(sequences, 60, settings, seed=seed, gauc=gauc, splits=splits)
 
 
 def on_ranks(world, function, *arguments):
@@ -77,7 +77,7 @@ def _rank(rank, world, room, function, arguments):
     os._exit(0)
 
 
-def trained_state(sequences):
+def trained_state(sequences, kind):
     """Weights after one epoch; runs in a spawned rank."""
-    ranker, progress = small_ranker(sequences)
+    ranker, progress = small_ranker(sequences, kind=kind)
     return {**ranker.state_dict(), "score": torch.tensor(progress.best)}

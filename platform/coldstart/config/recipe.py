@@ -52,18 +52,58 @@ class Columns(Section):
     timestamp: str = "timestamp"
     """Unix seconds, or an Arrow timestamp."""
     label: str = "label"
+    item_features: tuple[str, ...] = ()
+    """Columns of the items table that the ranker reads beside the item itself: brand, price."""
+    user_features: tuple[str, ...] = ()
+    """Columns of the users table: country, age group."""
+    context_features: tuple[str, ...] = ()
+    """Columns of the events table that are known before the item is shown: device, position."""
+    feature_kinds: dict[str, Literal["categorical", "numeric"]] = Field(default_factory=dict)
+    """Only where the type of a column does not say it: text, booleans and whole numbers are categorical, fractions
+    are numeric, and everything in a CSV file is text."""
+    trusted_features: tuple[str, ...] = ()
+    """Features that are kept although the leak audit finds labels in them."""
+
+    @model_validator(mode="after")
+    def _features_are_features(self) -> Self:
+        roles = {getattr(self, name): name for name in ("item_id", "user_id", "timestamp", "label")}
+        named = {field: getattr(self, field) for field in ("item_features", "user_features", "context_features")}
+        for field, columns in named.items():
+            for column in columns:
+                if column in roles:
+                    raise ValueError(f"{field} names '{column}', which is the {roles[column]}; take it out")
+                if columns.count(column) > 1:
+                    raise ValueError(f"{field} names '{column}' twice; name it once")
+        known = {column for columns in named.values() for column in columns}
+        for field in ("feature_kinds", "trusted_features"):
+            for column in getattr(self, field):
+                if column not in known:
+                    raise ValueError(
+                        f"{field} names '{column}', which is no feature; features: {', '.join(sorted(known)) or 'none'}"
+                    )
+        return self
 
 
 class Files(Section):
     """A user's own tables: Parquet, CSV, or a directory of either."""
 
     root: Path = Path(".")
-    """Directory that `items` and `events` are relative to."""
+    """Directory that the tables are relative to."""
     items: str = "items.parquet"
     events: str = "events.parquet"
+    users: str | None = None
+    """Table with a row per user, for `columns.user_features`."""
     columns: Columns = Columns()
     label_at_least: float | None = None
     """If set, the label is `column >= label_at_least` (ratings); otherwise the column must hold 0 and 1."""
+
+    @model_validator(mode="after")
+    def _users_have_features(self) -> Self:
+        if self.columns.user_features and self.users is None:
+            raise ValueError("columns.user_features are columns of a users table; name it in data.files.users")
+        if self.users is not None and not self.columns.user_features:
+            raise ValueError(f"users '{self.users}' would not be read: name its columns in columns.user_features")
+        return self
 
 
 class Split(Section):
@@ -160,8 +200,10 @@ class Ranker(Section):
     epochs: PositiveInt = 8
     patience: PositiveInt = 2
     """Epochs without a better validation GAUC before training stops."""
-    users_per_step: PositiveInt = 64
-    """User windows in a global step, all ranks together."""
+    users_per_step: PositiveInt = 128
+    """Windows of at most 32 targets of one user in a global step, all ranks together."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrices are multiplied in while training; bfloat16 is meant for GPUs. Weights and scores stay float32."""
     learning_rate: PositiveFloat = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     table_eps: PositiveFloat = 1e-4
@@ -339,6 +381,8 @@ class Serving(Section):
     request_timeout_s: PositiveFloat = 30.0
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
+    poll_s: PositiveFloat = 2.0
+    """Pause between two looks at the registry for another champion, s; one look is a handful of small queries."""
 
     @model_validator(mode="after")
     def _replica_range(self) -> Self:

@@ -46,7 +46,7 @@ class PastAttention(nn.Module):
         value = self._split(self.value(events) + value_label)
         key = torch.cat([self.nothing.expand(len(key), -1, -1, -1), key], dim=2)
         value = F.pad(value, (0, 0, 1, 0))
-        bias = F.pad(self.recency(age).transpose(0, 1), (1, 0))
+        bias = F.pad(self.recency(age).transpose(0, 1), (1, 0)).to(query.dtype)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return out.transpose(1, 2).flatten(2)
 

@@ -1,7 +1,7 @@
 """DCN-V2: crossing only (Wang et al. 2021, "DCN V2", arXiv:2008.13535; the stacked form of its section 3).
 
 The history enters as two pooled vectors, so there is no work per pair of target and event but one weighted sum: a pass
-costs `B T L d` for that and `B T (5 d + f)^2` per crossing layer.
+costs `B T L d` for that and `B T (3 d + f)^2` per crossing layer.
 
 Legend: `B` rows, `T` targets, `L` history, `d` ID width, `f` feature width.
 """
@@ -34,7 +34,7 @@ class DcnV2(Ranker):
         self.habit = Habit()
         self.known = FeatureEmbedding(features, width)
         self.log_prior = nn.Parameter(torch.zeros(2))
-        crossed = 5 * width + 2 + self.known.width
+        crossed = 3 * width + 2 + self.known.width
         self.crossing = Crossing(crossed, settings.cross_layers)
         self.mlp = mlp(crossed, settings.hidden, settings.dropout)
 
@@ -48,7 +48,7 @@ class DcnV2(Ranker):
         """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
         habit = self.habit(batch)
         liked, passed = self._pooled(batch)
-        start = torch.cat([slots, liked, passed, slots * liked, slots * passed, habit, self.known(batch)], dim=-1)
+        start = torch.cat([slots, liked, passed, habit, self.known(batch)], dim=-1)
         deep: Tensor = self.mlp(self.crossing(start)).squeeze(-1)
         appeal: Tensor = self.appeal(slots).squeeze(-1)
         logits: Tensor = appeal + habit[..., 0] + deep

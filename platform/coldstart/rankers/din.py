@@ -86,6 +86,6 @@ class ActivationUnit(nn.Module):
         # and those of a row stand side by side: one multiplication by the row's events does the pairs of all of them.
         reader = slots.mT.unsqueeze(-1) * self.product.weight.mT.unsqueeze(1) + self.event.weight.mT.unsqueeze(1)
         reader = torch.cat([reader, self.target(slots).unsqueeze(1)], dim=1).flatten(2)
-        hidden = (nn.functional.pad(events, (0, 1), value=1.0) @ reader).unflatten(-1, (-1, UNITS)).relu_()
+        hidden = (nn.functional.pad(events, (0, 1), value=1.0) @ reader).relu_().unflatten(-1, (-1, UNITS))
         weight: Tensor = self.weight(hidden).squeeze(-1)
         return weight

@@ -127,7 +127,7 @@ class ClickLoop:
 
     def _epoch(self, engine: nn.Module) -> float:
         self.model.train()
-        started, total, weights = time.perf_counter(), 0.0, 0.0
+        started, total, weights = time.perf_counter(), torch.zeros((), device=device()), 0.0
         schedule, progress = self.schedule, self.progress
         for batch, weight in self.windows.epoch(
             schedule.seed,
@@ -142,12 +142,12 @@ class ClickLoop:
             (loss * world_size()).backward()  # type: ignore[no-untyped-call]
             self._set_rate()
             self.optimizer.step()
-            total += float(loss.detach()) * weight
+            total += loss.detach() * weight
             weights += weight
             progress.step += 1
         progress.rows += self.windows.num_targets
         progress.seconds += time.perf_counter() - started
-        return sum_over_ranks(total) / max(weights, 1e-9)
+        return sum_over_ranks(float(total)) / max(weights, 1e-9)
 
     def _set_rate(self) -> None:
         steps = -(-len(self.windows) // self.schedule.windows_per_step) * self.schedule.epochs

@@ -1,5 +1,6 @@
 """Trains a ranker on clicks; items are hidden behind the OOV row at random so that the row is ready for cold items."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +18,29 @@ from coldstart.training.ranks import device, rank
 
 TRAIN, VALID = 0, 1
 
+TARGETS = 32
+"""Targets of a training window. A window's pairs are its targets times its history and all events between, of which a
+target sees `history`: long windows waste pairs, short ones read the same history again and again."""
+
 
 class HiddenItems(nn.Module):
     """A ranker that sees a share of items, drawn anew each step, as the OOV row: as targets and in histories.
 
     Which items is a hash of (seed, step, item), so all ranks hide the same ones whatever rows they hold.
+
+    Args:
+        ranker: To be trained.
+        share: Of the items that are hidden.
+        seed: Of the hash.
+        dtype: What matrices are multiplied in while training; weights, optimizer and scoring stay float32.
     """
 
-    def __init__(self, ranker: Ranker, *, share: float, seed: int) -> None:
+    def __init__(self, ranker: Ranker, *, share: float, seed: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.ranker = ranker
         self.share = share
         self.seed = seed
+        self.dtype = dtype
 
     def forward(self, batch: RankBatch, step: int | None) -> Tensor:
         """Logits `[B, T]`; nothing is hidden when `step` is None."""
@@ -38,8 +50,10 @@ class HiddenItems(nn.Module):
                 history_idx=hide(batch.history_idx, share=self.share, seed=self.seed, step=step),
                 target_idx=hide(batch.target_idx, share=self.share, seed=self.seed, step=step),
             )
-        logits: Tensor = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
-        return logits
+        lower = step is not None and self.dtype is not torch.float32
+        with torch.autocast(batch.target_idx.device.type, self.dtype, enabled=lower):
+            logits: Tensor = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
+        return logits.float()
 
 
 def hide(item_idx: Tensor, *, share: float, seed: int, step: int) -> Tensor:
@@ -62,6 +76,7 @@ def train_ranker(
     *,
     seed: int,
     gauc: Gauc,
+    splits: Sequence[int] = (TRAIN,),
     journal: Journal | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[Ranker, Progress]:
@@ -73,6 +88,7 @@ def train_ranker(
         settings: The recipe's section.
         seed: Of weights, order and hidden items.
         gauc: Per-user AUC.
+        splits: Split codes of the events that are trained on; no other label or item is read in training.
         journal: For a line per epoch.
         checkpoints: Directory of the resumable state.
 
@@ -80,10 +96,10 @@ def train_ranker(
         The ranker with the weights of its best epoch, in eval mode, and how training went.
     """
     torch.manual_seed(seed)
-    ranker = ranker_class(settings.kind)(num_items + 1, settings).to(device())
-    seen = np.unique(np.asarray(sequences.item_idx)[np.asarray(sequences.split) == TRAIN])
+    ranker = ranker_class(settings.kind)(num_items + 1, settings, sequences.features.schema).to(device())
+    train = np.isin(np.asarray(sequences.split), splits)
+    seen = np.unique(np.asarray(sequences.item_idx)[train])
     ranker.trained[torch.from_numpy(seen.astype(np.int64)).to(device())] = True
-    train = np.asarray(sequences.split) == TRAIN
     rows = taste_rows(
         users_of(sequences, np.flatnonzero(train)),
         np.asarray(sequences.item_idx)[train],
@@ -95,13 +111,13 @@ def train_ranker(
     ranker.start_from(torch.from_numpy(rows))
     # Ranks must draw different dropout masks for their different rows.
     torch.manual_seed(seed * 1000 + rank())
-    model = HiddenItems(ranker, share=settings.id_dropout, seed=seed)
+    model = HiddenItems(ranker, share=settings.id_dropout, seed=seed, dtype=getattr(torch, settings.precision))
     valid = UserWindows(sequences, history=settings.history, splits=[VALID])
     known = np.isin(np.asarray(sequences.item_idx)[valid.rows], seen)
     loop = ClickLoop(
         model,
         make_optimizer(ranker, settings),
-        UserWindows(sequences, history=settings.history, splits=[TRAIN]),
+        UserWindows(sequences, history=settings.history, splits=splits, targets=TARGETS),
         lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=known),
         Schedule(
             epochs=settings.epochs,
@@ -117,7 +133,7 @@ def train_ranker(
 
 
 def make_optimizer(ranker: Ranker, settings: RankerSettings) -> torch.optim.Optimizer:
-    """AdamW, with an epsilon of its own for the ID table."""
+    """Fused AdamW, with an epsilon of its own for the ID table."""
     table = list(ranker.id_table.parameters())
     owned = {id(parameter) for parameter in table}
     rest = [parameter for parameter in ranker.parameters() if id(parameter) not in owned]
@@ -127,4 +143,5 @@ def make_optimizer(ranker: Ranker, settings: RankerSettings) -> torch.optim.Opti
             {"params": table, "eps": settings.table_eps, "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
+        fused=True,
     )
