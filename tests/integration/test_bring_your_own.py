@@ -48,7 +48,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def follow(commands: list[str], here: Path, installed: Path) -> str:
-    environment = os.environ | {"PATH": f"{installed}:{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{installed}:{os.environ['PATH']}", "PYTHONPATH": ""}
     told = ""
     for command in commands:
         done = subprocess.run(command, shell=True, cwd=here, env=environment, capture_output=True, text=True)

@@ -25,7 +25,6 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Check a trained ranker of your own against the run's dataset, make it the run's ranker, and register it."""
-    from coldstart.registry import Registry
     from workloads import import_ranker
 
     if kind != "ranker":
@@ -34,6 +33,9 @@ def register(
     given += [] if ids is None else [f"bring.ids={ids}"]
     loaded = load(recipe, [*(overrides or []), *given])
     artifact = import_ranker.run(loaded)
+    # Loaded only now, for it takes seconds.
+    from coldstart.registry import Registry
+
     model = Registry(loaded.tracking_uri, loaded.project).register(
         kind,
         artifact.path,
