@@ -80,7 +80,7 @@ class HashedTable(IdTable):
     def start_from(self, rows: Tensor, scale: float) -> None:
         """Adds to each row what its items have on average."""
         row = self._row(torch.arange(self.vocabulary, device=rows.device))
-        self.weight += _mean_by(row, rows, len(self.weight)).to(self.weight) * scale
+        self.weight.add_(_mean_by(row, rows, len(self.weight)).to(self.weight), alpha=scale)
 
     def _row(self, item_idx: Tensor) -> Tensor:
         return torch.where(item_idx > 0, 1 + (item_idx - 1) % (len(self.weight) - 1), 0)
@@ -109,7 +109,7 @@ class QuotientRemainderTable(IdTable):
     def start_from(self, rows: Tensor, scale: float) -> None:
         """Adds to each remainder what its items have on average; quotients stay as they are."""
         _, remainder = self._pair(torch.arange(self.vocabulary, device=rows.device))
-        self.remainder += _mean_by(remainder, rows, len(self.remainder)).to(self.remainder) * scale
+        self.remainder.add_(_mean_by(remainder, rows, len(self.remainder)).to(self.remainder), alpha=scale)
 
     def _pair(self, item_idx: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the two tables; row 0 of both is the OOV item's alone."""

@@ -34,7 +34,8 @@ def ranker_class(kind: str) -> type[Ranker]:
             f"the ranker is of class {kind}, which is not the platform's own and is imported only where you name it; "
             f"if you trust it, set ranker.kind={kind} in the recipe (without a recipe: {PERMITTED}={kind})"
         )
-    return _imported(kind)
+    found: type[Ranker] = _imported(kind)
+    return found
 
 
 def _imported(kind: str) -> Any:
