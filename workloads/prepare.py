@@ -1,9 +1,8 @@
 """Prepare: reads items and events once, with Ray Data, into the immutable dataset that every later stage uses."""
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,16 @@ from ray.data.context import ShuffleStrategy
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Columns, Data, Files
-from coldstart.data.cleaning import REPEATED_EVENT, REPEATED_ITEM, clean_events, clean_items
+from coldstart.data.cleaning import (
+    REPEATED_EVENT,
+    REPEATED_ITEM,
+    REPEATED_USER,
+    clean_events,
+    clean_items,
+    clean_users,
+)
 from coldstart.data.contract import (
+    FEATURES,
     ITEMS,
     ITEMS_PER_PART,
     ITEMS_PER_ROW_GROUP,
@@ -29,10 +36,14 @@ from coldstart.data.contract import (
     TRAIN,
     UNUSED,
     USERS_PER_PART,
+    WITHHELD,
 )
 from coldstart.data.dataset import part_path
+from coldstart.data.features import FeatureColumn, FeatureSchema
 from coldstart.data.generator import REVISION, generate
-from coldstart.data.readers import Chunk, Piece, SourceTable, check_files, pieces, read_piece, wanted_columns
+from coldstart.data.leaks import judge_features
+from coldstart.data.quarantine import Quarantine
+from coldstart.data.readers import Chunk, Piece, SourceTable, Tables, check_files, pieces, read_piece, wanted_columns
 from coldstart.data.sequences import order_events, sequence_rows
 from coldstart.data.splits import TimeCuts, hold_out_items, time_cuts, user_codes
 from coldstart.data.streaming import quiet_ray_data
@@ -54,21 +65,18 @@ def run(recipe: Recipe) -> Artifact:
     run_dir = recipe.run_dir.absolute()
     journal = Journal(run_dir / "journals" / "prepare.jsonl")
     journal.write(0, _STEPS)
-    if recipe.data.source == "generated":
-        files = _generated_files(recipe, run_dir / "source")
-        items, events = check_files(files, extra=ORACLE)
-    else:
-        files = recipe.data.files
-        items, events = check_files(files)
+    generated = recipe.data.source == "generated"
+    files = _generated_files(recipe, run_dir / "source") if generated else recipe.data.files
+    tables = check_files(files, extra=ORACLE if generated else ())
     journal.write(1, _STEPS)
     about: dict[str, Any] = {}
     shutil.rmtree(run_dir / "quarantine", ignore_errors=True)
     with write_artifact(run_dir / "dataset", "dataset", {}, about) as draft:
         for name in ("items", "sequences", "quarantine"):
             (draft / name).mkdir()
-        quarantine = _Quarantine(recipe.data.max_bad_share, run_dir / "quarantine")
+        quarantine = Quarantine(recipe.data.max_bad_share, run_dir / "quarantine")
         try:
-            about |= _prepare(recipe, files, items, events, draft, quarantine, journal)
+            about |= _prepare(recipe, files, tables, draft, quarantine, journal)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
@@ -89,72 +97,36 @@ def _generated_files(recipe: Recipe, source: Path) -> Files:
     return Files(root=source, columns=Columns(text="text"))
 
 
-class _Quarantine:
-    """Rejected rows of both tables; stops the run when they are too many."""
-
-    def __init__(self, max_bad_share: float, on_failure: Path) -> None:
-        self._max_bad_share = max_bad_share
-        self._on_failure = on_failure
-        self._rows = QUARANTINE.empty_table()
-
-    def add(self, table: str, rows: pa.Table, total: int) -> None:
-        """Takes the rows that have a reason, out of `total` rows of the table.
-
-        Raises:
-            UserError: the table has lost more than the allowed share of its rows.
-        """
-        bad = rows.filter(pc.field("reason").is_valid())
-        names = pa.array([table] * len(bad), pa.string())
-        bad = bad.select(["row", "key", "reason"]).add_column(0, "table", names).cast(QUARANTINE)
-        self._rows = pa.concat_tables([self._rows, bad])
-        count = pc.count_distinct(self._rows.filter(pc.field("table") == table)["row"]).as_py()
-        if count > self._max_bad_share * total:
-            self._on_failure.mkdir()
-            self.write(self._on_failure)
-            reason, most = next(iter(self.reasons(table).items()))
-            raise UserError(
-                f"{count} of {total} rows of the {table} table cannot be used, but data.max_bad_share allows a share "
-                f"of {self._max_bad_share:g}; most often ({most} times): {reason}. All of them: {self._on_failure}"
-            )
-
-    def reasons(self, table: str) -> dict[str, int]:
-        """Reason -> rows, the most common first."""
-        counts = Counter(self._rows.filter(pc.field("table") == table)["reason"].to_pylist())
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-    def write(self, directory: Path) -> None:
-        """Writes all rows, in the order of the tables."""
-        order = [(name, "ascending") for name in ("table", "row", "reason")]
-        pq.write_table(self._rows.sort_by(order), part_path(directory, 0))
-
-
 def _prepare(
-    recipe: Recipe,
-    files: Files,
-    items: SourceTable,
-    events: SourceTable,
-    draft: Path,
-    quarantine: _Quarantine,
-    journal: Journal,
+    recipe: Recipe, files: Files, tables: Tables, draft: Path, quarantine: Quarantine, journal: Journal
 ) -> dict[str, Any]:
     """Writes items and sequences into `draft` and returns what the manifest says about them."""
     oracle = recipe.data.source == "generated"
-    item_rows = _read_items(items, files.columns, recipe.data).materialize()
+    declared = tables.features(files.columns)
+    item_rows = _read_items(tables.items, files.columns, recipe.data, _of(declared, "item")).materialize()
     catalogue = _index_items(item_rows, quarantine)
     journal.write(2, _STEPS, items=len(catalogue))
 
-    event_rows = _read_events(events, files, catalogue["item_id"].combine_chunks(), oracle=oracle).materialize()
+    known = catalogue["item_id"].combine_chunks()
+    event_rows = _read_events(tables.events, files, known, _of(declared, "context"), oracle=oracle).materialize()
     total = event_rows.count()
     quarantine.add("events", _collect(event_rows, ["row", "key", "reason"]), total)
     journal.write(3, _STEPS, items=len(catalogue), events=total)
 
     plan = _plan_split(event_rows, recipe.data, len(catalogue), recipe.seed)
-    parts = _write_sequences(event_rows, plan, draft / "sequences")
+    users = _align_users(tables.users, files.columns, _of(declared, "user"), plan.users, quarantine)
+    schema = _learn_features(declared, item_rows, catalogue, users, event_rows, plan)
+    parts = _write_sequences(event_rows, plan, schema, users, draft / "sequences")
     quarantine.add("events", pa.Table.from_struct_array(pc.list_flatten(parts["repeated"].combine_chunks())), total)
+    if recipe.data.split.kind == "item_holdout":
+        (draft / WITHHELD).mkdir()
+        _write_sequences(event_rows, replace(plan, withheld=True), schema, users, draft / WITHHELD)
     journal.write(4, _STEPS, items=len(catalogue), events=total)
 
     trained = _train_facts(parts, len(catalogue))
-    texts = _write_items(item_rows, catalogue, trained, draft / "items")
+    texts = _write_items(item_rows, catalogue, trained, schema, draft / "items")
+    if schema:
+        (draft / FEATURES).write_text(schema.model_dump_json(indent=2))
     splits = {name: np.asarray(pc.list_flatten(parts[name])).reshape(-1, 2).sum(0).tolist() for name in SPLITS}
     written = sum(number for number, _ in splits.values())
     return {
@@ -165,15 +137,18 @@ def _prepare(
         "splits": {name: {"events": number, "clicks": clicks} for name, (number, clicks) in splits.items()},
         "cold_items": int((trained["num_train_events"].to_numpy() == 0).sum()),
         "label_rate": round(sum(clicks for _, clicks in splits.values()) / max(written, 1), 6),
-        "time_cuts": None
-        if plan.cuts is None
-        else {"valid_from": plan.cuts.valid_from, "test_from": plan.cuts.test_from},
+        "time_cuts": None if plan.cuts is None else asdict(plan.cuts),
         "oracle": oracle,
         "text": texts,
+        "features": judge_features(draft, schema, files.columns.trusted_features),
         "split": recipe.data.split.model_dump(mode="json"),
         "seed": recipe.seed,
-        "quarantined": {name: quarantine.reasons(name) for name in ("items", "events")},
+        "quarantined": {table.name: quarantine.reasons(table.name) for table in tables.all},
     }
+
+
+def _of(declared: Sequence[FeatureColumn], owner: str) -> list[FeatureColumn]:
+    return [feature for feature in declared if feature.owner == owner]
 
 
 def _map_pieces(table: SourceTable, columns: list[str], clean: Callable[[Chunk], pa.Table]) -> ray.data.Dataset:
@@ -211,34 +186,48 @@ def _whole(rows: ray.data.Dataset) -> pa.Table:
     return pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
 
 
-def _read_items(table: SourceTable, columns: Columns, data: Data) -> ray.data.Dataset:
+def _read_items(
+    table: SourceTable, columns: Columns, data: Data, features: Sequence[FeatureColumn]
+) -> ray.data.Dataset:
     limits = {"max_bytes": data.max_picture_bytes, "max_pixels": data.max_picture_pixels}
     names = [column for _, column in wanted_columns(columns, "items")]
-    return _map_pieces(table, names, lambda chunk: clean_items(chunk, columns, **limits))
+    return _map_pieces(table, names, lambda chunk: clean_items(chunk, columns, features=features, **limits))
 
 
-def _read_events(table: SourceTable, files: Files, item_ids: pa.Array, *, oracle: bool) -> ray.data.Dataset:
+def _read_events(
+    table: SourceTable, files: Files, item_ids: pa.Array, features: Sequence[FeatureColumn], *, oracle: bool
+) -> ray.data.Dataset:
     columns, threshold = files.columns, files.label_at_least
     known = ray.put(item_ids)
     names = [column for _, column in wanted_columns(columns, "events")] + list(ORACLE if oracle else ())
 
     def clean(chunk: Chunk) -> pa.Table:
-        return clean_events(chunk, columns, ray.get(known), label_at_least=threshold, oracle=oracle)
+        return clean_events(chunk, columns, ray.get(known), label_at_least=threshold, oracle=oracle, features=features)
 
     return _map_pieces(table, names, clean)
 
 
-def _index_items(rows: ray.data.Dataset, quarantine: _Quarantine) -> pa.Table:
+def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
     """The catalogue: row and item_id of every valid item in the order of item_id; item `i` has index `i + 1`."""
     keys = _collect(rows, ["row", "key", "reason", "item_id"])
-    valid = keys.filter(pc.field("item_id").is_valid()).sort_by([("item_id", "ascending"), ("row", "ascending")])
-    ids = np.asarray(valid["item_id"], object)
-    first = np.ones(len(ids), bool)
-    first[1:] = ids[1:] != ids[:-1]
-    again = valid.filter(pa.array(~first))
-    again = again.set_column(2, "reason", pa.array([REPEATED_ITEM] * len(again), pa.string()))
-    quarantine.add("items", pa.concat_tables([keys, again]), len(keys))
-    return valid.filter(pa.array(first)).select(["row", "item_id"])
+    return quarantine.first_of_each(keys, "item_id", REPEATED_ITEM, "items").select(["row", "item_id"])
+
+
+def _align_users(
+    table: SourceTable | None,
+    columns: Columns,
+    features: Sequence[FeatureColumn],
+    users: pa.Array,
+    quarantine: Quarantine,
+) -> dict[str, pa.Array]:
+    """Key -> typed values [U] of the user features, in the order of `users`; missing where the table lacks a user."""
+    if table is None:
+        return {}
+    names = [column for _, column in wanted_columns(columns, "users")]
+    rows = _whole(_map_pieces(table, names, lambda chunk: clean_users(chunk, columns, features)))
+    kept = quarantine.first_of_each(rows, "user_id", REPEATED_USER, "users")
+    found = pc.index_in(users, value_set=kept["user_id"].combine_chunks())
+    return {feature.key: kept[feature.key].combine_chunks().take(found) for feature in features}
 
 
 @dataclass(frozen=True)
@@ -250,12 +239,22 @@ class _Plan:
         cuts: Of a temporal split.
         codes: [users] split code of each user, of an item holdout.
         held: [items + 1] items kept out of training.
+        withheld: Whether events that training must not see are placed too.
     """
 
     users: pa.Array
     cuts: TimeCuts | None
     codes: NDArray[np.int8]
     held: NDArray[np.bool_]
+    withheld: bool = False
+
+    def place(self, events: pa.Table) -> pa.Table:
+        """Valid events that stand in a sequence, with user_idx and split."""
+        kept = events.filter(pc.field("reason").is_null()).drop_columns(["key", "reason"])
+        kept = kept.append_column("user_idx", pc.index_in(kept["user_id"], value_set=self.users))
+        kept = kept.filter(pc.field("user_idx").is_valid())
+        kept = kept.append_column("split", pa.array(self.split(kept)))
+        return kept if self.withheld else kept.filter(pc.field("split") != UNUSED)
 
     def split(self, events: pa.Table) -> NDArray[np.int8]:
         """Split codes of events that have user_idx, item_idx and timestamp."""
@@ -304,22 +303,56 @@ _PART_FACTS = pa.schema(
 """What writing a part of the sequences returns: events and clicks per split, train facts per item, repeated rows."""
 
 
-def _write_sequences(rows: ray.data.Dataset, plan: _Plan, directory: Path) -> pa.Table:
-    """Gathers each user's events, writes one row per user, and returns facts about each part."""
+def _learn_features(
+    declared: Sequence[FeatureColumn],
+    item_rows: ray.data.Dataset,
+    catalogue: pa.Table,
+    users: dict[str, pa.Array],
+    event_rows: ray.data.Dataset,
+    plan: _Plan,
+) -> FeatureSchema:
+    """The schema, from train events and from the items and users that have any."""
+    if not declared:
+        return FeatureSchema()
     shared = ray.put(plan)
+    contexts = {feature.key: feature.kind for feature in _of(declared, "context")}
+
+    def seen(block: pa.Table) -> pa.Table:
+        train = ray.get(shared).place(block).filter(pc.field("split") == TRAIN)
+        whole = {key: train[key].combine_chunks() for key in ("item_idx", "user_idx", *contexts)}
+        once = {key: values if contexts.get(key) == "numeric" else values.unique() for key, values in whole.items()}
+        return pa.table({key: pa.ListArray.from_arrays([0, len(values)], values) for key, values in once.items()})
+
+    facts = _whole(event_rows.map_batches(seen, batch_size=None, batch_format="pyarrow"))
+    train = {key: pc.list_flatten(facts[key].combine_chunks()) for key in facts.column_names}
+    keys = [feature.key for feature in _of(declared, "item")]
+    items = _collect(item_rows, ["row", *keys])
+    items = items.take(pc.index_in(catalogue["row"], value_set=items["row"].combine_chunks()))
+    values = {key: items[key].take(pc.subtract(train["item_idx"].unique(), 1)).combine_chunks() for key in keys}
+    values |= {key: column.take(train["user_idx"].unique()) for key, column in users.items()} | train
+    return FeatureSchema.learn({feature: values[feature.key] for feature in declared})
+
+
+def _write_sequences(
+    rows: ray.data.Dataset, plan: _Plan, schema: FeatureSchema, users: dict[str, pa.Array], directory: Path
+) -> pa.Table:
+    """Gathers each user's events, writes one row per user, and returns facts about each part."""
+    shared = ray.put((plan, schema.of("context"), schema.of("user").encode(users)))
 
     def place(block: pa.Table) -> pa.Table:
-        kept = block.filter(pc.field("reason").is_null()).drop_columns(["key", "reason"])
-        kept = kept.append_column("user_idx", pc.index_in(kept["user_id"], value_set=ray.get(shared).users))
-        kept = kept.filter(pc.field("user_idx").is_valid())
-        kept = kept.append_column("split", pa.array(ray.get(shared).split(kept)))
-        kept = kept.filter(pc.field("split") != UNUSED)
+        plan, contexts, _ = ray.get(shared)
+        kept = plan.place(block)
+        for key, codes in contexts.encode(kept).items():
+            kept = kept.set_column(kept.column_names.index(key), key, pa.array(codes))
         return kept.append_column("part", pa.array(np.asarray(kept["user_idx"]) // USERS_PER_PART))
 
     def write(group: pa.Table) -> pa.Table:
         part = group["part"][0].as_py()
         ordered, repeated = order_events(group)
-        pq.write_table(sequence_rows(ordered), part_path(directory, part), compression="zstd")
+        table = sequence_rows(ordered)
+        for key, codes in ray.get(shared)[2].items():
+            table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
+        pq.write_table(table, part_path(directory, part), compression="zstd")
         return pa.Table.from_pylist([{"part": part, **_part_facts(ordered, repeated)}], schema=_PART_FACTS)
 
     return _write_parts(rows, place, write)
@@ -353,14 +386,16 @@ def _train_facts(parts: pa.Table, items: int) -> pa.Table:
     return pa.table(columns, names=_TRAINED.names).cast(_TRAINED)
 
 
-def _write_items(rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table, directory: Path) -> dict[str, Any]:
+def _write_items(
+    rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table, schema: FeatureSchema, directory: Path
+) -> dict[str, Any]:
     """Writes the items in the order of index and returns statistics of their content."""
     source_row = np.asarray(catalogue["row"])
     by_row = np.argsort(source_row)
-    shared = ray.put((source_row[by_row], by_row.astype(np.int32) + 1, trained))
+    shared = ray.put((source_row[by_row], by_row.astype(np.int32) + 1, trained, schema.of("item")))
 
     def place(block: pa.Table) -> pa.Table:
-        known, index, _ = ray.get(shared)
+        known, index, *_ = ray.get(shared)
         row = np.asarray(block["row"])
         at = np.minimum(np.searchsorted(known, row), len(known) - 1)
         kept = block.append_column("item_idx", pa.array(index[at])).filter(pa.array(known[at] == row))
@@ -368,11 +403,14 @@ def _write_items(rows: ray.data.Dataset, catalogue: pa.Table, trained: pa.Table,
 
     def write(group: pa.Table) -> pa.Table:
         part, group = group["part"][0].as_py(), group.sort_by("item_idx")
-        facts = ray.get(shared)[2].take(pc.subtract(group["item_idx"], 1))
-        columns = [facts[name] if name in _TRAINED.names else group[name] for name in ITEMS.names]
-        compression = {name: "none" if name == "picture" else "zstd" for name in ITEMS.names}
+        _, _, trained, schema = ray.get(shared)
+        facts = trained.take(pc.subtract(group["item_idx"], 1))
+        table = pa.table([facts[name] if name in _TRAINED.names else group[name] for name in ITEMS.names], schema=ITEMS)
+        for key, codes in schema.encode(group).items():
+            table = table.append_column(key, pa.array(codes))
+        compression = {name: "none" if name == "picture" else "zstd" for name in table.column_names}
         pq.write_table(
-            pa.table(columns, schema=ITEMS),
+            table,
             part_path(directory, part),
             row_group_size=ITEMS_PER_ROW_GROUP,
             compression=compression,

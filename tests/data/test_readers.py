@@ -20,9 +20,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_good_files_pass(root: Path) -> None:
-    items, events = check_files(Files(root=root))
-    assert items.files == (root / "items.parquet",)
-    assert set(events.types) == set(EVENTS)
+    tables = check_files(Files(root=root))
+    assert tables.items.files == (root / "items.parquet",)
+    assert set(tables.events.types) == set(EVENTS)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_rows_are_numbered_through_all_pieces(root: Path, suffix: str) -> None:
             (logs / f"{name}.csv").write_text("\n".join([",".join(table), *lines]) + "\n")
         else:
             pq.write_table(pa.table(table), logs / f"{name}.parquet", row_group_size=2)
-    _, events = check_files(Files(root=root, events="logs"))
+    events = check_files(Files(root=root, events="logs")).events
     seen = {}
     for piece in pieces(events):
         for chunk in read_piece(piece, ["user_id"], field="events"):
@@ -99,7 +99,7 @@ def test_rows_are_numbered_through_all_pieces(root: Path, suffix: str) -> None:
 
 def test_csv_cells_stay_as_they_are_written(root: Path) -> None:
     (root / "items.csv").write_text('item_id,title\n007,"two\nlines, one cell"\n8,\n')
-    items, _ = check_files(Files(root=root, items="items.csv", columns=Columns(picture=None)))
+    items = check_files(Files(root=root, items="items.csv", columns=Columns(picture=None))).items
     [chunk] = read_piece(pieces(items)[0], ["item_id", "title"], field="items")
     assert chunk.table.to_pylist() == [
         {"item_id": "007", "title": "two\nlines, one cell"},
@@ -109,8 +109,76 @@ def test_csv_cells_stay_as_they_are_written(root: Path) -> None:
 
 def test_malformed_csv_lines_are_kept_apart(root: Path) -> None:
     (root / "events.csv").write_text("user_id,item_id,timestamp,label\n1,1,5,1\n1,1,5\n2,1,6,0\n1,2,3,4,5\n")
-    _, events = check_files(Files(root=root, events="events.csv"))
+    events = check_files(Files(root=root, events="events.csv")).events
     chunks = list(read_piece(pieces(events)[0], ["user_id"], field="events"))
     assert [row for chunk in chunks for row in chunk.table["user_id"].to_pylist()] == ["1", "2"]
     assert chunks[-1].malformed == ("1,1,5", "1,2,3,4,5")
     assert chunks[-1].first_row == 2
+
+
+FEATURES = {
+    "items": ITEMS | {"brand": ["a", None], "price": [1.5, 2.0], "genres": [["x"], ["y"]], "stock": [3, 4]},
+    "events": EVENTS | {"device": pa.array(["phone"]).dictionary_encode(), "mobile": [True]},
+    "users": {"user_id": [1], "age": ["33"]},
+}
+
+
+@pytest.fixture
+def rich(tmp_path: Path) -> Path:
+    for name, columns in FEATURES.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def test_the_kind_of_a_feature_is_that_of_its_type_unless_the_recipe_says_it(rich: Path) -> None:
+    columns = Columns(
+        item_features=("brand", "price", "stock"),
+        user_features=("age",),
+        context_features=("device", "mobile"),
+        feature_kinds={"stock": "numeric", "age": "numeric"},
+    )
+    declared = check_files(Files(root=rich, users="users.parquet", columns=columns)).features(columns)
+    assert [(one.key, one.kind) for one in declared] == [
+        ("item.brand", "categorical"),
+        ("item.price", "numeric"),
+        ("item.stock", "numeric"),
+        ("user.age", "numeric"),
+        ("context.device", "categorical"),
+        ("context.mobile", "categorical"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (
+            {"item_features": ["brnd"]},
+            "columns.item_features: .*items.parquet has no column 'brnd': did you mean 'brand'",
+        ),
+        ({"context_features": ["brand"]}, "columns.context_features: .*events.parquet has no column 'brand'"),
+        (
+            {"item_features": ["genres"]},
+            "column 'genres' of .* holds list<.*>; a feature is text, a boolean or a number",
+        ),
+        ({"user_features": ["country"]}, "columns.user_features: .*users.parquet has no column 'country'"),
+    ],
+)
+def test_wrong_features_are_named_with_a_fix(rich: Path, columns: dict[str, object], told: str) -> None:
+    users = "users.parquet" if "user_features" in columns else None
+    with pytest.raises(UserError, match=told):
+        check_files(Files(root=rich, users=users, columns=Columns.model_validate(columns)))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"columns": {"context_features": ["label"]}}, "names 'label', which is the label; take it out"),
+        ({"columns": {"item_features": ["a", "a"]}}, "names 'a' twice"),
+        ({"columns": {"feature_kinds": {"price": "numeric"}}}, "'price', which is no feature; features: none"),
+        ({"columns": {"user_features": ["age"]}}, "name it in data.files.users"),
+        ({"users": "users.parquet"}, "'users.parquet' would not be read: name its columns"),
+    ],
+)
+def test_features_that_contradict_each_other_are_refused_by_the_recipe(files: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Files.model_validate(files)

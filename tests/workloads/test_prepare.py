@@ -11,7 +11,7 @@ from PIL import Image
 
 from coldstart.config import Artifact, Journal, Recipe, UserError
 from coldstart.data import cleaning
-from coldstart.data.contract import TEST, TRAIN, VALID
+from coldstart.data.contract import TEST, TRAIN, UNUSED, VALID
 from coldstart.data.dataset import Dataset
 from workloads import prepare
 
@@ -119,8 +119,24 @@ def test_held_out_items_never_meet_training(tmp_path: Path, generated: Path) -> 
     assert events.item_idx.isin(cold).sum() > 50
     about = artifact.about
     assert about["unused_events"] > 0
+    _assert_withheld(dataset, events, cold)
     source = pq.read_metadata(generated / "source" / "events.parquet").num_rows
     assert about["events"] + about["unused_events"] == source
+
+
+def _assert_withheld(dataset: Dataset, events: pd.DataFrame, cold: np.ndarray) -> None:
+    """The withheld sequences are all events: the plain ones, and train users' events on held-out items."""
+    held = dataset.withheld
+    user = np.repeat(held.user_id, np.diff(held.offsets))
+    unused = held.split == UNUSED
+    assert unused.sum() == dataset.artifact.about["unused_events"]
+    assert np.isin(held.item_idx[unused], cold).all()
+    tested = events[events.split != TRAIN].user_id.unique()
+    assert not np.isin(user[unused], tested).any()
+    for name in ("item_idx", "label", "timestamp", "split"):
+        np.testing.assert_array_equal(getattr(held, name)[~unused], getattr(dataset.sequences, name))
+    steps = np.diff(held.timestamp)[np.diff(np.unique(user, return_inverse=True)[1]) == 0]
+    assert (steps >= 0).all()
 
 
 def _png(side: int) -> bytes:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coldstart.data.features import NO_TARGET_FEATURES, Coded, TargetFeatures
+from coldstart.data.features import NO_FEATURES, Coded, TargetFeatures
 
 Ints = npt.NDArray[np.int64]
 
@@ -270,8 +270,7 @@ def rank_request(
         return torch.from_numpy(np.pad(np.asarray(values, kind).reshape(-1)[order], pad)[None])
 
     shape = target.shape
-    if features is None:
-        features = NO_TARGET_FEATURES.at(target[0], target[0], target[0])
+    known = features or NO_FEATURES.unknown(target.size)
     return RankBatch(
         history_idx=past(history_idx, np.int64),
         history_label=past(history_label, np.float32),
@@ -282,6 +281,6 @@ def rank_request(
         label=torch.zeros(shape),
         weight=torch.ones(shape),
         row=torch.full(shape, -1, dtype=torch.int64),
-        categorical=torch.from_numpy(features.categorical[None]),
-        numeric=torch.from_numpy(features.numeric[None]),
+        categorical=torch.from_numpy(known.categorical[None]),
+        numeric=torch.from_numpy(known.numeric[None]),
     )

@@ -1,5 +1,6 @@
 """From rows as a user wrote them to typed rows, each either kept or rejected with a reason."""
 
+from collections.abc import Sequence
 from functools import partial, reduce
 
 import numpy as np
@@ -11,6 +12,7 @@ from coldstart.config.recipe import Columns
 from coldstart.data.columns import numbers, texts, unix_seconds, words
 from coldstart.data.content import BadPicture, decode_picture
 from coldstart.data.contract import ORACLE
+from coldstart.data.features import FeatureColumn
 from coldstart.data.readers import Chunk
 
 MALFORMED = "line has a wrong number of cells"
@@ -18,6 +20,7 @@ NO_ITEM_ID = "item id is missing"
 NOTHING_TO_READ = "item has neither title, text nor a readable picture"
 REPEATED_ITEM = "item id repeats an earlier row"
 NO_USER = "user id is missing"
+REPEATED_USER = "user id repeats an earlier row"
 BAD_TIME = "time is missing or cannot be read"
 FAR_TIME = "time lies outside 1970 to 2200; Unix seconds are expected"
 UNKNOWN_ITEM = "item is not in the items table or was rejected there"
@@ -28,7 +31,9 @@ REPEATED_EVENT = "same user, item and time as an earlier row"
 _KEY_LENGTH = 200
 
 
-def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: int) -> pa.Table:
+def clean_items(
+    chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: int, features: Sequence[FeatureColumn] = ()
+) -> pa.Table:
     """Types items and tries their pictures.
 
     A row with a picture that cannot be used is reported, and kept without the picture if it has a title or a text.
@@ -38,9 +43,11 @@ def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: i
         columns: The recipe's column map.
         max_bytes: Largest encoded picture.
         max_pixels: Largest decoded picture.
+        features: Of items.
 
     Returns:
-        row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture.
+        row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture, and the
+        features by key.
     """
     raw, count = chunk.table, chunk.table.num_rows
     item_id = texts(raw[columns.item_id])
@@ -66,13 +73,35 @@ def clean_items(chunk: Chunk, columns: Columns, *, max_bytes: int, max_pixels: i
             "title": title,
             "text": text,
             "picture": pa.array(pictures, pa.large_binary()),
+            **{feature.key: feature.typed(raw) for feature in features},
+        }
+    )
+    return pa.concat_tables([table, _malformed(chunk, table.schema)])
+
+
+def clean_users(chunk: Chunk, columns: Columns, features: Sequence[FeatureColumn]) -> pa.Table:
+    """Types users: row, key, reason (null if kept), user_id, and the features by key."""
+    user_id = texts(chunk.table[columns.user_id])
+    table = pa.table(
+        {
+            "row": _numbers(chunk),
+            "key": user_id,
+            "reason": pc.if_else(user_id.is_null(), NO_USER, None).cast(pa.string()),
+            "user_id": user_id,
+            **{feature.key: feature.typed(chunk.table) for feature in features},
         }
     )
     return pa.concat_tables([table, _malformed(chunk, table.schema)])
 
 
 def clean_events(
-    chunk: Chunk, columns: Columns, known_items: pa.Array, *, label_at_least: float | None, oracle: bool
+    chunk: Chunk,
+    columns: Columns,
+    known_items: pa.Array,
+    *,
+    label_at_least: float | None,
+    oracle: bool,
+    features: Sequence[FeatureColumn] = (),
 ) -> pa.Table:
     """Types events and finds their items.
 
@@ -82,9 +111,11 @@ def clean_events(
         known_items: item_id of every item, in order of index from 1.
         label_at_least: If set, the label is whether the column reaches this.
         oracle: Whether the ORACLE columns are there.
+        features: Of contexts.
 
     Returns:
-        row, key, reason (null if kept), user_id, item_idx, timestamp, label, and the ORACLE columns if there.
+        row, key, reason (null if kept), user_id, item_idx, timestamp, label, the ORACLE columns if there, and the
+        features by key.
     """
     raw = chunk.table
     user_id, item_id = texts(raw[columns.user_id]), texts(raw[columns.item_id])
@@ -119,6 +150,7 @@ def clean_events(
     }
     for name in ORACLE if oracle else ():
         table[name] = raw[name].combine_chunks().cast(pa.float32())
+    table |= {feature.key: feature.typed(raw) for feature in features}
     kept = pa.table(table)
     return pa.concat_tables([kept, _malformed(chunk, kept.schema)])
 

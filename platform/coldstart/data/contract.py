@@ -5,6 +5,9 @@ import pyarrow as pa
 TRAIN, VALID, TEST, UNUSED = range(4)
 """Split codes. Events that are UNUSED are counted but stand in no sequence, so they cannot be in a history."""
 
+WITHHELD = "withheld"
+"""Directory of an item holdout: all sequences again with the UNUSED events in them, for an evaluation's oracle."""
+
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 ITEMS_PER_PART = 2048
@@ -24,7 +27,14 @@ ITEMS = pa.schema(
         pa.field("num_train_clicks", pa.int32(), nullable=False),
     ]
 )
-"""One row per item, ordered by `item_idx` 1..N (0 is OOV and has none). The last three columns know only train."""
+"""One row per item, ordered by `item_idx` 1..N (0 is OOV and has none). The last three columns know only train.
+
+Encoded features follow, named by their keys: `item.<name>` here, `user.<name>` (a value per user) and `context.<name>`
+(a list) in the sequences.
+"""
+
+FEATURES = "features.json"
+"""The schema of the features in a dataset, and of a ranker that reads them; not there if there are none."""
 
 ORACLE = ("p_click", "p_click_content")
 """Columns that only generated data has and only evaluation may read."""

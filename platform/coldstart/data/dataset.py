@@ -1,17 +1,21 @@
 """The dataset: the prepared, immutable result of reading items and events once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from coldstart.config.artifact import Artifact, read_artifact
+from coldstart.config.errors import UserError
 from coldstart.data.content import Content
-from coldstart.data.contract import ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
+from coldstart.data.contract import FEATURES, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP, WITHHELD
+from coldstart.data.features import NO_FEATURES, Coded, FeatureSchema, TargetFeatures
 from coldstart.data.sequences import Sequences
 
 
@@ -70,9 +74,79 @@ class Dataset:
         return {item_id: index for index, item_id in enumerate(ids, start=1)}
 
     @cached_property
+    def features(self) -> FeatureSchema:
+        """What is known of items, users and contexts beside ids and content."""
+        return read_features(self.artifact.path)
+
+    @cached_property
+    def item_features(self) -> Coded:
+        """[N + 1] encoded features of the items by index; row 0 is unknown."""
+        return read_item_features(self.artifact.path, self.features)
+
+    @cached_property
     def sequences(self) -> Sequences:
         """Events of all users."""
-        return Sequences.from_table(_read_parts(self.artifact.path / "sequences"))
+        return read_sequences(self.artifact.path, self.features, self.item_features)
+
+    @property
+    def withholds(self) -> bool:
+        """Whether there are events that training must not see."""
+        return (self.artifact.path / WITHHELD).is_dir()
+
+    @cached_property
+    def withheld(self) -> Sequences:
+        """Events of all users, with those on held-out items that training must not see (split UNUSED) in them.
+
+        Raises:
+            UserError: the dataset was not split by items, or was prepared by an earlier release.
+        """
+        if not self.withholds:
+            raise UserError(
+                f"{self.artifact.path} withholds no events; set data.split.kind: item_holdout and prepare it again"
+            )
+        return read_sequences(self.artifact.path, self.features, self.item_features, folder=WITHHELD)
+
+
+def read_item_features(path: Path, schema: FeatureSchema) -> Coded:
+    """[N + 1] encoded features of the items of a dataset directory, by index; row 0 is unknown."""
+    return schema.stack_items(
+        _read_parts(path / "items", ["item_idx", *(one.key for one in schema.of("item").features)])
+    )
+
+
+def read_sequences(
+    path: Path, schema: FeatureSchema, item: Coded, *, folder: str = "sequences", most_events: int | None = None
+) -> Sequences:
+    """Sequences of a dataset directory, with their features.
+
+    Args:
+        path: The directory.
+        schema: Of its features.
+        item: Features of its items.
+        folder: Which of its sequences.
+        most_events: Stop after the part that reaches so many events; None reads all.
+    """
+    parts: list[pa.Table] = []
+    events = 0
+    for file in sorted((path / folder).glob("part-*.parquet")):
+        if most_events is None or events < most_events:
+            parts.append(pq.read_table(file))
+            events += pc.sum(pc.list_value_length(parts[-1]["item_idx"])).as_py()
+    table = pa.concat_tables(parts)
+    users, contexts = schema.of("user"), schema.of("context")
+    by_user = {feature.key: np.asarray(table[feature.key]) for feature in users.features}
+    by_event = {feature.key: np.asarray(table[feature.key].combine_chunks().flatten()) for feature in contexts.features}
+    plain = Sequences.from_table(table.drop_columns([*by_user, *by_event]))
+    if not schema:
+        return plain
+    user, context = users.stack(by_user, len(table)), contexts.stack(by_event, len(plain.label))
+    return replace(plain, features=TargetFeatures(schema, item, user, context))
+
+
+def read_features(path: Path) -> FeatureSchema:
+    """The schema in a directory of a dataset or a ranker; no features where there is none."""
+    file = path / FEATURES
+    return FeatureSchema.model_validate_json(file.read_text()) if file.is_file() else NO_FEATURES
 
 
 def read_contents(dataset: Path, item_idx: NDArray[np.int64]) -> list[Content]:

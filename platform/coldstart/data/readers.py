@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Columns, Files
+from coldstart.data.features import OWNERS, FeatureColumn, Owner
 
 SUFFIXES = (".parquet", ".csv")
 _BATCH_ROWS = 4096
+_OWNER: dict[str, Owner] = {"items": "item", "events": "context", "users": "user"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class SourceTable:
     """A table of the user's: files of one format, read in order of name.
 
     Attributes:
-        name: `items` or `events`.
+        name: `items`, `events` or `users`.
         files: At least one.
         types: Column name -> Arrow type; every CSV column is a string until it is parsed.
     """
@@ -31,6 +33,30 @@ class SourceTable:
     name: str
     files: tuple[Path, ...]
     types: dict[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of the user's, found and checked; `users` only where the recipe names one."""
+
+    items: SourceTable
+    events: SourceTable
+    users: SourceTable | None = None
+
+    @property
+    def all(self) -> tuple[SourceTable, ...]:
+        """Those that are there."""
+        return (self.items, self.events) if self.users is None else (self.items, self.events, self.users)
+
+    def features(self, columns: Columns) -> tuple[FeatureColumn, ...]:
+        """The declared features, of items, then users, then contexts; an unusual type is an error."""
+        holders = {"item": self.items, "user": self.users, "context": self.events}
+        return tuple(
+            _feature(holder, owner, name, columns)
+            for owner in OWNERS
+            if (holder := holders[owner]) is not None
+            for name in feature_names(columns, owner)
+        )
 
 
 @dataclass(frozen=True)
@@ -69,47 +95,70 @@ class Chunk:
     malformed: tuple[str, ...] = ()
 
 
-def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> tuple[SourceTable, SourceTable]:
-    """Finds both tables and checks that they hold rows and the columns the recipe names.
+def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
+    """Finds the tables and checks that they hold rows and the columns the recipe names.
 
     Args:
         files: Where they lie and what their columns are called.
         extra: Further columns that events must have.
 
-    Returns:
-        The items and the events table.
-
     Raises:
-        UserError: a file or column is missing, a table is empty, or pictures are not bytes.
+        UserError: a file or column is missing, a table is empty, pictures are not bytes, or a feature has no kind.
     """
-    items = _find(files.root, files.items, "items")
-    events = _find(files.root, files.events, "events")
-    for table in (items, events):
+    users = None if files.users is None else _find(files.root, files.users, "users")
+    tables = Tables(_find(files.root, files.items, "items"), _find(files.root, files.events, "events"), users)
+    items, events = tables.items, tables.events
+    for table in tables.all:
         for field, column in wanted_columns(files.columns, table.name):
             _require(table, field, column)
     for column in extra:
         _require(events, column, column)
+    tables.features(files.columns)
     picture = files.columns.picture
     if picture is not None and not _is_bytes(items.types[picture]):
         raise UserError(
             f"data.files.columns.picture: column '{picture}' of {items.files[0]} holds {items.types[picture]}, not "
             "image bytes; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.picture: null"
         )
-    for table in (items, events):
+    for table in tables.all:
         if not any(_has_rows(file, table.name) for file in table.files):
             raise UserError(f"data.files.{table.name}: {table.files[0]} holds no rows; point it at a table with data")
-    return items, events
+    return tables
 
 
 def wanted_columns(columns: Columns, table: str) -> list[tuple[str, str]]:
     """Pairs of recipe field and the user's column name, for one table."""
-    if table == "events":
-        fields = ("user_id", "item_id", "timestamp", "label")
-    else:
-        fields = ("item_id", "title", "text", "picture")
+    fields = {
+        "items": ("item_id", "title", "text", "picture"),
+        "events": ("user_id", "item_id", "timestamp", "label"),
+        "users": ("user_id",),
+    }[table]
     pairs = [(field, getattr(columns, field)) for field in fields]
-    tags = [("tags", tag) for tag in columns.tags] if table == "items" else []
-    return [(field, column) for field, column in pairs if column is not None] + tags
+    pairs += [("tags", tag) for tag in columns.tags if table == "items"]
+    owner = _OWNER[table]
+    pairs += [(f"{owner}_features", name) for name in feature_names(columns, owner)]
+    return [(field, column) for field, column in pairs if column is not None]
+
+
+def feature_names(columns: Columns, owner: Owner) -> tuple[str, ...]:
+    """Names of the columns that the recipe declares features of items, users or contexts."""
+    names: tuple[str, ...] = getattr(columns, f"{owner}_features")
+    return names
+
+
+def _feature(table: SourceTable, owner: Owner, name: str, columns: Columns) -> FeatureColumn:
+    kind, found = table.types[name], columns.feature_kinds.get(name)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        return FeatureColumn(owner=owner, name=name, kind=found or "categorical")
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return FeatureColumn(owner=owner, name=name, kind=found or "numeric")
+    raise UserError(
+        f"data.files.columns.{owner}_features: column '{name}' of {table.files[0]} holds {kind}; a feature is text, a "
+        "boolean or a number: turn it into one of them, or take it out"
+    )
 
 
 def _find(root: Path, name: str, field: str) -> SourceTable:
@@ -205,7 +254,7 @@ def read_piece(piece: Piece, columns: list[str], *, field: str) -> Iterator[Chun
     Args:
         piece: What to read.
         columns: Names in the file.
-        field: `items` or `events`, for errors.
+        field: `items`, `events` or `users`, for errors.
 
     Raises:
         UserError: the file is damaged.

@@ -70,15 +70,19 @@ def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def sequence_rows(events: pa.Table) -> pa.Table:
-    """One row per user (SEQUENCES) from ordered events with user_idx, user_id, item_idx, label, timestamp, split."""
+    """One row per user (SEQUENCES) from ordered events with user_idx, user_id, item_idx, label, timestamp, split.
+
+    The ORACLE columns and the context features become lists as well.
+    """
     user = np.asarray(events["user_idx"])
     starts = np.flatnonzero(np.diff(user, prepend=-1))
     offsets = pa.array(np.append(starts, len(user)), pa.int32())
     columns = {"user_idx": events["user_idx"].take(starts), "user_id": events["user_id"].take(starts)}
-    names = [*SEQUENCES.names[2:], *(name for name in ORACLE if name in events.column_names)]
+    more = [name for name in events.column_names if name in ORACLE or name.startswith("context.")]
+    names = [*SEQUENCES.names[2:], *more]
     for name in names:
         columns[name] = pa.ListArray.from_arrays(offsets, events[name].combine_chunks())
     schema = SEQUENCES
-    for name in names[4:]:
-        schema = schema.append(pa.field(name, pa.list_(pa.float32()), nullable=False))
+    for name in more:
+        schema = schema.append(pa.field(name, pa.list_(events.schema.field(name).type), nullable=False))
     return pa.table(columns).cast(schema)
