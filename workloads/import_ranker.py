@@ -40,7 +40,7 @@ def run(recipe: Recipe) -> Artifact:
         about |= {"brought": recipe.ranker.kind, "items_with_row": int(ranker.trained.sum())}
         about |= {"history": ranker.history, "digest": digest(ranker)}
         with write_artifact(path, "ranker", lineage, about) as draft:
-            save_ranker(ranker, draft, list(index))
+            save_ranker(ranker, draft, list(index), dataset.item_features)
     else:
         raise UserError("the recipe brings no ranker; set bring.weights or bring.id_table, or run train_ranker")
     return read_artifact(path, "ranker")

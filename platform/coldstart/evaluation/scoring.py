@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.data.batches import RankBatch
+from coldstart.data.features import NO_FEATURES, Coded
 from coldstart.rankers.interface import Ranker
 
 Logits = dict[str, NDArray[np.float32]]
 CONTEXTS_PER_PASS = 16
 ITEMS_PER_PASS = 256
+_NO_ITEM_FEATURES = NO_FEATURES.unknown(0)
 
 
 @torch.inference_mode()
@@ -93,7 +95,11 @@ def _padded(batch: RankBatch, length: int) -> RankBatch:
 
 @torch.inference_mode()
 def mean_logits(
-    ranker: Ranker, contexts: RankBatch, items: NDArray[np.integer], tables: Mapping[str, Tensor]
+    ranker: Ranker,
+    contexts: RankBatch,
+    items: NDArray[np.integer],
+    tables: Mapping[str, Tensor],
+    item_features: Coded = _NO_ITEM_FEATURES,
 ) -> Logits:
     """What a variant thinks of each item regardless of the user: its mean logit over fixed contexts.
 
@@ -102,6 +108,7 @@ def mean_logits(
         contexts: Rows with `T` = 1; the target's item is replaced, its moment kept.
         items: [m] item indices.
         tables: Variant -> slot table [V, d].
+        item_features: [V] by item index, if the dataset has any.
 
     Returns:
         Variant -> [m] mean logits.
@@ -112,17 +119,23 @@ def mean_logits(
         stop = min(start + CONTEXTS_PER_PASS, total)
         for first in range(0, len(items), ITEMS_PER_PASS):
             part = slice(first, first + ITEMS_PER_PASS)
-            batch = _asked_about(contexts, slice(start, stop), torch.as_tensor(items[part], dtype=torch.int64))
+            batch = _asked_about(contexts, slice(start, stop), items[part], item_features)
             for name, table in tables.items():
                 sums[name][part] += ranker(batch, table[batch.target_idx]).double().sum(0).numpy()
     return {name: (values / max(total, 1)).astype(np.float32) for name, values in sums.items()}
 
 
-def _asked_about(contexts: RankBatch, rows: slice, items: Tensor) -> RankBatch:
+def _asked_about(contexts: RankBatch, rows: slice, items: NDArray[np.integer], known: Coded) -> RankBatch:
     part = {f.name: getattr(contexts, f.name)[rows] for f in fields(RankBatch)}
     shape = (len(part["target_idx"]), len(items))
     for name in ("target_time", "label", "weight", "row"):
         part[name] = part[name].expand(shape)
-    part["target_idx"] = items.expand(shape)
-    part["visible"] = part["visible"].expand(*shape, -1)
+    for name in ("visible", "categorical", "numeric"):
+        part[name] = part[name].expand(*shape, -1)
+    part["target_idx"] = torch.as_tensor(items, dtype=torch.int64).expand(shape)
+    # Features of the item stand before those of the user and the moment, which stay.
+    for name, values in (("categorical", known.categorical), ("numeric", known.numeric)):
+        if values.shape[1]:
+            of_items = torch.as_tensor(values[items], dtype=part[name].dtype).expand(*shape, -1)
+            part[name] = torch.cat([of_items, part[name][..., values.shape[1] :]], dim=-1)
     return RankBatch(**part)

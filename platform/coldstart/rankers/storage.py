@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as RankerSettings
+from coldstart.data.features import Coded
 from coldstart.rankers.features import NO_FEATURES, FeatureSchema
 from coldstart.rankers.given_table import IdRows
 from coldstart.rankers.interface import Ranker
@@ -26,13 +28,14 @@ WEIGHTS, CARD, VOCABULARY, FEATURES = "weights.safetensors", "ranker.json", "voc
 TABLE_ONLY = "id_table"
 
 
-def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str]) -> None:
+def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str], item_features: Coded | None = None) -> None:
     """Writes a ranker into a directory.
 
     Args:
         ranker: To be written.
         path: Existing directory.
         item_ids: [V - 1] the catalogue's ids; the first is item 1.
+        item_features: [V] the catalogue's encoded features, if the ranker reads any; None: nothing is known of them.
     """
     name = next((name for name, kind in CLASSES.items() if type(ranker) is kind), ranker.settings.kind)
     card = {
@@ -43,14 +46,16 @@ def save_ranker(ranker: Ranker, path: Path, item_ids: Sequence[str]) -> None:
     (path / CARD).write_text(json.dumps(card, indent=2))
     (path / FEATURES).write_text(ranker.features.model_dump_json())
     save_file({key: value.contiguous().cpu() for key, value in ranker.state_dict().items()}, path / WEIGHTS)
-    _write_vocabulary(path, item_ids, ranker.trained)
+    known = ranker.features.of("item")
+    item_features = item_features or known.unknown(ranker.vocabulary)
+    _write_vocabulary(path, item_ids, ranker.trained, known.columns(item_features))
 
 
 def save_id_rows(given: IdRows, path: Path, item_ids: Sequence[str]) -> None:
     """Writes an ID table that came without its ranker into an existing directory; arguments as of `save_ranker`."""
     (path / CARD).write_text(json.dumps({"class": TABLE_ONLY, "vocabulary": len(given.rows)}, indent=2))
     save_file({"rows": given.rows, "trained": given.trained}, path / WEIGHTS)
-    _write_vocabulary(path, item_ids, given.trained)
+    _write_vocabulary(path, item_ids, given.trained, {})
 
 
 def load_ranker(path: Path) -> Ranker:
@@ -106,11 +111,14 @@ def _card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _write_vocabulary(path: Path, item_ids: Sequence[str], trained: Tensor) -> None:
+def _write_vocabulary(
+    path: Path, item_ids: Sequence[str], trained: Tensor, features: dict[str, npt.NDArray[Any]]
+) -> None:
     table = {
         "item_id": pa.array(item_ids, pa.string()),
         "item_idx": pa.array(range(1, len(item_ids) + 1), pa.int32()),
         "trained": pa.array(trained[1:].cpu().numpy()),
+        **{key: pa.array(values[1:]) for key, values in features.items()},
     }
     pq.write_table(pa.table(table), path / VOCABULARY)
 
@@ -119,6 +127,12 @@ def vocabulary(path: Path) -> dict[str, int]:
     """Item id to item index, for the items the ranker has a trained row for or a place in its table."""
     table = pq.read_table(path / VOCABULARY, columns=["item_id", "item_idx"])
     return dict(zip(table["item_id"].to_pylist(), table["item_idx"].to_pylist(), strict=True))
+
+
+def read_item_features(path: Path, features: FeatureSchema) -> Coded:
+    """[V] encoded features of the items a saved ranker has a place for, by index."""
+    keys = [feature.key for feature in features.of("item").features]
+    return features.stack_items(pq.read_table(path / VOCABULARY, columns=["item_idx", *keys]))
 
 
 def digest(ranker: Ranker) -> str:

@@ -24,27 +24,42 @@ class RankerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Verifies and loads the artifact."""
         from coldstart.rankers import load_ranker, vocabulary
+        from coldstart.rankers.storage import read_item_features
 
         path = _verified(context, "ranker")
         self.ranker = load_ranker(path)
         self.vocabulary = vocabulary(path)
+        self.item_features = read_item_features(path, self.ranker.features)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Columns history_item_ids, history_labels, history_times, candidate_item_ids, now (optional) -> scores."""
+        """Columns history_item_ids, history_labels, history_times, candidate_item_ids -> scores.
+
+        Optional columns: now, user_features and context (feature -> raw value).
+        """
         scores = [self._row(row) for row in model_input.to_dict("records")]
         return pd.DataFrame({"scores": scores})
 
     def _row(self, row: dict[str, Any]) -> list[float]:
         from coldstart.data.batches import rank_request
+        from coldstart.data.features import Coded, of_candidates
 
-        now = row.get("now")
+        now, schema = row.get("now"), self.ranker.features
+        candidates = np.array([self.vocabulary.get(item, 0) for item in row["candidate_item_ids"]], np.int64)
+        item = Coded(self.item_features.categorical[candidates], self.item_features.numeric[candidates])
+        user, moment = (row.get(name) for name in ("user_features", "context"))
         batch = rank_request(
             [self.vocabulary.get(item, 0) for item in row["history_item_ids"]],
             list(row["history_labels"]),
             list(row["history_times"]),
-            [self.vocabulary.get(item, 0) for item in row["candidate_item_ids"]],
+            candidates,
             int(time.time()) if now is None or pd.isna(now) else int(now),
             history=self.ranker.history,
+            features=of_candidates(
+                schema,
+                item,
+                schema.read("user", user if isinstance(user, dict) else {}),
+                schema.read("context", moment if isinstance(moment, dict) else {}),
+            ),
         )
         with torch.inference_mode():
             logits = self.ranker(batch, self.ranker.id_slots(batch.target_idx))

@@ -1,6 +1,6 @@
-"""Which vector stands for an item: its trained ID row, a fine proxy, or the row of unknown items."""
+"""What is known of an item: its features, and which vector stands for it (trained ID row, fine proxy, unknown item)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from coldstart.data.dataset import read_features
+from coldstart.data.features import Coded
+from coldstart.rankers.storage import read_item_features
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.schemas import Vector
 
@@ -41,6 +44,8 @@ class Catalogue:
         self.index: dict[str, int] = dict(zip(ids, indices, strict=True))
         self.trained: set[int] = {index for index, known in zip(indices, trained, strict=True) if known}
         self.store = store
+        self.schema = read_features(ranker)
+        self._features = read_item_features(ranker, self.schema)
 
     def indices(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
         """Catalogue indices, 0 for unknown ids; the ranker itself resolves untrained ones to OOV."""
@@ -75,3 +80,24 @@ class Catalogue:
                 kinds.append("fine")
                 proxies[position] = proxy
         return Choice(indices, kinds, proxies)
+
+    def features(self, item_ids: list[str | None], indices: npt.NDArray[np.int64], given: Mapping[int, Coded]) -> Coded:
+        """Encoded item features [T, C] and [T, N] of candidates.
+
+        Those it was published with win over the catalogue's, being newer.
+
+        Args:
+            item_ids: [T]; `None` marks a candidate that has no id.
+            indices: [T] catalogue indices, 0 for what the catalogue does not have.
+            given: Features [1, C] and [1, N] by position, of candidates that carry their own.
+        """
+        codes, values = self._features.categorical[indices], self._features.numeric[indices]
+        if codes.shape[1] + values.shape[1]:
+            self.store.published()
+        known = self.store.published_features
+        for position, item_id in enumerate(item_ids):
+            if item_id in known:
+                codes[position], values[position] = np.split(known[item_id], [codes.shape[1]])
+        for position, coded in given.items():
+            codes[position], values[position] = coded.categorical[0], coded.numeric[0]
+        return Coded(codes, values)

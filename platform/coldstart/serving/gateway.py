@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from coldstart.config import UserError
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import BadPicture, Content, decode_picture
+from coldstart.data.features import Coded, Owner, Value, of_candidates
 from coldstart.serving import errors
-from coldstart.serving.catalogue import Catalogue
+from coldstart.serving.catalogue import Catalogue, Choice
 from coldstart.serving.errors import ApiError, BodyLimit
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.schemas import (
@@ -72,9 +74,10 @@ class Gateway:
     async def publish(self, request: PublishRequest) -> PublishAnswer:
         """Reads the content, stores its proxy, and answers when it would survive a crash."""
         began = time.perf_counter()
+        features = None if request.features is None else self._encoded("item", request.features, "features")
         content = await self._checked(request, "picture")
         proxy = await self._within(self._proxy(content), self.settings.request_timeout_s)
-        await asyncio.to_thread(self.store.publish, request.item_id, proxy)
+        await asyncio.to_thread(self.store.publish, request.item_id, proxy, features)
         return PublishAnswer(
             item_id=request.item_id,
             proxy_norm=float(np.linalg.norm(proxy)),
@@ -89,6 +92,7 @@ class Gateway:
         if given > allowed:
             raise ApiError(422, "invalid", f"candidates: {given} are given, at most {allowed} are allowed")
         choice = self.catalogue.choose([candidate.item_id for candidate in request.candidates])
+        features = self._features(request, choice)
         proxies = choice.proxies | await self._within(
             self._contents(request.candidates), self.settings.request_timeout_s
         )
@@ -101,6 +105,7 @@ class Gateway:
             now=int(time.time()) if request.now is None else request.now,
             positions=np.array(positions, np.int64),
             proxies=np.array([proxies[position] for position in positions], np.float32),
+            features=features,
         )
         scores: Floats = await self._within(self.ranker.rank.remote(query), self.settings.request_timeout_s)
         return RankAnswer(
@@ -119,6 +124,25 @@ class Gateway:
         if not np.isfinite(scores).all():
             raise ApiError(503, "not_ready", "the golden request gives scores that are not finite", retry_after=1)
         return HealthAnswer(status="ready", release=self.release.release)
+
+    def _features(self, request: RankRequest, choice: Choice) -> Coded:
+        """Features of all candidates, for this user and moment."""
+        given = {
+            position: self._encoded("item", candidate.features, f"candidates.{position}.features")
+            for position, candidate in enumerate(request.candidates)
+            if candidate.features is not None
+        }
+        item_ids = [candidate.item_id for candidate in request.candidates]
+        item = self.catalogue.features(item_ids, choice.item_idx, given)
+        user = self._encoded("user", request.user_features, "user_features")
+        context = self._encoded("context", request.context, "context")
+        return of_candidates(self.catalogue.schema, item, user, context)
+
+    def _encoded(self, owner: Owner, given: Mapping[str, Value], where: str) -> Coded:
+        try:
+            return self.catalogue.schema.read(owner, given)
+        except UserError as error:
+            raise ApiError(422, "invalid", f"{where}: {error}") from error
 
     async def _contents(self, candidates: tuple[Candidate, ...] | list[Candidate]) -> dict[int, Vectors]:
         """Proxies of the candidates given by content, by position."""

@@ -2,7 +2,7 @@
 
 Everything of one release lies in a directory named by the adaptor's fingerprint, so vectors of different ID spaces
 never meet. SQLite in WAL mode keeps what was acknowledged through a crash and lets every gateway replica of a machine
-write and read; gateways are kept on one machine for that reason (see `application.build`).
+write and read; gateways are kept on one machine for that reason (see `application.deploy`).
 """
 
 import os
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from coldstart.data.features import Coded
+
 Vectors = npt.NDArray[np.float32]
 
 _BULK = "catalogue.arrow"
@@ -25,7 +27,8 @@ CREATE TABLE IF NOT EXISTS published (
     item_id TEXT NOT NULL UNIQUE,
     published_at REAL NOT NULL,
     vector BLOB NOT NULL
-)
+);
+CREATE TABLE IF NOT EXISTS features (item_id TEXT PRIMARY KEY, vector BLOB NOT NULL)
 """
 
 
@@ -41,11 +44,12 @@ class ProxyStore:
         self.directory = root / space[:32]
         self.directory.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Vectors] = {}
+        self._features: dict[str, npt.NDArray[np.float64]] = {}
         self._sequence = 0
         self._bulk: Vectors | None = None
         self._writing = threading.Lock()
         self._writer = self._open()
-        self._writer.execute(_SCHEMA)
+        self._writer.executescript(_SCHEMA)
         self._reader = self._open()
 
     def write_catalogue(self, chunks: Iterator[Vectors]) -> None:
@@ -70,10 +74,20 @@ class ProxyStore:
             self._bulk = column.flatten().to_numpy().reshape(-1, column.type.list_size)
         return self._bulk
 
-    def publish(self, item_id: str, vector: Vectors) -> None:
-        """Stores the proxy of an item in place of any earlier one; on return it survives a crash."""
+    def publish(self, item_id: str, vector: Vectors, features: Coded | None = None) -> None:
+        """Stores the proxy of an item in place of any earlier one; on return it survives a crash.
+
+        Args:
+            item_id: The item.
+            vector: [d] its proxy.
+            features: [1, C] and [1, N] its encoded features; None keeps those it had.
+        """
         blob = np.ascontiguousarray(vector, np.dtype("<f4")).tobytes()
         with self._writing, self._writer:
+            if features is not None:
+                # Codes are whole numbers far below 2 ** 53.
+                both = np.concatenate([features.categorical[0], features.numeric[0]]).astype(np.dtype("<f8"))
+                self._writer.execute("INSERT OR REPLACE INTO features VALUES (?, ?)", (item_id, both.tobytes()))
             self._writer.execute(
                 "INSERT OR REPLACE INTO published (item_id, published_at, vector) VALUES (?, ?, ?)",
                 (item_id, time.time(), blob),
@@ -82,12 +96,21 @@ class ProxyStore:
     def published(self) -> dict[str, Vectors]:
         """Proxies `[d]` of all published items, by every replica that shares the directory, up to this moment."""
         news = self._reader.execute(
-            "SELECT sequence, item_id, vector FROM published WHERE sequence > ? ORDER BY sequence", (self._sequence,)
+            "SELECT sequence, item_id, published.vector, features.vector FROM published LEFT JOIN features "
+            "USING (item_id) WHERE sequence > ? ORDER BY sequence",
+            (self._sequence,),
         ).fetchall()
-        for sequence, item_id, blob in news:
+        for sequence, item_id, blob, features in news:
             self._known[item_id] = np.frombuffer(blob, np.dtype("<f4"))
+            if features is not None:
+                self._features[item_id] = np.frombuffer(features, np.dtype("<f8"))
             self._sequence = sequence
         return self._known
+
+    @property
+    def published_features(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Codes, then numbers `[C + N]` of items that were published with features, as `published` last saw them."""
+        return self._features
 
     def close(self) -> None:
         """Closes the database."""

@@ -23,6 +23,12 @@ def _decoded(value: Any) -> Any:
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Time = Annotated[int, Field(ge=0, le=_LAST_SECOND, description="Unix seconds")]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Features = Annotated[
+    dict[Name, Annotated[str, Field(max_length=1_000)] | bool | int | Number | None], Field(max_length=200)
+]
+"""Feature -> raw value, as in the tables the ranker was trained on; what is not given is missing."""
 Picture = Annotated[
     bytes,
     BeforeValidator(_decoded),
@@ -39,6 +45,7 @@ class Strict(BaseModel):
 class Parts(Strict):
     """Content of an item; any part may be missing."""
 
+    features: Features | None = Field(default=None, description="the item's features")
     title: Annotated[str, Field(max_length=2_000)] | None = None
     text: Annotated[str, Field(max_length=20_000)] | None = None
     picture: Picture | None = None
@@ -70,6 +77,8 @@ class Candidate(Parts):
     def _one_of_both(self) -> Self:
         if (self.item_id is None) == self.empty:
             raise ValueError("give either item_id, or content (title, text, picture)")
+        if self.item_id is not None and self.features is not None:
+            raise ValueError("features of an item given by item_id are those it was published with; leave them out")
         return self
 
 
@@ -87,6 +96,8 @@ class RankRequest(Strict):
     history: Annotated[list[HistoryEvent], Field(max_length=MAX_HISTORY)] = Field(default_factory=list)
     candidates: Annotated[list[Candidate], Field(min_length=1)]
     now: Time | None = Field(default=None, description="Unix seconds; default the server's clock")
+    user_features: Features = Field(default_factory=dict, description="what is known of the user")
+    context: Features = Field(default_factory=dict, description="what is known of the moment: device, place")
 
     @model_validator(mode="after")
     def _few_contents(self) -> Self:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from coldstart.data.batches import RankBatch, rank_request
 from coldstart.data.content import Content
+from coldstart.data.features import Coded
 from coldstart.rankers import Ranker
 
 Ints = npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class RankQuery:
         now: Unix seconds.
         positions: [P] candidates whose slot holds a proxy.
         proxies: [P, d] those proxies.
+        features: [T, C] and [T, N] encoded features of the candidates; None if nothing is known.
     """
 
     history_idx: Ints
@@ -43,6 +45,7 @@ class RankQuery:
     now: int
     positions: Ints
     proxies: Floats
+    features: Coded | None = None
 
 
 def golden_query(proxy: Floats) -> RankQuery:
@@ -61,7 +64,15 @@ def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Flo
     """
     batch = stack(
         [
-            rank_request(q.history_idx, q.history_label, q.history_time, q.item_idx, q.now, history=history)
+            rank_request(
+                q.history_idx,
+                q.history_label,
+                q.history_time,
+                q.item_idx,
+                q.now,
+                history=history,
+                features=q.features or ranker.features.unknown(len(q.item_idx)),
+            )
             for q in queries
         ]
     )
