@@ -55,7 +55,7 @@ def run(recipe: Recipe) -> Artifact:
         UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
     """
     check_whole(recipe.run_dir / "ranker")
-    artifacts = open_artifacts(recipe.run_dir, oracle=recipe.data.split.kind == "item_holdout")
+    artifacts = open_artifacts(recipe.run_dir, oracle=has_oracle(recipe))
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
     tables = _tables(recipe, artifacts, dataset, ranker)
@@ -78,6 +78,11 @@ def run(recipe: Recipe) -> Artifact:
         (draft / "recipe.yaml").write_text(dump_recipe(recipe))
         _write(draft, _evidence(recipe, summary, charts, around, dataset, lineage))
     return read_artifact(path, "evaluation")
+
+
+def has_oracle(recipe: Recipe) -> bool:
+    """Whether held-out items have early events, and the ranker is one that we train."""
+    return recipe.data.split.kind == "item_holdout" and recipe.bring.weights is None
 
 
 def open_artifacts(run_dir: Path, *, oracle: bool = False) -> dict[str, Artifact]:

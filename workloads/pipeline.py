@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,17 @@ from coldstart.data.readers import check_files
 from coldstart.encoders.checkpoint import check_mllm
 from coldstart.rankers import ranker_class
 from coldstart.registry import Registry
-from workloads import align_coarse, align_fine, embed_items, evaluate, import_ranker, prepare, register, train_ranker
+from workloads import (
+    align_coarse,
+    align_fine,
+    embed_items,
+    evaluate,
+    import_ranker,
+    prepare,
+    register,
+    train_oracle,
+    train_ranker,
+)
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments, run_stage
 
@@ -44,15 +54,10 @@ COARSE = (
     Stage("align_coarse", "encoder", align_coarse.run, ("content", "encoder", "coarse"), ("dataset", "ranker")),
     Stage("embed_items", "proxies", embed_items.run, (), ("dataset", "encoder")),
 )
-FINE = (
-    Stage("align_fine", "adaptor", align_fine.run, ("fine",), ("dataset", "ranker", "proxies")),
-    Stage(
-        "evaluate",
-        "evaluation",
-        evaluate.run,
-        ("evaluation",),
-        ("dataset", "ranker", "encoder", "proxies", "adaptor"),
-    ),
+FINE = Stage("align_fine", "adaptor", align_fine.run, ("fine",), ("dataset", "ranker", "proxies"))
+ORACLE = Stage("train_oracle", "oracle", train_oracle.run, ("ranker",), ("dataset",))
+EVALUATE = Stage(
+    "evaluate", "evaluation", evaluate.run, ("evaluation",), ("dataset", "ranker", "encoder", "proxies", "adaptor")
 )
 
 
@@ -60,7 +65,10 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages in order; those after coarse alignment need a whole ranker, not only its ID table."""
     if recipe.bring.id_table is not None:
         return (PREPARE, IMPORT, *COARSE)
-    return (PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, *FINE)
+    chain = (PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, FINE)
+    if not evaluate.has_oracle(recipe):
+        return (*chain, EVALUATE)
+    return (*chain, ORACLE, replace(EVALUATE, upstream=(*EVALUATE.upstream, ORACLE.kind)))
 
 
 def check(recipe: Recipe) -> None:
@@ -87,10 +95,36 @@ def run(recipe: Recipe) -> dict[str, Any]:
     Returns:
         `stages` (name -> seconds, skipped, fingerprint) and `models` (kind -> name, version, run_id).
     """
+    ledger, artifacts = bring_up_to_date(recipe)
+    if "evaluation" not in artifacts:
+        CONSOLE.print(f"next     coldstart export proxies.parquet --recipe {recipe.run_dir / 'recipe.yaml'}")
+        return {"stages": ledger.taken(recipe), "models": {}}
+    began = time.monotonic()
+    models = register.run(recipe)
+    listed = "  ".join(f"{model.name} v{model.version}" for model in models.values())
+    CONSOLE.print(f"[green]done[/]  {'register':<13} {time.monotonic() - began:6.1f} s  [dim]{listed}[/]")
+    taken = ledger.taken(recipe) | {"register": {"seconds": round(time.monotonic() - began, 2)}}
+    return {
+        "stages": taken,
+        "models": {kind: {"name": m.name, "version": m.version, "run_id": m.run_id} for kind, m in models.items()},
+    }
+
+
+def bring_up_to_date(recipe: Recipe, dataset: Artifact | None = None) -> tuple["_Ledger", dict[str, Artifact]]:
+    """Runs every stage whose inputs have changed.
+
+    Args:
+        recipe: Of the run.
+        dataset: Prepared by another run and shared; it stands in the run directory already.
+
+    Returns:
+        What each stage was made from, and the artifacts by kind.
+    """
     ledger = _Ledger(recipe.run_dir / "pipeline.json")
-    artifacts: dict[str, Artifact] = {}
-    chain = stages(recipe)
-    for stage in chain:
+    artifacts = {} if dataset is None else {dataset.kind: dataset}
+    for stage in stages(recipe):
+        if stage.kind in artifacts:
+            continue
         inputs = _inputs(stage, recipe, artifacts)
         artifact = ledger.up_to_date(stage, inputs, recipe.run_dir / stage.kind)
         if artifact is None:
@@ -100,19 +134,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         else:
             CONSOLE.print(f"[cyan]kept[/]  {stage.name:<13} [dim]inputs unchanged[/]")
         artifacts[stage.kind] = artifact
-    if "evaluation" not in artifacts:
-        CONSOLE.print(f"next     coldstart export proxies.parquet --recipe {recipe.run_dir / 'recipe.yaml'}")
-        return {"stages": {stage.name: ledger.stages[stage.name] for stage in chain}, "models": {}}
-    began = time.monotonic()
-    models = register.run(recipe)
-    listed = "  ".join(f"{model.name} v{model.version}" for model in models.values())
-    CONSOLE.print(f"[green]done[/]  {'register':<13} {time.monotonic() - began:6.1f} s  [dim]{listed}[/]")
-    taken = {stage.name: ledger.stages[stage.name] for stage in chain}
-    taken |= {"register": {"seconds": round(time.monotonic() - began, 2)}}
-    return {
-        "stages": taken,
-        "models": {kind: {"name": m.name, "version": m.version, "run_id": m.run_id} for kind, m in models.items()},
-    }
+    return ledger, artifacts
 
 
 def _inputs(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
@@ -148,6 +170,10 @@ class _Ledger:
         except UserError:
             return None
         return artifact if artifact.fingerprint == entry["fingerprint"] else None
+
+    def taken(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
+        """Entries of the recipe's stages, in order."""
+        return {stage.name: self.stages[stage.name] for stage in stages(recipe)}
 
     def record(self, stage: Stage, inputs: str, artifact: Artifact, seconds: float) -> None:
         entry = {"inputs": inputs, "fingerprint": artifact.fingerprint, "seconds": round(seconds, 2)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.data.contract import TRAIN
 from coldstart.data.dataset import Dataset
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers import save_ranker
@@ -25,15 +26,26 @@ def run(recipe: Recipe) -> Artifact:
     Raises:
         UserError: there is no dataset, or it has no train events.
     """
-    run_dir = recipe.run_dir.absolute()
-    dataset = read_artifact(run_dir / "dataset", "dataset")
+    dataset = read_artifact(recipe.run_dir / "dataset", "dataset")
     if not dataset.about["splits"]["train"]["events"]:
         raise UserError(
             "the dataset has no train events; lower data.split.valid and data.split.test and prepare it again"
         )
+    return fit(recipe, dataset, STAGE, "ranker", splits=(TRAIN,))
+
+
+def fit(recipe: Recipe, dataset: Artifact, stage: str, kind: str, *, splits: tuple[int, ...]) -> Artifact:
+    """Trains a ranker on the events of `splits`, in the name of a stage, and writes `<run_dir>/<kind>`.
+
+    Events beyond the train split are read from the dataset's withheld sequences.
+
+    Raises:
+        UserError: the dataset withholds no events but they are asked for.
+    """
+    run_dir = recipe.run_dir.absolute()
     settings = digest([recipe.ranker, recipe.seed, dataset.fingerprint])
-    checkpoints = run_dir / "checkpoints" / STAGE / settings[:16]
-    journal = Journal(run_dir / "journals" / f"{STAGE}.jsonl")
+    checkpoints = run_dir / "checkpoints" / stage / settings[:16]
+    journal = Journal(run_dir / "journals" / f"{stage}.jsonl")
     if not checkpoints.exists():
         journal.clear()
         journal.write(0, recipe.ranker.epochs)
@@ -42,23 +54,27 @@ def run(recipe: Recipe) -> Artifact:
         "run_dir": str(run_dir),
         "dataset": dataset.fingerprint,
         "checkpoints": str(checkpoints),
+        "stage": stage,
+        "kind": kind,
+        "splits": splits,
     }
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+    launch(_worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints")
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return read_artifact(run_dir / "ranker", "ranker")
+    return read_artifact(run_dir / kind, kind)
 
 
 def _worker(payload: dict[str, Any]) -> None:
     recipe = Recipe.model_validate(payload["recipe"])
-    run_dir = Path(payload["run_dir"])
+    run_dir, kind, splits = Path(payload["run_dir"]), payload["kind"], tuple(payload["splits"])
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     ranker, progress = train_ranker(
-        dataset.sequences,
+        dataset.sequences if splits == (TRAIN,) else dataset.withheld,
         dataset.num_items,
         recipe.ranker,
         seed=recipe.seed,
         gauc=gauc,
-        journal=Journal(run_dir / "journals" / f"{STAGE}.jsonl"),
+        splits=splits,
+        journal=Journal(run_dir / "journals" / f"{payload['stage']}.jsonl"),
         checkpoints=Path(payload["checkpoints"]),
     )
     if rank() == 0:
@@ -71,8 +87,8 @@ def _worker(payload: dict[str, Any]) -> None:
             "rows_per_second": round(progress.rows_per_second),
             "digest": digest_ranker(ranker),
         }
-        with write_artifact(run_dir / "ranker", "ranker", {"dataset": payload["dataset"]}, about) as draft:
-            save_ranker(ranker, draft, dataset.items(["item_id"])["item_id"].to_pylist())
+        with write_artifact(run_dir / kind, kind, {"dataset": payload["dataset"]}, about) as draft:
+            save_ranker(ranker, draft, list(dataset.item_index), dataset.item_features)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ import torch
 
 from coldstart.alignment import Adaptor, save_adaptor
 from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
-from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES
+from coldstart.config.recipe import Split
+from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES, TEST
+from coldstart.data.dataset import Dataset
 from coldstart.encoders.proxies import proxy_table, write_proxies
 from coldstart.evaluation.metrics import auc
-from coldstart.rankers import DinDcn, save_ranker
+from coldstart.evaluation.scored_rows import ScoredRows
+from coldstart.rankers import DinDcn, load_ranker, save_ranker
 from workloads import evaluate
 from workloads.evaluate import KINDS, open_artifacts
 
@@ -160,6 +163,34 @@ def test_scores_of_the_actors_meet_the_right_rows(evaluated: Artifact, recipe: R
     )
     expected = auc(label[split == 2], truth[split == 2])
     assert evaluated.about["metrics"]["oracle"]["all"]["auc"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.ray
+def test_scored_rows_are_the_test_rows_each_once(evaluated: Artifact, recipe: Recipe) -> None:
+    sequences = Dataset.open(recipe.run_dir / "dataset").sequences
+    rows = ScoredRows.read(evaluated.path / "scores")
+    assert rows.event.tolist() == np.flatnonzero(sequences.split == TEST).tolist()
+    assert rows.item_idx.tolist() == sequences.item_idx[rows.event].tolist()
+    assert rows.label.tolist() == sequences.label[rows.event].tolist()
+    first = {item: sequences.timestamp[sequences.item_idx == item].min() for item in np.unique(rows.item_idx)}
+    assert rows.age_s.tolist() == [when - first[item] for when, item in zip(rows.timestamp, rows.item_idx, strict=True)]
+    assert np.isnan(rows.appeal["fine"]).tolist() == (rows.train_events > 0).tolist()
+
+
+@pytest.mark.ray
+def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe) -> None:
+    """Here it is the ranker again, so its figures are those of `id`, context and all."""
+    data = recipe.data.model_copy(update={"split": Split(kind="item_holdout")})
+    held = recipe.model_copy(update={"data": data})
+    with pytest.raises(UserError, match="no oracle at"):
+        evaluate.run(held)
+    with write_artifact(recipe.run_dir / "oracle", "oracle", _lineage(recipe.run_dir, "dataset"), {}) as draft:
+        save_ranker(load_ranker(recipe.run_dir / "ranker"), draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
+    found = evaluate.run(held)
+    assert set(found.lineage) == {*KINDS, "oracle"}
+    assert found.about["protocol"] == "item_holdout"
+    assert found.about["metrics"]["trained_oracle"] == found.about["metrics"]["id"]
+    assert "trained_oracle_context" not in found.about["metrics"]
 
 
 @pytest.mark.ray

@@ -78,7 +78,7 @@ class ScoredRows:
             name: pa.array(getattr(self, name), FACTS.field(name).type, from_pandas=True) for name in FACTS.names
         }
         for prefix, scores in ((LOGIT, self.logits), (APPEAL, self.appeal)):
-            columns |= {prefix + name: pa.array(values) for name, values in scores.items()}
+            columns |= {prefix + name: pa.array(values, from_pandas=True) for name, values in scores.items()}
         return pa.table(columns)
 
     @classmethod
@@ -113,7 +113,7 @@ class EventFacts:
     @cached_property
     def _published(self) -> NDArray[np.float64]:
         """[N + 1] Unix seconds: the catalogue's word if it has one, else the item's first event of any split."""
-        sequences = self._dataset.sequences
+        sequences = self._dataset.withheld if self._dataset.withholds else self._dataset.sequences
         first = np.full(self._dataset.num_items + 1, np.inf)
         np.minimum.at(first, sequences.item_idx, sequences.timestamp)
         items = self._dataset.artifact.path / "items"
