@@ -7,6 +7,7 @@ import pytest
 
 from coldstart.config import dump_recipe
 from coldstart.registry import Registry
+from coldstart.registry.ledger import BODY
 from tests.cli.conftest import Command
 from tests.serving.tiny import register_run, tiny_recipe, write_run
 
@@ -62,6 +63,17 @@ def test_a_promotion_as_a_user_does_it(coldstart: Command, recipe_file: Path) ->
         ("champion", 1, "as recorded"),
         ("challenger", 2, "as recorded"),
     ]
+
+
+def test_history_tells_a_changed_record(coldstart: Command, recipe_file: Path) -> None:
+    ledger = Registry(f"sqlite:///{recipe_file.parent / 'mlflow.db'}", "verbs").ledger
+    body = ledger.client.get_model_version(ledger.name, "2").tags[BODY]
+    ledger.client.set_model_version_tag(ledger.name, "2", BODY, body.replace("challenger", "champion"))
+    done = coldstart("history", "--recipe", str(recipe_file))
+    ledger.client.set_model_version_tag(ledger.name, "2", BODY, body)
+    assert done.returncode == 1
+    assert "record 2 of verbs-promotions was changed after it was written" in " ".join(done.stdout.split())
+    assert coldstart("history", "--recipe", str(recipe_file)).returncode == 0
 
 
 def test_people_see_figures_verdicts_and_ages(coldstart: Command, recipe_file: Path) -> None:

@@ -312,8 +312,8 @@ class Gate(Section):
     label: str
     """Its name in verdicts and records."""
     metric: Literal["auc", "gauc", "gauc_item", "logloss", "ece", "golden_ms", "golden_parity"] = "gauc"
-    """A figure of the release on its test rows; or, on the golden requests, the median milliseconds of a ranking and
-    the largest difference between the served and the offline probability of the same row."""
+    """A figure of the release on its test rows; or, on the golden requests, the median processor milliseconds of a
+    ranking and the largest difference between the served and the offline probability of the same row."""
     slice: Literal["all", "cold", "few", "mid", "warm", "fresh"] | None = None
     """Rows that the metric is of; none for golden requests."""
     against: Literal["champion", "absolute"] = "champion"

@@ -37,6 +37,8 @@ from coldstart.registry.connection import pages
 BODY, DIGEST, SETTLED = "coldstart.record", "coldstart.digest", "coldstart.settled"
 _SOURCE = "coldstart://promotions/record"
 _ATTEMPTS = 8
+_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+"""What MLflow says of a locked database, too many writers, or a connection that broke."""
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
 TAKEN_UP, PUT_BACK, COLLECTED = "taken up", "put back", "collected"
 
@@ -190,6 +192,8 @@ class Ledger:
             OvertakenError: another decision on the same state came first; this one is on record, and not in force.
             UserError: it could not be written, or somebody changed the records.
         """
+        if not chain.records:
+            self._make()
         mark = secrets.token_hex(8)
         said = asdict(entry) | {"seen": len(chain.records), "chain": chain.digest, "mark": mark}
         body = json.dumps(said, sort_keys=True)
@@ -210,8 +214,6 @@ class Ledger:
         failure: MlflowException | None = None
         for attempt in range(_ATTEMPTS):
             try:
-                if not attempt:
-                    self._make()
                 self.client.create_model_version(
                     self.name, _SOURCE, tags=dict(tags), description=description, await_creation_for=0
                 )
@@ -220,6 +222,8 @@ class Ledger:
             written = next((record for record in self.trusted().records if record.mark == mark), None)
             if written is not None:
                 return written
+            if failure is not None and failure.error_code not in _PASSING:
+                break
             time.sleep(random.uniform(0, 0.1 * 2**attempt))
         reason = str(failure).splitlines()[0]
         raise UserError(f"the decision could not be recorded in {self.name}, so nothing was moved: {reason}; try again")

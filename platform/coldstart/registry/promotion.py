@@ -171,9 +171,9 @@ def sentence(record: Record) -> str:
     failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
     if entry.action == REFUSED:
         return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
-    origin = f" (was version {entry.previous})" if entry.previous not in (None, entry.version) else ""
+    origin = f" (before: version {entry.previous})" if entry.previous not in (None, entry.version) else ""
     loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
-    return f"{entry.alias} is now adaptor version {entry.version}{origin}: {parts}{loud}"
+    return f"{entry.alias} is adaptor version {entry.version}{origin}: {parts}{loud}"
 
 
 def _roll_back(registry: Registry, to: int | None, why: str) -> Record:
