@@ -97,8 +97,6 @@ def test_what_is_not_visible_changes_nothing(ranker, request_batch):
 
 @pytest.mark.parametrize("field", ["history_label", "history_idx", "history_time"])
 def test_every_part_of_the_history_counts(ranker, request_batch, field):
-    if field == "history_time" and type(ranker) in (CLASSES["din"], CLASSES["dcn_v2"]):
-        pytest.skip("reads the order of events by what is visible only, as its paper does")
     value = {"history_label": 1, "history_idx": 12, "history_time": 99_000}[field]
     other = changed(request_batch, field, (0, 4), value)
     assert not torch.allclose(scores(ranker, request_batch), scores(ranker, other))

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.age import age_buckets
+from coldstart.rankers.affinity import Affinity
+from coldstart.rankers.age import UNSEEN, age_buckets
 from coldstart.rankers.attention import PastAttention
 from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.habit import Habit
 from coldstart.rankers.interface import Ranker
 from coldstart.rankers.mlp import mlp
 
@@ -28,7 +28,7 @@ NEVER = 2**62
 
 
 class Transformer(Ranker):
-    """Two transformer layers, of events and of targets, and an MLP over slot, what was found, habit and features.
+    """Two layers, of events and of targets, and an MLP over slot, what was found, taste, habit and features.
 
     Args:
         vocabulary: `V`, items + 1.
@@ -40,32 +40,23 @@ class Transformer(Ranker):
         super().__init__(vocabulary, settings, features)
         width = settings.width
         self.reach = settings.history // 4
-        self.appeal = nn.Linear(width, 1)
-        self.habit = Habit()
+        self.affinity = Affinity(width)
         self.events = _Layer(width, settings.heads, settings.dropout)
         self.targets = _Layer(width, settings.heads, settings.dropout)
         self.known = FeatureEmbedding(features, width)
-        self.mlp = mlp(3 * width + 2 + self.known.width, settings.hidden, settings.dropout)
-
-    @torch.no_grad()
-    def start_from(self, rows: Tensor) -> None:
-        """Puts a first guess of appeal (column 0) and tastes `[V, d]` into the ID table."""
-        super().start_from(rows)
-        self.appeal.weight[0, 0] = 1.0
+        self.mlp = mlp(4 * width + 2 + self.known.width, settings.hidden, settings.dropout)
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
-        history = self._read(self.id_slots(batch.history_idx), batch.history_label, batch.history_time)
-        near = batch.visible & self._within_reach(batch.visible)
-        age = age_buckets(batch.target_time, batch.history_time, near)
-        interest = self.targets(slots, history, batch.history_label, age)
-        habit = self.habit(batch)
-        deep: Tensor = self.mlp(torch.cat([slots, interest, slots * interest, habit, self.known(batch)], -1)).squeeze(
-            -1
-        )
-        appeal: Tensor = self.appeal(slots).squeeze(-1)
-        logits: Tensor = appeal + habit[..., 0] + deep
-        return logits
+        history = self.id_slots(batch.history_idx)
+        age = age_buckets(batch.target_time, batch.history_time, batch.visible)
+        logits, user, habit = self.affinity(batch, slots, history, age)
+        events = self._read(history, batch.history_label, batch.history_time)
+        near = age.masked_fill(~self._within_reach(batch.visible), UNSEEN)
+        interest = self.targets(slots, events, batch.history_label, near)
+        read = torch.cat([slots, interest, slots * interest, slots * user, habit, self.known(batch)], dim=-1)
+        out: Tensor = logits + self.mlp(read).squeeze(-1)
+        return out
 
     def _within_reach(self, visible: Tensor) -> Tensor:
         """`[B, T, L]`: which events are near enough to the target that what they have seen is in its history too."""
