@@ -116,7 +116,6 @@ def generate(settings: Generated, seed: int, out: Path) -> None:
         "logit_std": settings.logit_std,
         "events": len(label),
         "base_rate": float(label.mean()),
-        "gauc": {"p_click": gauc(user, label, p_click), "p_click_content": gauc(user, label, p_content)},
     }
     (out / "truth.json").write_text(json.dumps(truth, indent=2))
 
@@ -290,21 +289,3 @@ def _sigmoid(log_odds: Floats) -> Floats:
 
 def _slices(count: int) -> list[slice]:
     return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
-
-
-def gauc(user: Ints, label: NDArray[np.bool_], score: Floats) -> float:
-    """AUC within users who both clicked and did not, averaged with their number of events as weights."""
-    order = np.lexsort((score, user))
-    user, label, score = user[order], label[order], score[order]
-    fresh = np.flatnonzero((np.diff(user, prepend=-1) != 0) | (np.diff(score, prepend=np.nan) != 0))
-    sizes = np.diff(fresh, append=len(user))
-    rank = np.repeat(fresh + (sizes + 1) / 2, sizes)
-    first = np.flatnonzero(np.diff(user, prepend=-1))
-    events = np.diff(first, append=len(user))
-    clicks = np.add.reduceat(label.astype(np.int64), first)
-    ranks = np.add.reduceat(rank * label, first) - first * clicks
-    both = (clicks > 0) & (clicks < events)
-    if not both.any():
-        return float("nan")
-    auc = (ranks[both] - clicks[both] * (clicks[both] + 1) / 2) / (clicks[both] * (events - clicks)[both])
-    return float(np.average(auc, weights=events[both]))
