@@ -17,7 +17,7 @@ def _geometry(cold: int = 4) -> Geometry:
 def test_every_chart_is_drawn_and_described(summary: Summary) -> None:
     journal = [{"time": 1.0, "done": n, "total": 2, "loss": 0.5} for n in range(2)]
     charts = draw_charts(summary, _geometry(), {"align_fine": journal})
-    assert [chart.name for chart in charts] == ["gain", "reliability", "geometry", "training"]
+    assert [chart.name for chart in charts] == ["gain", "warm-up", "reliability", "scores", "geometry", "training"]
     assert f"fine {summary['delta_item_vs_oov']['fine']['cold']['gauc']:+.3f}" in charts[0].alt
     assert all(chart.caption and chart.alt for chart in charts)
 

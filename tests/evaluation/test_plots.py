@@ -1,7 +1,15 @@
 import numpy as np
 
 from coldstart.evaluation.metrics import reliability, sigmoid
-from coldstart.evaluation.plots import gain_bars, geometry, inline_svg, reliability_curves, training_curves
+from coldstart.evaluation.plots import (
+    gain_bars,
+    geometry,
+    inline_svg,
+    reliability_curves,
+    score_histograms,
+    training_curves,
+    warm_up_curves,
+)
 from coldstart.evaluation.summary import Summary
 from tests.evaluation.rows import scored_rows, summary_of
 
@@ -48,3 +56,18 @@ def test_training_figures_get_a_panel_each() -> None:
     assert figure is not None
     assert [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()] == ["align_fine: loss"]
     assert training_curves({"prepare": [{"time": 1.0, "done": 1, "total": 1}]}) is None
+
+
+def test_the_warm_up_curve_leaves_a_gap_where_it_is_not_defined() -> None:
+    points = [{"value": 0.6, "low": 0.5, "high": 0.7}, None, {"value": 0.7, "low": 0.6, "high": 0.8}]
+    axis = warm_up_curves({"edges": [0, 1, 10], "gauc_item": {"fine": points}}).axes[0]
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), [0.6, np.nan, 0.7])
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1-9", "10+"]
+
+
+def test_score_histograms_show_shares_of_clicked_and_of_skipped_rows() -> None:
+    counts = {"fine": {"cold": {"clicked": [1, 3], "skipped": [0, 0]}}}
+    (axis,) = score_histograms({"edges": [0, 0.5, 1], "counts": counts}, ["fine"], "cold").axes
+    heights = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
+    assert heights["clicked"] == [0.25, 0.75]
+    assert heights["skipped"] == [0, 0]

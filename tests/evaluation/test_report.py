@@ -100,7 +100,7 @@ def test_a_run_without_cold_rows_and_oracles_still_has_a_report() -> None:
     found = summary_of(scored_rows(users, labels, np.full(4, 5), logits, {"fine": np.zeros(4)}))
     page = render(_evidence(found))
     assert "cold GAUC is not defined" in page
-    assert "n/a" in page
+    assert "<td>not defined" in page
     assert "perfect" not in page
 
 
@@ -118,12 +118,30 @@ def test_terminal_table_leads_with_cold_and_fits_a_terminal(summary: Summary) ->
         "item:",
         "cold",
         "gap",
-        "all",
         "few",
         "mid",
         "warm",
+        "all",
     ]
     fine = next(line for line in text.splitlines() if line.strip().startswith("fine"))
     assert f"{summary['metrics']['fine']['cold']['gauc']:.3f}" in fine
     assert "\u00b1" in fine
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_weak_segments_are_listed_and_their_absence_is_said(summary: Summary) -> None:
+    segment = {"conditions": {"picture": "missing", "age of the item": "below 1 days"}, "rows": 1234, "users": 56}
+    segment |= {"gauc": 0.51, "delta": -0.1, "low": -0.15, "high": -0.05, "p": 1e-9, "p_holm": 1e-7}
+    found = {"variant": "release", "overall": 0.61, "tried": 78, "worst": [segment]}
+    page = render(_evidence({**summary, "segments": found}))
+    for words in ("78 segments", "picture: <b>missing</b>", "1,234", "\u22120.150 to \u22120.050", "&lt; 0.0001"):
+        assert words in page
+    page = render(_evidence({**summary, "segments": found | {"worst": []}}))
+    assert "No segment is measurably worse" in page
+
+
+def test_comparisons_say_what_a_null_result_excludes(summary: Summary) -> None:
+    page = render(_evidence(summary))
+    entry = next(e for e in summary["comparisons"] if e["metric"] == "gauc_item" and e["mde"] is not None)
+    assert f"{entry['variant']} against {entry['against']}" in page
+    assert f"<td>{entry['mde']:.3f}</td>" in page

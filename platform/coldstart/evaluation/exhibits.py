@@ -46,7 +46,7 @@ def draw_charts(
     summary: Summary, geometry: Geometry, journals: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[Chart]:
     """All charts of the report, in order."""
-    drawn = [_gain(summary), _reliability(summary), _geometry(geometry)]
+    drawn = [_gain(summary), _warm_up(summary), _reliability(summary), _scores(summary), _geometry(geometry)]
     training = plots.training_curves(journals)
     if training is not None:
         drawn.append(
@@ -74,6 +74,35 @@ def _gain(summary: Summary) -> Chart:
         "Where id overtakes fine, an item has been seen often enough for its own ID row.",
         f"Bar chart of the GAUC gain over the OOV row. On cold items: {', '.join(parts) or 'not defined'}.",
         plots.gain_bars(summary, SLICES),
+    )
+
+
+def _warm_up(summary: Summary) -> Chart:
+    takes_over = summary["warm_up"]["takes_over"].get("fine")
+    found = (
+        "No number of clicks was found from which the ID row is the better one"
+        if takes_over is None
+        else f"From {takes_over} clicks on, an item's own ID row is better than its fine proxy"
+    )
+    return Chart(
+        "warm-up",
+        "Warm-up",
+        f"How well items are ranked by how many clicks they had in training; bands are intervals over users and items. "
+        f"{found}, by more than its interval.",
+        f"Line chart of item GAUC over train clicks. {found}.",
+        plots.warm_up_curves(summary["warm_up"]),
+    )
+
+
+def _scores(summary: Summary) -> Chart:
+    shown = [name for name in ("oov", "mlp_map", "coarse", "fine") if name in summary["metrics"]]
+    return Chart(
+        "scores",
+        "Scores on cold items",
+        "Share of clicked and of skipped rows by predicted click probability. The further apart the two, the better; "
+        "the OOV row can only tell users and moments apart.",
+        f"Histograms of click probabilities on cold rows, clicked and skipped, of {', '.join(shown)}.",
+        plots.score_histograms(summary["histogram"], shown, "cold"),
     )
 
 

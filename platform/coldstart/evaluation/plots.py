@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -102,6 +103,51 @@ def reliability_curves(curves: Mapping[str, Reliability]) -> Figure:
         axis.set_xlabel("predicted click rate")
         axis.set_ylabel("observed click rate")
         axis.legend(loc="upper left")
+    return figure
+
+
+def warm_up_curves(warm_up: Mapping[str, Any]) -> Figure:
+    """Item GAUC against the clicks that items had in training, with intervals; gaps where it is not defined."""
+    edges, curves = warm_up["edges"], warm_up["gauc_item"]
+    names = [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
+    names += [f"{edges[-1]}+"] if edges else []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 3.6), layout="constrained")
+        axis = figure.subplots()
+        for name, points in curves.items():
+            value, low, high = (
+                np.array([np.nan if point is None or point[key] is None else point[key] for point in points])
+                for key in ("value", "low", "high")
+            )
+            x, colour = np.arange(len(points)), COLOURS.get(name, INK)
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(x, value, color=colour, marker="o", markersize=3.5, linewidth=1.5, label=name)
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlabel("clicks of the item in training")
+        axis.set_ylabel("item GAUC")
+        if curves:
+            axis.legend(ncols=len(curves), loc="upper left", fontsize=8)
+    return figure
+
+
+def score_histograms(histogram: Mapping[str, Any], variants: Sequence[str], slice_name: str) -> Figure:
+    """Distribution of click probabilities of clicked and skipped rows, one panel per variant."""
+    edges = np.array(histogram["edges"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 2.4), layout="constrained")
+        axes = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
+        for axis, name in zip(axes, variants, strict=True):
+            for kind, colour in (("skipped", COLOURS[BASELINE]), ("clicked", COLOURS["fine"])):
+                counts = np.array(histogram["counts"][name][slice_name][kind], float)
+                share = counts / counts.sum() if counts.sum() else counts
+                axis.stairs(share, edges, fill=True, color=colour, alpha=0.3)
+                axis.stairs(share, edges, color=colour, linewidth=1.3, label=kind)
+            axis.set_title(name)
+            axis.set_yticks([])
+            axis.set_xlim(0, 1)
+            axis.grid(visible=False)
+        axes[0].legend(fontsize=8)
+        figure.supxlabel("predicted click probability", fontsize=9)
     return figure
 
 

@@ -2,25 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from coldstart.evaluation.neighbours import Neighbourhood
-from coldstart.evaluation.plots import COLOURS, inline_svg
+from coldstart.evaluation.pages import GAP, figure, page, percent, signed
+from coldstart.evaluation.plots import inline_svg
 from coldstart.evaluation.slices import meaning
 from coldstart.evaluation.summary import Summary
 from coldstart.evaluation.variants import BASELINE, MEANINGS, ORACLES
 
-SLICES = ("cold", "all", "few", "mid", "warm")
+SLICES = ("cold", "fresh", "few", "mid", "warm", "all")
 """Slices in the order in which a reader needs them."""
-UNDEFINED = "n/a"
-GAP = "\u00a0"
-"""A space at which no line breaks, before a per cent sign."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def headline(summary: Summary) -> str:
     if delta.get("gauc") is None:
         return "There are no cold rows with clicked and unclicked items of one user, so cold GAUC is not defined."
     before, after = (summary["metrics"][name]["cold"]["gauc_item"] for name in (BASELINE, "fine"))
-    moved = f"from {before:.3f} to {after:.3f} ({_signed(delta['gauc'])}, {_span(summary)} {_range(delta)})"
+    moved = f"from {before:.3f} to {after:.3f} ({signed(delta['gauc'])}, {_span(summary)} {_range(delta)})"
     if delta["low"] <= 0 <= delta["high"]:
         return f"Fine proxies make no measurable difference on cold items: item GAUC goes {moved}."
     if delta["gauc"] < 0:
@@ -85,41 +83,62 @@ def headline(summary: Summary) -> str:
     closed, appeal = gap.get("value"), share.get("share")
     parts = [f"Fine proxies lift item GAUC on cold items {moved}"]
     if closed is not None:
-        parts.append(f", which is {_percent(closed)} of what a perfect reading of the content could give")
+        parts.append(f", which is {percent(closed)} of what a perfect reading of the content could give")
     parts.append(".")
     if appeal is not None:
         parts.append(
-            f" {_percent(appeal)} of the gain is appeal, the same for every user; {_percent(1 - appeal)} is taste."
+            f" {percent(appeal)} of the gain is appeal, the same for every user; {percent(1 - appeal)} is taste."
         )
     return "".join(parts)
 
 
 def render(evidence: Evidence) -> str:
     """The page. It needs no network and no script."""
-    environment = Environment(
-        loader=PackageLoader("coldstart.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "signed": _signed, "percent": _percent, "count": _count}
     summary = evidence.summary
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         evidence=evidence,
         summary=summary,
         headline=headline(summary),
         slices={name: meaning(name) for name in SLICES},
         variants={name: MEANINGS.get(name, "") for name in summary["metrics"]},
-        colours=COLOURS,
         drawings={chart.name: Markup(inline_svg(chart.figure, chart.name)) for chart in evidence.charts},
         span=_span(summary),
         ceiling=summary["ceiling"] is not None,
+        confidence=summary["confidence"],
+        shown_comparisons=_shown(summary["comparisons"]),
+        segments=summary.get("segments"),
     )
+
+
+def render_seeds(name: str, about: Summary, pages: Mapping[int, Path]) -> str:
+    """The page of several seeds.
+
+    Args:
+        name: Of the run.
+        about: From `over_seeds`.
+        pages: Seed -> its own report, relative to this page.
+    """
+    return page(
+        "seeds.html.j2",
+        name=name,
+        about=about,
+        pages=pages,
+        slices={slice_name: meaning(slice_name) for slice_name in SLICES},
+        shown_comparisons=_shown(about["comparisons"]),
+        span=_span(about),
+    )
+
+
+def _shown(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What pages list: item GAUC, where the scores of the two differ at all."""
+    shown = [entry for entry in comparisons if entry["metric"] == "gauc_item" and entry["p"] is not None]
+    return sorted(shown, key=lambda entry: SLICES.index(entry["slice"]))
 
 
 def terminal_table(summary: Summary) -> Table:
     """GAUC on cold rows with its difference to OOV; item GAUC (what the slot adds) on every slice; gaps closed."""
+    others = [name for name in SLICES if name not in ("cold", "fresh")]
     table = Table(
         title=f"GAUC on cold items ({_span(summary)} of the difference to OOV), and item GAUC by slice",
         title_justify="left",
@@ -127,18 +146,18 @@ def terminal_table(summary: Summary) -> Table:
     )
     gaps = {"gauc": summary["gap_closed"], "gauc_item": summary["gap_closed_item"]}
     gap_title = ["gap"] if gaps["gauc"] else []
-    for title in ("variant", "cold", "vs OOV", *gap_title, "item: cold", *gap_title, *SLICES[1:]):
+    for title in ("variant", "cold", "vs OOV", *gap_title, "item: cold", *gap_title, *others):
         table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
     for variant, by_slice in summary["metrics"].items():
 
         def closed(metric: str, variant: str = variant) -> list[str]:
             found = gaps[metric].get(variant)
-            return [_percent(found["value"]) if found else ""] if gap_title else []
+            return [percent(found["value"]) if found else ""] if gap_title else []
 
-        shown = [_figure(by_slice["cold"]["gauc"], 3), _terminal_delta(summary, variant), *closed("gauc")]
-        cold, *others = (_figure(by_slice[name]["gauc_item"], 3) for name in SLICES)
+        shown = [figure(by_slice["cold"]["gauc"], 3), _terminal_delta(summary, variant), *closed("gauc")]
+        cold, *rest = (figure(by_slice[name]["gauc_item"], 3) for name in ("cold", *others))
         style = "bold" if variant == "fine" else "dim" if variant in ORACLES else None
-        table.add_row(variant, *shown, cold, *closed("gauc_item"), *others, style=style)
+        table.add_row(variant, *shown, cold, *closed("gauc_item"), *rest, style=style)
     return table
 
 
@@ -156,22 +175,4 @@ def _span(summary: Summary) -> str:
 
 
 def _range(delta: Mapping[str, Any]) -> str:
-    return f"{_signed(delta['low'])} to {_signed(delta['high'])}"
-
-
-def _figure(value: float | None, digits: int = 4) -> str:
-    return UNDEFINED if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None, digits: int = 3) -> str:
-    return UNDEFINED if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
-
-
-def _percent(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value * 100:.0f}{GAP}%".replace("-", "\u2212")
-
-
-def _count(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{signed(delta['low'])} to {signed(delta['high'])}"

@@ -1,0 +1,51 @@
+"""Pages: self-contained HTML from templates, and how figures are written on them."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from coldstart.evaluation.plots import COLOURS
+
+UNDEFINED = "not defined"
+GAP = "\u00a0"
+"""A space at which no line breaks, before a per cent sign."""
+
+
+def page(template: str, **values: Any) -> str:
+    """A page that needs no network and no script."""
+    environment = Environment(
+        loader=PackageLoader("coldstart.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "signed": signed, "percent": percent, "count": count, "p_value": p_value}
+    return environment.get_template(template).render(colours=COLOURS, **values)
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A plain figure."""
+    return UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference, with its sign."""
+    return UNDEFINED if value is None else f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def p_value(value: float | None) -> str:
+    """A probability, without zeros that nobody can have measured."""
+    return UNDEFINED if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    """A share."""
+    return UNDEFINED if value is None else f"{value * 100:.0f}{GAP}%".replace("-", "\u2212")
+
+
+def count(value: Any) -> str:
+    """A fact of any kind."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
