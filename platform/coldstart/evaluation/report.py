@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from coldstart.evaluation.neighbours import Neighbourhood
-from coldstart.evaluation.pages import GAP, figure, page, percent, signed
+from coldstart.evaluation.pages import GAP, figure, p_value, page, percent, signed
 from coldstart.evaluation.plots import inline_svg
 from coldstart.evaluation.slices import meaning
 from coldstart.evaluation.summary import Summary
@@ -130,6 +130,39 @@ def render_seeds(name: str, about: Summary, pages: Mapping[int, Path]) -> str:
     )
 
 
+def render_side_by_side(found: Mapping[str, Any]) -> str:
+    """The page of two runs, from `side_by_side.compare`."""
+    return page(
+        "side_by_side.html.j2",
+        found=found,
+        rows=_side_by_side(found),
+        slices={name: meaning(name) for name in SLICES},
+        span=_span(found),
+    )
+
+
+def side_by_side_table(found: Mapping[str, Any]) -> Table:
+    """Item GAUC of two runs on cold and on all rows, from `side_by_side.compare`."""
+    names = [run["name"] for run in found["runs"]]
+    table = Table(title=f"item GAUC of {names[0]} and {names[1]}", title_justify="left", box=box.SIMPLE_HEAD)
+    for title in ("slice", "variant", "first", "second", "difference", _span(found), "p (Holm)"):
+        table.add_column(title, justify="left" if title in ("slice", "variant") else "right", no_wrap=True)
+    for row in _side_by_side(found):
+        if row["slice"] in ("cold", "all"):
+            gained = row["gained"]
+            told = [signed(gained["delta"]), _range(gained), p_value(gained["p_holm"])] if gained else ["", "", ""]
+            table.add_row(row["slice"], row["variant"], *(figure(value) for value in row["values"]), *told)
+    return table
+
+
+def _side_by_side(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of slice, variant, values and, where runs are paired, what was gained, of item GAUC."""
+    gained = {(e["slice"], e["variant"]): e for e in found["differences"] if e["metric"] == "gauc_item"}
+    shown = [entry for entry in found["figures"] if entry["metric"] == "gauc_item"]
+    rows = [{**entry, "gained": gained.get((entry["slice"], entry["variant"]))} for entry in shown]
+    return sorted(rows, key=lambda row: SLICES.index(row["slice"]))
+
+
 def _shown(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """What pages list: item GAUC, where the scores of the two differ at all."""
     shown = [entry for entry in comparisons if entry["metric"] == "gauc_item" and entry["p"] is not None]
@@ -170,7 +203,7 @@ def _terminal_delta(summary: Summary, variant: str) -> str:
     return f"[{colour}]{delta['gauc']:+.3f} \u00b1{half:.3f}[/]"
 
 
-def _span(summary: Summary) -> str:
+def _span(summary: Mapping[str, Any]) -> str:
     return f"{summary['confidence'] * 100:g}{GAP}% interval"
 
 
