@@ -94,7 +94,7 @@ def _generated_files(recipe: Recipe, source: Path) -> Files:
         shutil.rmtree(source, ignore_errors=True)
         generate(recipe.data.generated, recipe.seed, source)
         marker.write_text(wanted)
-    return Files(root=source, columns=Columns(text="text"))
+    return Files(root=source, columns=Columns(text="text", created_at="created_at"))
 
 
 def _prepare(

@@ -162,3 +162,13 @@ def test_malformed_lines_are_rejected_rows() -> None:
         (3, None, None),
         (4, "too,few", cleaning.MALFORMED),
     ]
+
+
+def test_a_moment_of_publication_that_makes_no_sense_is_not_known() -> None:
+    raw = [
+        {"item_id": name, "title": name, "born": born} for name, born in [("a", 1_600_000_000), ("b", -5), ("c", None)]
+    ]
+    found = _items(*raw, columns=Columns(created_at="born"))
+    assert [row["created_at"] for row in found] == [1_600_000_000, None, None]
+    assert [row["reason"] for row in found] == [None, None, None]
+    assert _items(raw[0])[0]["created_at"] is None

@@ -86,6 +86,7 @@ def _dataset(run: Path, traits: np.ndarray) -> None:
     items = {"item_idx": np.arange(1, ITEMS_IN_ALL + 1), "item_id": [f"i{n}" for n in range(ITEMS_IN_ALL)]}
     items |= {"title": [f"item {n}" for n in range(ITEMS_IN_ALL)], "text": [None] * ITEMS_IN_ALL}
     items |= {"picture": [None] * ITEMS_IN_ALL, "first_event_at": [0] * ITEMS_IN_ALL}
+    items |= {"created_at": [None, *range(-1, -ITEMS_IN_ALL, -1)]}
     items |= {"num_train_events": counts, "num_train_clicks": counts // 2}
     about = {"items": ITEMS_IN_ALL, "users": USERS, "events": USERS * EVENTS, "oracle": True}
     with write_artifact(run / "dataset", "dataset", {}, about) as draft:
@@ -172,8 +173,8 @@ def test_scored_rows_are_the_test_rows_each_once(evaluated: Artifact, recipe: Re
     assert rows.event.tolist() == np.flatnonzero(sequences.split == TEST).tolist()
     assert rows.item_idx.tolist() == sequences.item_idx[rows.event].tolist()
     assert rows.label.tolist() == sequences.label[rows.event].tolist()
-    first = {item: sequences.timestamp[sequences.item_idx == item].min() for item in np.unique(rows.item_idx)}
-    assert rows.age_s.tolist() == [when - first[item] for when, item in zip(rows.timestamp, rows.item_idx, strict=True)]
+    published = np.append(sequences.timestamp[sequences.item_idx == 1].min(), -np.arange(1, ITEMS_IN_ALL))
+    assert rows.age_s.tolist() == (rows.timestamp - published[rows.item_idx - 1]).tolist()
     assert np.isnan(rows.appeal["fine"]).tolist() == (rows.train_events > 0).tolist()
 
 

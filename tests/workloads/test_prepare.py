@@ -50,6 +50,8 @@ def test_a_generated_dataset_holds_every_event_of_its_source(generated: Path) ->
     pd.testing.assert_frame_equal(
         events[columns].sort_values(key, ignore_index=True), source[columns].sort_values(key, ignore_index=True)
     )
+    created = pd.read_parquet(generated / "source" / "items.parquet").set_index("item_id").created_at
+    assert dataset.items(["created_at"])["created_at"].to_pylist() == created[ids].tolist()
     about = dataset.artifact.about
     assert about["oracle"]
     assert about["events"] == len(source) == sum(split["events"] for split in about["splits"].values())

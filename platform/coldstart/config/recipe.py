@@ -48,6 +48,8 @@ class Columns(Section):
     """Column with encoded image bytes."""
     tags: tuple[str, ...] = ()
     """Further columns that are read as words into the item's text (genres, year, brand)."""
+    created_at: str | None = None
+    """When an item was published, as `timestamp`; without it, its first event stands for that in evaluation."""
     user_id: str = "user_id"
     timestamp: str = "timestamp"
     """Unix seconds, or an Arrow timestamp."""

@@ -46,8 +46,8 @@ def clean_items(
         features: Of items.
 
     Returns:
-        row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture, and the
-        features by key.
+        row, key, reason (null: nothing to report), item_id (null: the row is rejected), title, text, picture,
+        created_at (null: not known), and the features by key.
     """
     raw, count = chunk.table, chunk.table.num_rows
     item_id = texts(raw[columns.item_id])
@@ -73,10 +73,19 @@ def clean_items(
             "title": title,
             "text": text,
             "picture": pa.array(pictures, pa.large_binary()),
+            "created_at": _created_at(raw, columns),
             **{feature.key: feature.typed(raw) for feature in features},
         }
     )
     return pa.concat_tables([table, _malformed(chunk, table.schema)])
+
+
+def _created_at(raw: pa.Table, columns: Columns) -> pa.Array:
+    """Unix seconds, null where a moment is missing, unreadable or out of this world."""
+    if columns.created_at is None:
+        return pa.nulls(len(raw), pa.int64())
+    seconds, wrong = unix_seconds(raw[columns.created_at])
+    return pa.array(np.where(wrong, np.nan, seconds), from_pandas=True).cast(pa.int64())
 
 
 def clean_users(chunk: Chunk, columns: Columns, features: Sequence[FeatureColumn]) -> pa.Table:

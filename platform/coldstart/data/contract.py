@@ -22,6 +22,7 @@ ITEMS = pa.schema(
         pa.field("title", pa.string()),
         pa.field("text", pa.string()),
         pa.field("picture", pa.large_binary()),
+        pa.field("created_at", pa.int64()),
         pa.field("first_event_at", pa.int64()),
         pa.field("num_train_events", pa.int32(), nullable=False),
         pa.field("num_train_clicks", pa.int32(), nullable=False),

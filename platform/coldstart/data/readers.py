@@ -129,7 +129,7 @@ def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
 def wanted_columns(columns: Columns, table: str) -> list[tuple[str, str]]:
     """Pairs of recipe field and the user's column name, for one table."""
     fields = {
-        "items": ("item_id", "title", "text", "picture"),
+        "items": ("item_id", "title", "text", "picture", "created_at"),
         "events": ("user_id", "item_id", "timestamp", "label"),
         "users": ("user_id",),
     }[table]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from coldstart.data.dataset import Dataset, part_path
+from coldstart.data.dataset import Dataset
 
 FACTS = pa.schema(
     [
@@ -116,10 +116,8 @@ class EventFacts:
         sequences = self._dataset.withheld if self._dataset.withholds else self._dataset.sequences
         first = np.full(self._dataset.num_items + 1, np.inf)
         np.minimum.at(first, sequences.item_idx, sequences.timestamp)
-        items = self._dataset.artifact.path / "items"
-        if "created_at" in pq.read_schema(part_path(items, 0)).names:
-            created = np.asarray(self._dataset.items(["created_at"])["created_at"].to_numpy(), np.float64)
-            first[1:] = np.where(np.isnan(created), first[1:], created)
+        created = np.asarray(self._dataset.items(["created_at"])["created_at"].to_numpy(), np.float64)
+        first[1:] = np.where(np.isnan(created), first[1:], created)
         return first
 
     @cached_property
