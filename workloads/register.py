@@ -8,12 +8,16 @@ from coldstart.registry import ModelVersion, Registry
 from coldstart.registry.card import VARIANTS, write_card
 from coldstart.registry.comparison import evaluated_rows
 from coldstart.registry.connection import answering
+from coldstart.registry.evaluations import log_evaluation
 from workloads.console import CONSOLE
 from workloads.job import TRAINED_BY, find_recipe, readable_errors, recipe_arguments
 
+UNDONE = "nothing is lost: run `coldstart run register` again when it does"
+"""What is told when the server stops answering."""
+
 
 def run(recipe: Recipe) -> dict[str, ModelVersion]:
-    """Registers ranker, encoder and adaptor; models that are registered already are returned as they are."""
+    """Registers ranker, encoder and adaptor, and logs the evaluation; what is there already is returned as it is."""
     registry = Registry(recipe.tracking_uri, recipe.project)
     evaluation = read_artifact(recipe.run_dir / "evaluation", "evaluation")
     dataset = read_artifact(recipe.run_dir / "dataset", "dataset", verify=False)
@@ -30,7 +34,7 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
         artifact = read_artifact(recipe.run_dir / kind, kind, verify=False)
         maker = "import_ranker" if "brought" in artifact.about else stage
         card = write_card(artifact, recipe, upstream=upstream, dataset=dataset.about, evaluation=evaluation.about)
-        with answering(recipe.tracking_uri, "nothing is lost: run `coldstart run register` again when it does"):
+        with answering(recipe.tracking_uri, UNDONE):
             models[kind] = registry.register(
                 kind,
                 artifact.path,
@@ -41,6 +45,8 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
                 scores=evaluated_rows(evaluation.path) if kind == "adaptor" else None,
                 card=card,
             )
+    with answering(recipe.tracking_uri, UNDONE):
+        log_evaluation(registry, evaluation, recipe, dataset=dataset.fingerprint)
     return models
 
 
