@@ -52,7 +52,8 @@ class Recency(nn.Module):
     def forward(self, age: Tensor, *, exponential: bool = False) -> Tensor:
         """Numbers `[H, B, S, L]` of ages from `age_buckets`, or their exponentials."""
         by_age = self.by_age.exp() if exponential else self.by_age
-        out: Tensor = _Lookup.apply(nn.functional.pad(by_age, (0, 1), value=self.unseen), age)
+        padded = nn.functional.pad(by_age, (0, 1), value=self.unseen)
+        out: Tensor = _Lookup.apply(padded, age)  # type: ignore[no-untyped-call]
         return out
 
 

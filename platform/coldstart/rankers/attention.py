@@ -52,4 +52,4 @@ class PastAttention(nn.Module):
 
     def _split(self, vectors: Tensor) -> Tensor:
         """`[B, S, d]` to `[B, H, S, d / H]`."""
-        return vectors.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return vectors.reshape(*vectors.shape[:2], self.heads, -1).transpose(1, 2)

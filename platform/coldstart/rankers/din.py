@@ -77,8 +77,9 @@ class ActivationUnit(nn.Module):
         """Weights `[B, L, T]` of events `[B, L, d]` for slots `[B, T, d]`."""
         # Each target gets a matrix [d, u] that reads events, the product's weights times the slot plus the event's own,
         # and those of a row stand side by side: one multiplication by the row's events does the pairs of all of them.
+        rows, targets = slots.shape[:2]
         reader = slots.mT.unsqueeze(-1) * self.product.weight.mT.unsqueeze(1) + self.event.weight.mT.unsqueeze(1)
-        reader = torch.cat([reader, self.target(slots).unsqueeze(1)], dim=1).flatten(2)
-        hidden = (nn.functional.pad(events, (0, 1), value=1.0) @ reader).relu_().unflatten(-1, (-1, UNITS))
+        pairs = events @ reader.flatten(2)
+        hidden = pairs.add_(self.target(slots).reshape(rows, 1, -1)).relu_().reshape(rows, -1, targets, UNITS)
         weight: Tensor = self.weight(hidden).squeeze(-1)
         return weight

@@ -74,13 +74,13 @@ class Transformer(Ranker):
         seen_time = _with_previous(own_time, NEVER)
         back = torch.arange(size, device=time.device).unsqueeze(1) + size - torch.arange(2 * size, device=time.device)
         seen = (seen_time.unsqueeze(-2) < own_time.unsqueeze(-1)) & (back > 0) & (back <= self.reach)
-        read = self.events(
+        read: Tensor = self.events(
             own.flatten(0, 1),
             _with_previous(own, 0).flatten(0, 1),
             _with_previous(_blocks(label, size), 0).flatten(0, 1),
             age_buckets(own_time.flatten(0, 1), seen_time.flatten(0, 1), seen.flatten(0, 1)),
         )
-        return read.unflatten(0, own.shape[:2]).flatten(1, 2)[:, : events.shape[1]]
+        return read.reshape(len(events), -1, events.shape[2])[:, : events.shape[1]]
 
 
 class _Layer(nn.Module):
@@ -104,7 +104,7 @@ def _blocks(values: Tensor, size: int) -> Tensor:
     """`[B, L, ...]` to `[B, n, w, ...]`, filled up with zeros at the end."""
     missing = -values.shape[1] % size
     padded = torch.cat([values, values.new_zeros((len(values), missing, *values.shape[2:]))], dim=1)
-    return padded.unflatten(1, (-1, size))
+    return padded.reshape(len(values), -1, size, *values.shape[2:])
 
 
 def _with_previous(blocks: Tensor, fill: int) -> Tensor:
