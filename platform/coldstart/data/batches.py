@@ -186,12 +186,13 @@ class UserWindows:
         visible &= past[:, None, :] >= self._seen_start[target][:, :, None]
         past = np.where(real_past, past, 0)
         # A past of the window that is no target, and padding, have features like any other event; they are not read.
-        features = self._features.at(self._user[target], self._item[target], target)
+        item = self._item[target]
+        features = self._features.at(self._user[target], item, target)
         return RankBatch(
             history_idx=torch.from_numpy(np.where(real_past, self._item[past], 0)),
             history_label=torch.from_numpy(np.where(real_past, self._label[past], np.float32(0))),
             history_time=torch.from_numpy(np.where(real_past, self._time[past], 0)),
-            target_idx=torch.from_numpy(np.where(real_target, self._item[target], 0)),
+            target_idx=torch.from_numpy(np.where(real_target, item, 0)),
             target_time=torch.from_numpy(self._time[target]),
             visible=torch.from_numpy(visible),
             label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),

@@ -223,10 +223,9 @@ def _known_chance(
 def _look(unit: NDArray[np.int64], when: NDArray[np.int64], promised: Floats, label: Floats) -> tuple[float, float]:
     deviation = label - promised
     count = np.bincount(unit)
-    _, moment = np.unique(np.stack([unit, when]), axis=1, return_inverse=True)
-    owner = np.zeros(int(moment.max()) + 1, np.int64)
-    owner[moment] = unit
-    alone = np.bincount(owner, np.bincount(moment, deviation) ** 2, minlength=len(count))
+    order = np.lexsort((when, unit))
+    moments = np.flatnonzero((np.diff(unit[order], prepend=-1) != 0) | (np.diff(when[order], prepend=-1) != 0))
+    alone = np.bincount(unit[order][moments], np.add.reduceat(deviation[order], moments) ** 2)
     pairs = (np.bincount(unit, deviation) ** 2 - alone) / count
     # Promised rates that agree with the labels have this variance around them.
     chance = np.bincount(unit, promised * (1 - promised)) / count
