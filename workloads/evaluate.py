@@ -21,18 +21,23 @@ from coldstart.data.content import decode_picture
 from coldstart.data.dataset import Dataset, part_path
 from coldstart.encoders.proxies import read_proxies
 from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
+from coldstart.evaluation.facets import facets
 from coldstart.evaluation.protocol import Protocol
 from coldstart.evaluation.report import Chart, Evidence, render
+from coldstart.evaluation.runs import scores_by_metric
+from coldstart.evaluation.scored_rows import ScoredRows
+from coldstart.evaluation.segments import worst_segments
 from coldstart.evaluation.slices import warm_up_edges
 from coldstart.evaluation.slots import slot_tables
-from coldstart.evaluation.summary import Summary, summarise
+from coldstart.evaluation.summary import Summary, summarise, without_nan
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_whole
-from workloads.job import main
+from workloads.job import recipe_arguments, run_program, run_stage
 from workloads.measure import measure_parts
 from workloads.scoring import score_everything
 
 KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
+SERVED = "release"
 ORACLE = "oracle"
 """Kind of the ranker that was trained with held-out items."""
 REMAKE = {
@@ -134,7 +139,22 @@ def _measure(recipe: Recipe, dataset: Dataset, scores: Path) -> Summary:
     columns = pq.read_schema(part_path(scores, 0)).names
     protocol = Protocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
     summary = summarise(measure_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
-    return {**summary, "protocol": recipe.data.split.kind}
+    return {**summary, "protocol": recipe.data.split.kind, "segments": _weak_segments(recipe, dataset, scores)}
+
+
+def _weak_segments(recipe: Recipe, dataset: Dataset, scores: Path) -> dict[str, Any]:
+    """Where what is served ranks worst; reads all rows into this process."""
+    rows = ScoredRows.read(scores)
+    found = worst_segments(
+        rows.user_idx,
+        rows.label,
+        scores_by_metric(rows)["gauc_item"][SERVED],
+        facets(dataset, rows),
+        confidence=recipe.evaluation.confidence,
+        resamples=recipe.evaluation.bootstrap,
+        seed=recipe.seed,
+    )
+    return dict(without_nan({"variant": SERVED, **found}))
 
 
 def _evidence(
@@ -178,5 +198,19 @@ def _write(draft: Path, evidence: Evidence) -> None:
         chart.figure.savefig(draft / "plots" / f"{chart.name}.png", dpi=150)
 
 
+def main() -> None:
+    """Evaluates as a program, one training or several seeds."""
+    parser = recipe_arguments("evaluate", __doc__)
+    parser.add_argument("--seeds", type=int, metavar="N", help="train and evaluate N seeds, and put them together")
+    arguments = parser.parse_args()
+    if arguments.seeds is None:
+        run_program(arguments, partial(run_stage, "evaluate", run))
+    else:
+        # Other seeds are trained, too: the pipeline, which imports this module.
+        from workloads import seeds
+
+        run_program(arguments, partial(seeds.run, count=arguments.seeds))
+
+
 if __name__ == "__main__":
-    main("evaluate", run, __doc__)
+    main()
