@@ -184,7 +184,7 @@ class Table(Section):
 
 
 class Ranker(Section):
-    """Target attention over the history, crossing and an MLP on an ID table (Zhou et al. 2018; Wang et al. 2021)."""
+    """The CTR model on an ID table: what it is and how it is trained."""
 
     kind: RankerKind = "din_dcn"
     """Which model; a class of your own is imported because you name it here, and nowhere else."""
@@ -194,7 +194,9 @@ class Ranker(Section):
     history: PositiveInt = 200
     """Longest history `L` that a target sees, in events."""
     heads: PositiveInt = 2
+    """Of attention, in din_dcn and transformer."""
     cross_layers: PositiveInt = 2
+    """Of crossing, in dcn_v2 and din_dcn."""
     hidden: tuple[PositiveInt, ...] = (128, 64)
     dropout: Share = 0.1
     id_dropout: Share = 0.1
