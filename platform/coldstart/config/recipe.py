@@ -180,7 +180,7 @@ class Table(Section):
     kind: Literal["full", "hashed", "quotient_remainder"] = "full"
     """hashed: items share rows. quotient_remainder: every item has its own product of two shared rows."""
     rows: PositiveInt = 100_000
-    """hashed: rows in all. quotient_remainder: rows of the remainder table; the other has items / rows. full: unused."""
+    """hashed: rows in all. quotient_remainder: rows of the remainder table, the other has items / rows. full: none."""
 
 
 class Ranker(Section):
@@ -223,8 +223,8 @@ class Bring(Section):
     weights: Path | None = None
     """safetensors of a whole trained ranker of class `ranker.kind`."""
     ids: Path | None = None
-    """Parquet with a column item_id: whose the rows of the weights' ID table are, from row 1 on. `None`: they are in the
-    order of the prepared dataset."""
+    """Parquet with a column item_id: whose the rows of the weights' ID table are, from row 1 on. `None`: they are in
+    the order of the prepared dataset."""
 
     @property
     def files(self) -> tuple[Path, ...]:
