@@ -14,6 +14,7 @@ from coldstart.config.recipe import Paths
 from coldstart.data.batches import UserWindows
 from coldstart.data.contract import TRAIN
 from coldstart.data.dataset import Dataset
+from coldstart.training.ranker_loop import TARGETS
 from workloads import prepare
 from workloads.benchmarks.ranker.contenders import CONTENDERS, Arena, Contender, Outcome
 from workloads.benchmarks.ranker.rows import write_rows
@@ -47,7 +48,7 @@ def arena(recipe: Recipe) -> Arena:
         run_stage("prepare", prepare.run, recipe)
     dataset = Dataset.open(recipe.run_dir / "dataset")
     rows = write_rows(dataset.sequences, dataset.num_items, recipe.run_dir / "rows", length=HISTORY)
-    train = UserWindows(dataset.sequences, history=HISTORY, splits=[TRAIN])
+    train = UserWindows(dataset.sequences, history=HISTORY, splits=[TRAIN], targets=TARGETS)
     return Arena(recipe, rows, SHARED, windows_per_step(train, recipe.cluster.workers))
 
 
