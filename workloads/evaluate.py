@@ -51,6 +51,8 @@ PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
 TRAINED = ("train_ranker", "align_coarse", "align_fine")
 """Stages whose journals hold training curves."""
 ITEMS_PER_PASS = 4096
+SEARCHED_ROWS = 2_000_000
+"""Rows that the search for weak segments holds in one process."""
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -143,8 +145,8 @@ def _measure(recipe: Recipe, dataset: Dataset, scores: Path) -> Summary:
 
 
 def _weak_segments(recipe: Recipe, dataset: Dataset, scores: Path) -> dict[str, Any]:
-    """Where what is served ranks worst; reads all rows into this process."""
-    rows = ScoredRows.read(scores)
+    """Where what is served ranks worst; of very many rows, those of a sample of users."""
+    rows = ScoredRows.read(scores, most=SEARCHED_ROWS)
     found = worst_segments(
         rows.user_idx,
         rows.label,

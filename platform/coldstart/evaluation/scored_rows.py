@@ -95,9 +95,19 @@ class ScoredRows:
         return cls(**facts, logits=scores(LOGIT), appeal=scores(APPEAL))
 
     @classmethod
-    def read(cls, directory: Path) -> Self:
-        """All rows of a directory of parts in the order of events; for one machine."""
-        return cls.from_table(pq.read_table(directory).sort_by("event"))
+    def read(cls, directory: Path, *, most: int | None = None) -> Self:
+        """Rows of a directory of parts in the order of events, for one process.
+
+        Args:
+            directory: The parts.
+            most: About how many rows to hold: those of every n-th user. None for all.
+        """
+        files = sorted(directory.glob("part-*.parquet"))
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        step = 1 if most is None else -(-rows // most)
+        tables = (pq.read_table(file) for file in files)
+        kept = [table.filter(pa.array(np.asarray(table["user_idx"]) % step == 0)) for table in tables]
+        return cls.from_table(pa.concat_tables(kept).sort_by("event"))
 
 
 class EventFacts:
