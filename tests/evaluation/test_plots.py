@@ -60,9 +60,9 @@ def test_training_figures_get_a_panel_each() -> None:
 
 def test_the_warm_up_curve_leaves_a_gap_where_it_is_not_defined() -> None:
     points = [{"value": 0.6, "low": 0.5, "high": 0.7}, None, {"value": 0.7, "low": 0.6, "high": 0.8}]
-    axis = warm_up_curves({"edges": [0, 1, 10], "gauc_item": {"fine": points}}).axes[0]
+    axis = warm_up_curves({"edges": [0, 1, 10], "rows": [5, 0, 1200], "gauc_item": {"fine": points}}).axes[0]
     np.testing.assert_array_equal(axis.lines[0].get_ydata(), [0.6, np.nan, 0.7])
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1-9", "10+"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0\n5 rows", "1-9\n0 rows", "10+\n1,200 rows"]
 
 
 def test_score_histograms_show_shares_of_clicked_and_of_skipped_rows() -> None:

@@ -87,8 +87,9 @@ def _warm_up(summary: Summary) -> Chart:
     return Chart(
         "warm-up",
         "Warm-up",
-        f"How well items are ranked by how many clicks they had in training; bands are intervals over users and items. "
-        f"{found}, by more than its interval.",
+        "How well items are ranked by how many clicks they had in training, with intervals over users and items. A bin "
+        f"in which no user clicked one item and skipped another is not defined and left out. {found}, by more than its "
+        "interval.",
         f"Line chart of item GAUC over train clicks. {found}.",
         plots.warm_up_curves(summary["warm_up"]),
     )

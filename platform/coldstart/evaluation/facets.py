@@ -33,7 +33,7 @@ def facets(dataset: Dataset, rows: ScoredRows) -> list[Facet]:
     activity = np.bincount(owner[sequences.split == TRAIN], minlength=len(sequences.offsets) - 1)
     return [
         ranges("train events of the item", rows.train_events, (1, 10, 100)),
-        ranges("age of the item", rows.age_s / DAY, (1, 7, 30), " days"),
+        ranges("age of the item", rows.age_s / DAY, (1, 7, 30), " d"),
         ranges("train events of the user", activity[rows.user_idx], (1, 20, 100)),
         ranges("events before the row", before, (10, 50, 200)),
         *_content(dataset, rows.item_idx),

@@ -114,19 +114,21 @@ def warm_up_curves(warm_up: Mapping[str, Any]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.6), layout="constrained")
         axis = figure.subplots()
-        for name, points in curves.items():
+        for place, (name, points) in enumerate(curves.items()):
             value, low, high = (
                 np.array([np.nan if point is None or point[key] is None else point[key] for point in points])
                 for key in ("value", "low", "high")
             )
-            x, colour = np.arange(len(points)), COLOURS.get(name, INK)
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            axis.plot(x, value, color=colour, marker="o", markersize=3.5, linewidth=1.5, label=name)
-        axis.set_xticks(range(len(names)), names)
+            x = np.arange(len(points)) + 0.06 * (place - (len(curves) - 1) / 2)
+            reach = np.abs(np.stack([value - low, high - value]))
+            style = {"color": COLOURS.get(name, INK), "marker": "o", "markersize": 4, "linewidth": 1.5}
+            axis.errorbar(x, value, reach, elinewidth=1, label=name, **style)
+        shown = zip(names, warm_up["rows"], strict=True)
+        axis.set_xticks(range(len(names)), [f"{name}\n{rows:,} rows" for name, rows in shown])
         axis.set_xlabel("clicks of the item in training")
         axis.set_ylabel("item GAUC")
         if curves:
-            axis.legend(ncols=len(curves), loc="upper left", fontsize=8)
+            figure.legend(*axis.get_legend_handles_labels(), ncols=len(curves), loc="outside upper left", fontsize=8)
     return figure
 
 
@@ -145,6 +147,7 @@ def score_histograms(histogram: Mapping[str, Any], variants: Sequence[str], slic
             axis.set_title(name)
             axis.set_yticks([])
             axis.set_xlim(0, 1)
+            axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axis.grid(visible=False)
         axes[0].legend(fontsize=8)
         figure.supxlabel("predicted click probability", fontsize=9)
