@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coldstart.serving.application import build, check_port, deploy, shutdown
+    from coldstart.serving.application import check_port, deploy, shutdown
 
-__all__ = ["build", "check_port", "deploy", "shutdown"]
+__all__ = ["check_port", "deploy", "shutdown"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Ray Serve application: four deployments around one release, and how it is put up and taken down."""
+"""The Ray Serve applications around a release: how they are put up, swapped for another release and taken down."""
 
 import logging
 import socket
@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation
 
 from coldstart.alignment import load_adaptor
-from coldstart.config import UserError
+from coldstart.config import UserError, digest
 from coldstart.config.recipe import Data, Serving
 from coldstart.encoders import read_proxies
 from coldstart.registry import Release
@@ -37,57 +37,79 @@ _CHUNK = 4096
 _HEAD = {"node:__internal_head__": 0.001}
 
 
-def build(release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None) -> Application:
-    """The application as Serve deploys it.
+def deploy(
+    release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None, beside: Release | None = None
+) -> str:
+    """Puts a release up on the Ray that is running, waits until it scores, and returns its URL.
+
+    If another release is served, it goes on until the new one's models are up. Then gateways that know only the new
+    release take over from those that know only the old one, so every request is answered by one release.
 
     Args:
         release: From the registry; its directories must be readable on every machine of the cluster.
         settings: The recipe's section.
         store_dir: Proxy stores, on local disk of the head node; made ready for this release.
         data: Limits of pictures; default the recipe's defaults.
-    """
-    _fill_store(release, store_dir)
-    encoder = _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2)
-    adaptor = _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1)
-    ranker = _deployment(RankerReplica, "ranker", settings, num_cpus=0.2)
-    gateway = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
-    application: Application = gateway.bind(
-        encoder.bind(release.encoder.path, settings),
-        adaptor.bind(release.adaptor.path, settings),
-        ranker.bind(release.ranker.path, settings),
-        _describe(release),
-        release.ranker.path,
-        settings,
-        data or Data(),
-        store_dir.absolute(),
-    )
-    return application
-
-
-def deploy(release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None) -> str:
-    """Puts the application up on the Ray that is running and waits until it scores; returns its URL.
+        beside: Release that was served until now: its models stay up, so that a rollback need not load them.
 
     Raises:
-        UserError: the port is taken, or the application does not come up.
+        UserError: the port is taken, or the release does not come up; what was served before still is.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    application = build(release, settings, store_dir, data=data)
+    _fill_store(release, store_dir)
     http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
     try:
         serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
     except RuntimeError as error:
         shutdown()
         raise _taken(settings) from error
+    models = _models(release, settings)
+    standing = serve.status().applications
+    missing = models.keys() - standing.keys()
     try:
-        serve.run(application, name=NAME, route_prefix="/", logging_config=_quiet())
+        if missing:
+            serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
+        gateway = _gateway(release, list(models), settings, data or Data(), store_dir)
+        serve.run(gateway, name=NAME, route_prefix="/", logging_config=_quiet())
     except RuntimeError as error:
+        for name in missing:
+            serve.delete(name)
         raise UserError(
             f"release {release.name} does not come up on Serve: {str(error).splitlines()[0]}; see the logs in the Ray "
             "session directory under logs/serve"
         ) from error
     url = f"http://{settings.host}:{settings.port}"
     _wait_ready(url, release.name)
+    kept = {NAME, *models, *(_models(beside, settings) if beside else ())}
+    for name in standing.keys() - kept:
+        serve.delete(name)
     return url
+
+
+def _models(release: Release, settings: Serving) -> dict[str, Application]:
+    """An application for each model, named by what it serves: releases that share an encoder or a ranker share it."""
+    made = {
+        "encoder": _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2).bind(release.encoder.path, settings),
+        "adaptor": _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1).bind(release.adaptor.path, settings),
+        "ranker": _deployment(RankerReplica, "ranker", settings, num_cpus=0.2).bind(release.ranker.path, settings),
+    }
+    return {
+        f"{kind}-{digest([release.fingerprints[kind], settings.model_dump(mode='json')])[:16]}": model
+        for kind, model in made.items()
+    }
+
+
+def _gateway(release: Release, models: list[str], settings: Serving, data: Data, store_dir: Path) -> Application:
+    deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
+    application: Application = deployment.bind(
+        *(serve.get_app_handle(name) for name in models),
+        _describe(release),
+        release.ranker.path,
+        settings,
+        data,
+        store_dir.absolute(),
+    )
+    return application
 
 
 def check_port(settings: Serving) -> None:
@@ -145,6 +167,7 @@ def _deployment(
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,
         graceful_shutdown_timeout_s=10,
+        max_surge_percent=100,  # New replicas stand before old ones leave, even where there is only one.
     )
 
 
