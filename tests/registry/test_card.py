@@ -5,6 +5,7 @@ import pytest
 from coldstart.config import Artifact, Recipe
 from coldstart.registry.card import write_card
 
+MLFLOW_DESCRIPTION = 5000  # characters its database column holds
 FIGURES = {
     "rows": 5400,
     "users": 900,
@@ -88,3 +89,13 @@ def test_every_table_row_has_the_cells_of_its_head(adaptor):
     assert len(blocks) == 3
     for lines in blocks:
         assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_card_of_all_slices_fits_the_description_of_a_version(adaptor):
+    names = ("all", "cold", "few", "mid", "warm", "fresh")
+    gain = EVALUATION["delta_vs_oov"]["release"]["cold"]
+    every = {
+        "metrics": {"release": {name: FIGURES for name in names}},
+        "delta_vs_oov": {"release": {name: gain for name in names}},
+    }
+    assert len(card(adaptor, evaluation=EVALUATION | every)) < MLFLOW_DESCRIPTION / 2

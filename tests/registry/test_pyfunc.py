@@ -2,8 +2,10 @@
 
 import base64
 import os
+import sys
 from pathlib import Path
 
+import httpx
 import mlflow
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from coldstart.data.batches import rank_request
 from coldstart.encoders import read_proxies
 from coldstart.rankers import load_ranker
 from coldstart.registry import Registry
+from tests.registry.servers import Server, free_port
 from tests.serving.tiny import HISTORY, IDS, ITEMS, content, register_run, tiny_recipe, write_run
 
 
@@ -98,3 +101,30 @@ def test_a_changed_file_is_refused_at_load(run, load, tracking_uri):
             load("adaptor")
     finally:
         file.write_text(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
+def test_mlflow_serves_the_model_over_http(load, kind, tracking_uri, tmp_path):
+    """The real `mlflow models serve`, asked what it says to the input example."""
+    model = load(kind)
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/pyfunc-{kind}/1"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    # MLflow starts `uvicorn` by name, as an activated environment has it.
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": programs}
+    rows = model.input_example
+    if "picture" in rows:
+        rows = rows.assign(picture=[base64.b64encode(picture).decode() for picture in rows["picture"]])
+    with Server(command, f"http://127.0.0.1:{port}/ping", tmp_path / "serve.log", environment):
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/invocations",
+            json={"dataframe_split": rows.to_dict("split", index=False)},
+            timeout=60,
+        )
+    assert answer.status_code == 200, answer.text
+    expected = model.predict(model.input_example)
+    (served,) = answer.json()["predictions"]
+    for name in expected:
+        np.testing.assert_allclose(served[name], expected[name][0], atol=1e-4)

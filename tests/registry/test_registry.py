@@ -30,6 +30,19 @@ def test_version_carries_recipe_metrics_dataset_and_lineage(run):
     assert tags["coldstart.dataset"] == "d" * 64
 
 
+def test_card_is_the_description_of_the_version(run):
+    version = run.registry.register(
+        "ranker",
+        run.recipe.run_dir / "ranker",
+        recipe=run.recipe,
+        upstream={},
+        metrics={},
+        journal=Journal(run.recipe.run_dir / "journals" / "ranker.jsonl"),
+        card="# A card",
+    ).version
+    assert run.registry.version("ranker", version).description == "# A card"
+
+
 def test_registering_the_same_artifact_again_returns_the_version_and_adds_missing_figures(run):
     first = run.register("ranker", auc=0.7)
     again = run.register("ranker", auc=0.1, cold_gauc=0.6)

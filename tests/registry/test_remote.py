@@ -67,7 +67,7 @@ def test_register_promote_load_and_roll_back(run, tmp_path):
     ]
 
 
-def test_model_downloads_with_its_card_and_requirements(run, tmp_path):
+def test_model_downloads_with_its_signature_and_has_its_figures(run, tmp_path):
     version = run.register("ranker", cold_gauc=0.6).version
     source = run.registry.version("ranker", version).source
     path = mlflow.artifacts.download_artifacts(
