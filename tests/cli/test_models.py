@@ -38,6 +38,7 @@ def test_a_promotion_as_a_user_does_it(coldstart: Command, recipe_file: Path) ->
         "schema",
         "cold quality",
         "warm quality",
+        "likelihood",
         "cost of a ranking",
         "served as measured",
     ]

@@ -12,11 +12,11 @@ from coldstart.registry import promote, sentence
 from coldstart.registry.comparison import pair
 
 USERS, PER_USER = 200, 30
-GATE = Gate(label="cold quality", slice="cold", tolerance=0.01, min_rows=100)
+GATE = Gate(label="cold quality", metric="gauc_item", slice="cold", tolerance=0.01, min_rows=100)
 
 
 def rows(seed: int, *, noise: float, shuffled: bool = False) -> pa.Table:
-    """Scored rows of one dataset, half of them cold; `shuffled` gives cold items each other's logits, as their proxies.
+    """Scored rows of one dataset, half of them cold.
 
     Args:
         seed: Of the model; the events are always the same.
@@ -25,14 +25,14 @@ def rows(seed: int, *, noise: float, shuffled: bool = False) -> pa.Table:
     """
     events = np.random.default_rng(0)
     count = USERS * PER_USER
-    truth = events.normal(size=count)
+    truth, context = events.normal(size=count), events.normal(size=count)
     label = (truth + events.logistic(size=count) > 0).astype(np.int8)
     train_events = np.where(np.arange(count) % 2, 0, 50)
     model = np.random.default_rng(seed)
-    served = truth + noise * model.normal(size=count)
+    slot = truth + noise * model.normal(size=count)
     if shuffled:
         cold = np.flatnonzero(train_events == 0)
-        served[cold] = model.permutation(served[cold])
+        slot[cold] = model.permutation(slot[cold])
     return pa.table(
         {
             "event": np.arange(count),
@@ -40,8 +40,8 @@ def rows(seed: int, *, noise: float, shuffled: bool = False) -> pa.Table:
             "label": label,
             "train_events": train_events,
             "age_s": np.full(count, 1e6),
-            "logit_release": served.astype(np.float32),
-            "logit_oov": np.zeros(count, np.float32),
+            "logit_release": (context + slot).astype(np.float32),
+            "logit_oov": context.astype(np.float32),
         }
     )
 
@@ -49,9 +49,10 @@ def rows(seed: int, *, noise: float, shuffled: bool = False) -> pa.Table:
 def register(run, weights: str, scores: pa.Table) -> int:
     run.make("adaptor", weights)
     cold = scores.filter(pc.equal(scores["train_events"], 0))
-    figure = gauc(cold["user_idx"].to_numpy(), cold["label"].to_numpy(), cold["logit_release"].to_numpy())
+    slot = cold["logit_release"].to_numpy() - cold["logit_oov"].to_numpy()
+    figure = gauc(cold["user_idx"].to_numpy(), cold["label"].to_numpy(), slot)
     upstream = {"ranker": 1, "encoder": 1}
-    return run.register("adaptor", upstream, scores=scores, cold_gauc=figure, cold_rows=len(cold)).version
+    return run.register("adaptor", upstream, scores=scores, cold_gauc_item=figure, cold_rows=len(cold)).version
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_rows_of_another_dataset_are_not_the_same_rows(measured):
     run.make("adaptor", "elsewhere")
     scores = rows(2, noise=0.1, shuffled=True)
     upstream = {"ranker": ranker, "encoder": encoder}
-    version = run.register("adaptor", upstream, scores=scores, cold_gauc=0.5, cold_rows=3000).version
+    version = run.register("adaptor", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
     gate = promote(run.registry, "adaptor", version, settings).entry.gates[-1]
     assert gate["passed"] is None
 
@@ -134,6 +135,6 @@ def test_a_champion_that_was_replayed_on_the_new_dataset_is_compared_there(measu
     encoder = run.register("encoder", {"ranker": ranker}).version
     scores = rows(2, noise=0.1, shuffled=True)
     upstream = {"ranker": ranker, "encoder": encoder}
-    version = run.register("adaptor", upstream, scores=scores, cold_gauc=0.5, cold_rows=3000).version
+    version = run.register("adaptor", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
     run.registry.keep_scored_rows(run.registry.version("adaptor", 2).run_id, "e" * 64, rows(1, noise=0.1))
     assert promote(run.registry, "adaptor", version, settings).entry.action == "refused"

@@ -44,6 +44,17 @@ def test_few_rows_are_no_evidence(champion):
     assert "99 rows, 100 are asked for" in sentence(record)
 
 
+def test_a_first_champion_needs_an_evaluation_but_no_rows_of_every_kind(run):
+    settings = Settings(gates=(Gate(label="warm quality", metric="gauc_item", slice="warm", min_rows=100),))
+    never = run.register_all(0.6).version
+    assert "run evaluate" in sentence(promote(run.registry, "adaptor", never, settings))
+    run.make("adaptor", "two")
+    version = run.register("adaptor", {"ranker": 1, "encoder": 1}, warm_rows=0).version
+    record = promote(run.registry, "adaptor", version, settings)
+    assert record.entry.action == "promoted"
+    assert "not defined on 0 rows" in record.entry.gates[-1]["note"]
+
+
 def test_absolute_gates_read_figures_of_either_direction(champion):
     champion.make("adaptor", "two")
     version = champion.register("adaptor", {"ranker": 1, "encoder": 1}, cold_gauc=0.6, all_ece=0.03).version

@@ -1,14 +1,14 @@
 """Whatever people do in whatever order, no alias is left on a release that is deleted or not whole."""
 
-import itertools
-import tempfile
-from contextlib import suppress
+import shutil
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from coldstart.config import Recipe, UserError
 from coldstart.config.recipe import Paths
@@ -18,30 +18,61 @@ from coldstart.registry.registry import upstream_versions
 from coldstart.registry.standing import ALIASES
 from tests.registry.conftest import QUALITY, Run, standing
 
-ADAPTORS = st.integers(1, 5)
+ADAPTORS = st.integers(1, 6)
 """Versions that are asked for: some are not there yet, some no longer."""
-PROJECTS = itertools.count(1)
+
+
+class Stage:
+    """A project with four adaptors, the third of them damaged, that is set back to how it was before every sequence.
+
+    Args:
+        path: Directory for everything.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.live, self.kept = path / "live", path / "kept"
+        self.live.mkdir()
+        self.run = self.open()
+        self.run.register_all(0.6)
+        self.run.challenge(0.7)
+        self.damage(self.run, self.run.challenge(0.8, "damaged"))
+        for kind in ("ranker", "encoder", "proxies", "adaptor"):
+            self.run.make(kind, "another line")
+        self.run.register_all(0.5)
+        shutil.copytree(self.live, self.kept)
+
+    def open(self) -> Run:
+        recipe = Recipe(name="people", paths=Paths(runs=self.live))
+        return Run(recipe, Registry(recipe.tracking_uri, recipe.name))
+
+    @staticmethod
+    def damage(run: Run, version: int) -> None:
+        (run.registry.locate("adaptor", version).path / "settings.json").write_text("{}")
+
+    def set_back(self) -> None:
+        """MLflow keeps connections to its database, so that is written over in place."""
+        kept, live = (sqlite3.connect(path / "mlflow.db") for path in (self.kept, self.live))
+        with closing(kept), closing(live):
+            kept.backup(live)
+        for name in ("people", "mlflow-artifacts"):
+            shutil.rmtree(self.live / name)
+            shutil.copytree(self.kept / name, self.live / name)
 
 
 class People(RuleBasedStateMachine):
     """Owners who register, promote, roll back and sweep, and somebody who moves aliases in MLflow's UI."""
 
-    uri: str
+    stage: Stage
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        recipe = Recipe(name=f"people-{next(PROJECTS)}", paths=Paths(runs=Path(self.directory.name)))
-        self.run = Run(recipe, Registry(self.uri, recipe.name))
+        self.stage.set_back()
+        self.run = self.stage.open()
         self.registry = self.run.registry
-        self.made = 1
-        self.damaged: set[int] = set()
+        self.made = 0
+        self.damaged = {3}
         self.touched: set[str] = set()
         """Aliases that a hand moved and nobody has looked at since."""
-
-    @initialize()
-    def first(self) -> None:
-        self.run.register_all(0.6)
 
     @rule(gauc=st.sampled_from([0.5, 0.6, 0.7]), whole_line=st.booleans(), damage=st.booleans())
     def register(self, gauc: float, whole_line: bool, damage: bool) -> None:
@@ -50,7 +81,7 @@ class People(RuleBasedStateMachine):
             self.run.make(kind, str(self.made))
         version = self.run.register_all(gauc).version
         if damage:
-            (self.registry.locate("adaptor", version).path / "settings.json").write_text("{}")
+            self.stage.damage(self.run, version)
             self.damaged.add(version)
 
     @rule(version=ADAPTORS, alias=st.sampled_from(ALIASES), override=st.booleans())
@@ -105,11 +136,15 @@ class People(RuleBasedStateMachine):
         self.touched.clear()
         self.aliases_stand_at_whole_releases()
         assert self.registry.ledger.read().problem is None
-        self.directory.cleanup()
 
 
-def play(tracking_uri: str, *, sequences: int, steps: int) -> None:
-    People.uri = tracking_uri
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return Stage(tmp_path_factory.mktemp("people"))
+
+
+def play(stage: Stage, *, sequences: int, steps: int) -> None:
+    People.stage = stage
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     run_state_machine_as_test(
         People,
@@ -123,11 +158,11 @@ def play(tracking_uri: str, *, sequences: int, steps: int) -> None:
     )
 
 
-def test_a_few_sequences(tracking_uri):
-    play(tracking_uri, sequences=2, steps=8)
+def test_a_few_sequences(stage):
+    play(stage, sequences=5, steps=10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_two_hundred_sequences(tracking_uri):
-    play(tracking_uri, sequences=200, steps=12)
+def test_two_hundred_sequences(stage):
+    play(stage, sequences=200, steps=12)

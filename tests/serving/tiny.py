@@ -89,7 +89,8 @@ def register_run(recipe: Recipe, registry: Registry) -> None:
             recipe.run_dir / kind,
             recipe=recipe,
             upstream=dict(versions),
-            metrics={"cold_gauc": 0.6, "cold_rows": 500, "warm_gauc": 0.7, "warm_rows": 500},
+            metrics={"cold_gauc": 0.6, "cold_gauc_item": 0.6, "warm_gauc_item": 0.7, "all_logloss": 0.6}
+            | dict.fromkeys(("cold_rows", "warm_rows", "all_rows"), 500),
             journal=Journal(recipe.run_dir / "journals" / f"{kind}.jsonl"),
         ).version
 

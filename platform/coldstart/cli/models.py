@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Kind = Annotated[str, typer.Argument(help="Model to move: adaptor (its release moves with it).")]
 Why = Annotated[str, typer.Option(help="Reason, kept in the record.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
-_FIGURES = {"cold GAUC": "cold_gauc", "GAUC": "all_gauc", "AUC": "all_auc"}
+_FIGURES = {"cold GAUC": "cold_gauc", "by item": "cold_gauc_item", "all GAUC": "all_gauc"}
 _VERDICTS = {True: "[green]passed[/]", False: "[red]refused[/]", None: "[yellow]not compared[/]"}
 
 

@@ -359,12 +359,14 @@ class Registry(Section):
     project: str | None = None
     """Prefix of the registered models; `None` is the recipe's name."""
     gates: tuple[Gate, ...] = (
-        Gate(label="cold quality", slice="cold", tolerance=0.02, min_rows=100),
-        Gate(label="warm quality", slice="warm", tolerance=0.01, min_rows=100),
+        Gate(label="cold quality", metric="gauc_item", slice="cold", tolerance=0.02, min_rows=100),
+        Gate(label="warm quality", metric="gauc_item", slice="warm", tolerance=0.02, min_rows=100),
+        Gate(label="likelihood", metric="logloss", slice="all", tolerance=0.01, min_rows=100),
         Gate(label="cost of a ranking", metric="golden_ms", against="absolute", bound=100.0),
         Gate(label="served as measured", metric="golden_parity", against="absolute", bound=1e-4),
     )
-    """Of a champion; a challenger only has to be a consistent release."""
+    """Of a champion; a challenger only has to be a consistent release. Quality is told by `gauc_item`: on a log, where
+    the history's click rate points the wrong way, any noise in the slots raises the plain `gauc`."""
     licence: str = "apache-2.0"
     """SPDX name, a tag on every registered version; of a real MLLM, its own licence."""
     licences: tuple[str, ...] = ()

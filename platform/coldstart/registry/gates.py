@@ -99,18 +99,24 @@ def _measured(registry: Registry, gate: Gate, version: int, champion: int | None
     name = f"{gate.slice}_{gate.metric}"
     figure, rows = _finite(figures.get(name)), _finite(figures.get(f"{gate.slice}_rows"))
     counted = None if rows is None else int(rows)
-    if figure is None:
-        return Verdict(gate.label, False, f"it has no {name}; run evaluate and register again", rows=counted)
-    if (counted or 0) < gate.min_rows:
+    if figure is None and counted is None:
+        return Verdict(gate.label, False, f"it has no {name}; run evaluate and register again")
+    if gate.against == "champion" and champion is None:
+        # Nothing is lost by a first champion, even on a catalogue that has no such rows.
+        shown = f"{name} {figure:.4f}" if figure is not None else f"{name} is not defined on {counted} rows"
+        note = f"{shown}; there is no champion to compare with"
+        return Verdict(gate.label, None if figure is None else True, note, figure, rows=counted)
+    if figure is None or (counted or 0) < gate.min_rows:
         of = "an untold number of" if counted is None else counted
-        note = f"{name} {figure:.4f} is of {of} rows, {gate.min_rows} are asked for; evaluate on more events"
+        note = f"{name} is of {of} rows, {gate.min_rows} are asked for; evaluate on more events, or change the gate"
         return Verdict(gate.label, False, note, figure, rows=counted)
     if gate.against == "absolute":
         return _bounded(gate, figure, counted)
+    assert champion is not None
     return _against_champion(registry, gate, version, champion, Verdict(gate.label, None, "", figure, rows=counted))
 
 
-def _against_champion(registry: Registry, gate: Gate, version: int, champion: int | None, so_far: Verdict) -> Verdict:
+def _against_champion(registry: Registry, gate: Gate, version: int, champion: int, so_far: Verdict) -> Verdict:
     """`so_far` holds the version's own figure from its own evaluation."""
     name, own = f"{gate.slice}_{gate.metric}", so_far.figure
     assert own is not None
@@ -118,8 +124,6 @@ def _against_champion(registry: Registry, gate: Gate, version: int, champion: in
     def verdict(passed: bool | None, note: str, **more: Any) -> Verdict:
         return Verdict(**(so_far.as_dict() | more | {"passed": passed, "note": note}))
 
-    if champion is None:
-        return verdict(True, f"{name} {own:.4f}; there is no champion to compare with")
     paired = compare(registry, version, champion, gate)
     if paired is not None:
         return _paired(gate, champion, paired, verdict)
