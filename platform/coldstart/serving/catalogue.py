@@ -92,8 +92,9 @@ class Catalogue:
             given: Features [1, C] and [1, N] by position, of candidates that carry their own.
         """
         codes, values = self._features.categorical[indices], self._features.numeric[indices]
-        if codes.shape[1] + values.shape[1]:
-            self.store.published()
+        if not codes.shape[1] + values.shape[1]:
+            return Coded(codes, values)
+        self.store.published()
         known = self.store.published_features
         for position, item_id in enumerate(item_ids):
             if item_id in known:
