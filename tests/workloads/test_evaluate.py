@@ -179,6 +179,33 @@ def test_scored_rows_are_the_test_rows_each_once(evaluated: Artifact, recipe: Re
 
 
 @pytest.mark.ray
+def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_from(
+    evaluated: Artifact, recipe: Recipe
+) -> None:
+    assert set(evaluated.lineage) == set(KINDS)
+    page = (evaluated.path / "report.html").read_text()
+    assert "Cold-start evaluation of small" in page
+    assert re.search(r"item \d+", page)
+    assert json.loads((evaluated.path / "evaluation.json").read_text()) == evaluated.about
+    assert evaluated.about["segments"]["tried"] > 0
+    assert "Where the model is worst" in page
+    assert {file.name for file in (evaluated.path / "plots").iterdir()} >= {
+        "gain.png",
+        "warm-up.png",
+        "reliability.png",
+        "scores.png",
+    }
+    assert Journal(recipe.run_dir / "journals" / "evaluate.jsonl").read()[-1]["done"] > 0
+
+
+@pytest.mark.ray
+def test_running_it_again_gives_the_same_figures(evaluated: Artifact, recipe: Recipe) -> None:
+    again = evaluate.run(recipe)
+    metrics = again.about["metrics"]["fine"]["cold"]
+    assert metrics == pytest.approx(evaluated.about["metrics"]["fine"]["cold"], rel=1e-6)
+
+
+@pytest.mark.ray
 def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe) -> None:
     """Here it is the ranker again, so its figures are those of `id`, context and all."""
     data = recipe.data.model_copy(update={"split": Split(kind="item_holdout")})
@@ -192,26 +219,6 @@ def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe)
     assert found.about["protocol"] == "item_holdout"
     assert found.about["metrics"]["trained_oracle"] == found.about["metrics"]["id"]
     assert "trained_oracle_context" not in found.about["metrics"]
-
-
-@pytest.mark.ray
-def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_from(
-    evaluated: Artifact, recipe: Recipe
-) -> None:
-    assert set(evaluated.lineage) == set(KINDS)
-    page = (evaluated.path / "report.html").read_text()
-    assert "Cold-start evaluation of small" in page
-    assert re.search(r"item \d+", page)
-    assert json.loads((evaluated.path / "evaluation.json").read_text()) == evaluated.about
-    assert {file.name for file in (evaluated.path / "plots").iterdir()} >= {"gain.png", "reliability.png"}
-    assert Journal(recipe.run_dir / "journals" / "evaluate.jsonl").read()[-1]["done"] > 0
-
-
-@pytest.mark.ray
-def test_running_it_again_gives_the_same_figures(evaluated: Artifact, recipe: Recipe) -> None:
-    again = evaluate.run(recipe)
-    metrics = again.about["metrics"]["fine"]["cold"]
-    assert metrics == pytest.approx(evaluated.about["metrics"]["fine"]["cold"], rel=1e-6)
 
 
 @pytest.mark.ray
