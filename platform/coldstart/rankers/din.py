@@ -7,6 +7,8 @@ costs `B T L d u`, where the paper's form costs `B T L 4 d u` on inputs of that 
 Legend: `B` rows, `T` targets, `L` history, `d` ID width, `u` units of the activation unit, `f` feature width.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class Din(Ranker):
 
     An event is its item's row, bent by whether it was clicked: impressions that were passed over speak too. As in the
     paper the weights are not normalised to one, so the sum tells how strong an interest is; it is divided by the
-    history's length to be of the size of a row.
+    root of the history's length to be of the size of a row.
 
     Args:
         vocabulary: `V`, items + 1.
@@ -53,7 +55,7 @@ class Din(Ranker):
         gain, shift = self.label(batch.history_label.long()).chunk(2, dim=-1)
         events = history * (1 + gain) + shift
         weight = self.activation(slots, events).masked_fill(~batch.visible.mT, 0)
-        interest = weight.mT @ events / self.history
+        interest = weight.mT @ events / math.sqrt(self.history)
         read = torch.cat([slots, interest, slots * interest, slots * user, habit, self.known(batch)], dim=-1)
         out: Tensor = logits + self.mlp(read).squeeze(-1)
         return out
