@@ -76,13 +76,11 @@ class Columns(Section):
                     raise ValueError(f"{field} names '{column}', which is the {roles[column]}; take it out")
                 if columns.count(column) > 1:
                     raise ValueError(f"{field} names '{column}' twice; name it once")
-        known = {column for columns in named.values() for column in columns}
+        known = sorted({column for columns in named.values() for column in columns})
         for field in ("feature_kinds", "trusted_features"):
-            for column in getattr(self, field):
-                if column not in known:
-                    raise ValueError(
-                        f"{field} names '{column}', which is no feature; features: {', '.join(sorted(known)) or 'none'}"
-                    )
+            for column in {*getattr(self, field)}.difference(known):
+                told = ", ".join(known) or "none"
+                raise ValueError(f"{field} names '{column}', which is no feature; features: {told}")
         return self
 
 
