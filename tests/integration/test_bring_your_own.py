@@ -74,7 +74,7 @@ def test_a_ranker_is_registered_from_the_wheel(here: Path, installed: Path) -> N
 def test_every_command_of_the_section_runs(here: Path, installed: Path) -> None:
     told = follow(COMMANDS, here, installed)
     assert pq.read_table(here / "proxies.parquet").num_rows == 400
-    assert "mine-ranker v1  mine-encoder v1  mine-adaptor v1" in told
+    assert "mine-adaptor v1" in told
     run = here / "runs" / "mine"
     ranker = read_artifact(run / "ranker", "ranker")
     assert read_artifact(run / "evaluation", "evaluation").lineage["ranker"] == ranker.fingerprint
