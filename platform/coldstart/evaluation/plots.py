@@ -121,8 +121,8 @@ def warm_up_curves(warm_up: Mapping[str, Any]) -> Figure:
             )
             x = np.arange(len(points)) + 0.06 * (place - (len(curves) - 1) / 2)
             reach = np.abs(np.stack([value - low, high - value]))
-            style = {"color": COLOURS.get(name, INK), "marker": "o", "markersize": 4, "linewidth": 1.5}
-            axis.errorbar(x, value, reach, elinewidth=1, label=name, **style)
+            colour = COLOURS.get(name, INK)
+            axis.errorbar(x, value, reach, elinewidth=1, label=name, color=colour, marker="o", markersize=4)
         shown = zip(names, warm_up["rows"], strict=True)
         axis.set_xticks(range(len(names)), [f"{name}\n{rows:,} rows" for name, rows in shown])
         axis.set_xlabel("clicks of the item in training")
