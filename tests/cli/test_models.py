@@ -87,7 +87,7 @@ def test_people_see_figures_verdicts_and_ages(coldstart: Command, recipe_file: P
     assert refused.returncode == 1
     assert "has apache-2.0" in " ".join(refused.stdout.split())
     assert "would not move" in refused.stdout
-    assert "run" in coldstart("lineage", "ranker/1", *asked).stdout
+    assert "registered" in coldstart("lineage", "ranker/1", *asked).stdout
     assert "none changed" in coldstart("history", *asked).stdout
 
 

@@ -66,7 +66,7 @@ def lineage(
     for link in links:
         name = link.kind if link.version is None else f"{registry.model_name(link.kind)} version {link.version}"
         told = "[red]deleted[/]" if link.missing else f"[dim]{str(link.fingerprint)[:12]}[/]"
-        age = "" if link.created is None else f"  registered {_age(link.created)} ago, run {link.run_id}"
+        age = "" if link.created is None else f"  registered {_age(link.created)} ago"
         line = f"{name}  {told}{age}"
         node = node.add(line) if node else (tree := Tree(line))
     OUT.print(tree, soft_wrap=True)
