@@ -77,7 +77,6 @@ def _rank(rank, world, room, function, arguments):
     os._exit(0)
 
 
-def trained_state(sequences, kind):
-    """Weights after one epoch; runs in a spawned rank."""
-    ranker, progress = small_ranker(sequences, kind=kind)
-    return {**ranker.state_dict(), "score": torch.tensor(progress.best)}
+def trained_states(sequences, kinds):
+    """Weights after one epoch by kind; runs in a spawned rank."""
+    return {kind: small_ranker(sequences, kind=kind)[0].state_dict() for kind in kinds}
