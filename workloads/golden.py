@@ -15,6 +15,7 @@ from torch import Tensor
 from coldstart.alignment import load_adaptor
 from coldstart.data.batches import UserWindows
 from coldstart.data.contract import TEST, TRAIN
+from coldstart.data.features import OWNERS, FeatureSchema, TargetFeatures
 from coldstart.data.sequences import Sequences
 from coldstart.encoders.proxies import first_proxies
 from coldstart.evaluation.scoring import score_rows
@@ -63,7 +64,7 @@ class Golden:
 
     def _queries(self) -> list[RankQuery]:
         events, queries = self.sequences, []
-        for start, end in pairwise(events.offsets):
+        for user, (start, end) in enumerate(pairwise(events.offsets)):
             past, asked = slice(start, end - CANDIDATES), slice(end - CANDIDATES, end)
             items = events.item_idx[asked].astype(np.int64)
             positions = np.flatnonzero(~self.ranker.trained.numpy()[items])
@@ -76,6 +77,7 @@ class Golden:
                     now=_NOW,
                     positions=positions,
                     proxies=self.slots[items[positions]].numpy(),
+                    features=events.features.at(np.full(CANDIDATES, user), items, np.arange(end - CANDIDATES, end)),
                 )
             )
         return queries
@@ -90,7 +92,7 @@ def golden(release: Release) -> Golden:
         known = torch.arange(len(fine) + 1)
         slots = ranker.id_slots(known[None])[0].clone()
         slots[1:] = torch.where(ranker.trained[1 : len(slots), None], slots[1:], fine)
-    return Golden(ranker, slots, _requests(len(fine)))
+    return Golden(ranker, slots, _requests(len(fine), ranker.features))
 
 
 def golden_figures(release: Release) -> dict[str, float]:
@@ -102,7 +104,7 @@ def golden_figures(release: Release) -> dict[str, float]:
     return {"golden_ms": statistics.median(milliseconds), "golden_parity": gap}
 
 
-def _requests(items: int) -> Sequences:
+def _requests(items: int, schema: FeatureSchema) -> Sequences:
     rng = np.random.default_rng(17)
     each = SEEN + CANDIDATES
     asked = np.tile(np.arange(each) >= SEEN, REQUESTS)
@@ -114,4 +116,17 @@ def _requests(items: int) -> Sequences:
         timestamp=np.concatenate([times, np.full((REQUESTS, CANDIDATES), _NOW)], axis=1).ravel(),
         split=np.where(asked, TEST, TRAIN).astype(np.int8),
         user_id=[str(number) for number in range(REQUESTS)],
+        features=_features(schema, {"item": items + 1, "user": REQUESTS, "context": REQUESTS * each}),
     )
+
+
+def _features(schema: FeatureSchema, counts: dict[str, int]) -> TargetFeatures:
+    """Drawn codes and numbers for so many items, users and contexts."""
+    rng = np.random.default_rng(18)
+    drawn = {}
+    for owner in OWNERS:
+        part, count = schema.of(owner), counts[owner]
+        columns = {one.key: rng.integers(0, one.cardinality, count) for one in part.categorical}
+        columns |= {one.key: rng.normal(size=count).astype(np.float32) for one in part.numeric}
+        drawn[owner] = part.stack(columns, count)
+    return TargetFeatures(schema, **drawn)

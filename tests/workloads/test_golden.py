@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from coldstart.config import read_artifact
+from coldstart.data.features import Categorical, FeatureSchema, Numeric
 from coldstart.encoders import read_proxies
 from coldstart.encoders.proxies import first_proxies
+from coldstart.rankers import DinDcn
 from coldstart.registry import Release
 from tests.serving.tiny import ITEMS, TRAINED, tiny_recipe, write_run
-from workloads.golden import CANDIDATES, REQUESTS, golden, golden_figures
+from workloads.golden import CANDIDATES, REQUESTS, _requests, golden, golden_figures
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,20 @@ def test_a_path_that_sees_other_vectors_shows_in_the_parity(release):
     gap = np.abs(served - replace(drawn, slots=others).offline()).max()
     assert gap > 1e-3
     assert torch.equal(drawn.slots[: TRAINED + 1], others[: TRAINED + 1])
+
+
+def test_features_are_part_of_the_parity(release):
+    schema = FeatureSchema(
+        categorical=(Categorical(owner="user", name="country", values=("a", "b")),),
+        numeric=(Numeric(owner="context", name="hour", mean=0, scale=1),),
+    )
+    torch.manual_seed(5)
+    ranker = DinDcn(ITEMS + 1, tiny_recipe(release.ranker.path, "features").ranker, schema).eval()
+    drawn = golden(release)
+    featured = replace(drawn, ranker=ranker, sequences=_requests(ITEMS, schema))
+    _, served = featured.served()
+    np.testing.assert_allclose(served, featured.offline(), atol=1e-5)
+    assert {query.features.categorical.shape for query in featured._queries()} == {(CANDIDATES, 1)}
 
 
 def test_first_proxies_are_those_of_the_first_items(release):
