@@ -6,7 +6,8 @@ import torch
 
 from coldstart.data.batches import UserWindows
 from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
-from coldstart.rankers import DinDcn
+from coldstart.rankers import Ranker
+from coldstart.rankers.kinds import CLASSES
 from coldstart.serving.scoring import RankQuery, golden_query, score
 from tests.serving.tiny import HISTORY, ITEMS, TRAINED, tiny_recipe
 
@@ -21,10 +22,10 @@ class Events:
     features: TargetFeatures = NO_TARGET_FEATURES
 
 
-@pytest.fixture
-def ranker(tmp_path) -> DinDcn:
+@pytest.fixture(params=list(CLASSES))
+def ranker(request, tmp_path) -> Ranker:
     torch.manual_seed(3)
-    model = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "scoring").ranker).eval()
+    model = CLASSES[request.param](ITEMS + 1, tiny_recipe(tmp_path, "scoring").ranker).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
