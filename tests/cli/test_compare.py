@@ -34,6 +34,7 @@ def test_a_table_for_people_json_for_machines_and_a_page(
     text = _printed(monkeypatch, capsys, *runs[:2])
     assert "item GAUC of one and two" in text
     assert "not paired" not in text
+    assert "\u2026" not in text.partition("made with")[0]
     found = json.loads(_printed(monkeypatch, capsys, *runs[:2], "--json", "--html", str(tmp_path / "page.html")))
     assert found["paired"]
     page = (tmp_path / "page.html").read_text()

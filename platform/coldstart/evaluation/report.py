@@ -144,14 +144,14 @@ def render_side_by_side(found: Mapping[str, Any]) -> str:
 def side_by_side_table(found: Mapping[str, Any]) -> Table:
     """Item GAUC of two runs on cold and on all rows, from `side_by_side.compare`."""
     names = [run["name"] for run in found["runs"]]
-    table = Table(title=f"item GAUC of {names[0]} and {names[1]}", title_justify="left", box=box.SIMPLE_HEAD)
-    for title in ("slice", "variant", "first", "second", "difference", _span(found), "p (Holm)"):
+    table = Table(title=f"item GAUC of {names[0]} and {names[1]}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for title in ("slice", "variant", "first", "second", "change", _span(found), "p (Holm)"):
         table.add_column(title, justify="left" if title in ("slice", "variant") else "right", no_wrap=True)
     for row in _side_by_side(found):
         if row["slice"] in ("cold", "all"):
             gained = row["gained"]
             told = [signed(gained["delta"]), _range(gained), p_value(gained["p_holm"])] if gained else ["", "", ""]
-            table.add_row(row["slice"], row["variant"], *(figure(value) for value in row["values"]), *told)
+            table.add_row(row["slice"], row["variant"], *(figure(value, 3) for value in row["values"]), *told)
     return table
 
 
