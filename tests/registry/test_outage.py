@@ -34,23 +34,27 @@ def kill_at(server: MlflowServer, registry: Registry, method: str, call: int, mo
     monkeypatch.setattr(registry.client, method, dying)
 
 
-def test_a_promotion_during_which_the_server_is_killed_is_whole(server, new_run, monkeypatch):
+def test_a_promotion_during_which_the_server_is_killed_is_whole(server, new_run, tmp_path, monkeypatch):
     recipe = new_run().recipe
-    run = Run(recipe, Registry(server.uri, recipe.project))
+
+    def connect() -> Registry:
+        return Registry(server.uri, recipe.project, cache=tmp_path / "cache")
+
+    run = Run(recipe, connect())
     promote(run.registry, "adaptor", run.register_all(0.6).version, UNGATED)
     stands, version = 1, 1
     for method, call, recorded in [("create_model_version", 1, False), (MOVE, 1, True), (MOVE, 3, True)]:
         for kind in ("ranker", "encoder", "proxies", "adaptor"):
             run.make(kind, f"{method} {call}")
         version = run.register_all(0.7).version
-        registry = Registry(server.uri, recipe.project)
+        registry = connect()
         kill_at(server, registry, method, call, monkeypatch)
         with pytest.raises(UserError, match="on record"):
             promote(registry, "adaptor", version, UNGATED)
 
         server.start()
         stands = version if recorded else stands
-        release = resolve(Registry(server.uri, recipe.project))
+        release = resolve(connect())
         assert release.versions["adaptor"] == stands
         assert set(standing(run).values()) == {stands}
         assert run.registry.ledger.trusted().problem is None

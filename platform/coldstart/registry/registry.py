@@ -1,6 +1,5 @@
 """Registered models of one project: put in with lineage, taken out verified."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -253,20 +252,11 @@ class Registry:
             self.client.log_artifact(run_id, str(file), _SCORES)
 
     def _fetch(self, uri: str, kind: str, fingerprint: str) -> Artifact:
-        kept = self.cache / fingerprint
-        if not kept.is_dir():
-            try:
-                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
-            except (MlflowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"the registered {kind} at {uri} cannot be read: {reason}; register it again"
-                ) from error
-            if uri.startswith("file:"):
-                kept = path
-            else:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, kept)
+        try:
+            kept = self._downloaded(uri, fingerprint)
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the registered {kind} at {uri} cannot be read: {reason}; register it again") from error
         artifact = read_artifact(kept, kind)
         if artifact.fingerprint != fingerprint:
             raise UserError(
@@ -274,6 +264,24 @@ class Registry:
                 "registered; somebody replaced it: register it as a version of its own"
             )
         return artifact
+
+    def _downloaded(self, uri: str, fingerprint: str) -> Path:
+        """Where an artifact lies on local disk; of a remote registry in the cache, wholly or not at all."""
+        kept = self.cache / fingerprint
+        if uri.startswith("file:"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
+        if not kept.is_dir():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.cache, prefix=".draft-") as draft:
+                path = mlflow.artifacts.download_artifacts(
+                    artifact_uri=uri, tracking_uri=self.tracking_uri, dst_path=draft
+                )
+                try:
+                    Path(path).rename(kept)
+                except OSError:
+                    if not kept.is_dir():  # Otherwise another process was faster, with the very same.
+                        raise
+        return kept
 
     def _check_upstream(self, artifact: Artifact, upstream: Mapping[str, int]) -> None:
         for kind, number in upstream.items():
