@@ -22,7 +22,7 @@ FIGURES = {
 UNDEFINED = {key: None for key in FIGURES} | {"rows": 0, "users": 0}
 EVALUATION = {
     "metrics": {"release": {"cold": FIGURES, "few": FIGURES | {"rows": 30}, "mid": UNDEFINED}},
-    "delta_vs_oov": {"release": {"cold": {"gauc": 0.05, "low": 0.03, "high": 0.07}}},
+    "delta_item_vs_oov": {"release": {"cold": {"gauc": 0.05, "low": 0.03, "high": 0.07}}},
     "confidence": 0.95,
     "resamples": 1000,
     "seed": 17,
@@ -93,9 +93,9 @@ def test_every_table_row_has_the_cells_of_its_head(adaptor):
 
 def test_a_card_of_all_slices_fits_the_description_of_a_version(adaptor):
     names = ("all", "cold", "few", "mid", "warm", "fresh")
-    gain = EVALUATION["delta_vs_oov"]["release"]["cold"]
+    gain = EVALUATION["delta_item_vs_oov"]["release"]["cold"]
     every = {
         "metrics": {"release": {name: FIGURES for name in names}},
-        "delta_vs_oov": {"release": {name: gain for name in names}},
+        "delta_item_vs_oov": {"release": {name: gain for name in names}},
     }
     assert len(card(adaptor, evaluation=EVALUATION | every)) < MLFLOW_DESCRIPTION / 2

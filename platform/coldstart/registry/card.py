@@ -79,9 +79,13 @@ def _figures(kind: str, evaluation: Facts | None) -> list[str]:
     )
     gains = [
         f"{name} {_interval(gain, 'gauc', 'low', 'high', sign='+')}"
-        for name, gain in evaluation["delta_vs_oov"].get(variant, {}).items()
+        for name, gain in evaluation["delta_item_vs_oov"].get(variant, {}).items()
     ]
-    told = [f"GAUC against the vector of an unknown item, paired: {', '.join(gains)}."] if gains else []
+    told = (
+        [f"GAUC of the item's part, against the vector of an unknown item, paired: {', '.join(gains)}."]
+        if gains
+        else []
+    )
     return [about, _table(head, rows), *told]
 
 
