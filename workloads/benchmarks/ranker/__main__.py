@@ -121,12 +121,15 @@ def main() -> None:
 
 
 def _about(arena: Arena) -> str:
+    rows, workers = arena.rows, arena.recipe.cluster.workers
     return (
-        f"Recipe {arena.recipe.name}: {arena.rows.train:,} train and {arena.rows.test:,} test rows, history {HISTORY}, "
-        f"width {WIDTH}, {BATCH} rows a step ({arena.windows} user windows of ours), grid of {len(GRID)} by valid "
-        f"GAUC, mean and standard deviation of {len(SEEDS)} seeds. Rates are medians of {ROUNDS} turns; ours trains by "
-        f"`train_ranker` with {arena.recipe.cluster.workers} workers, a peer by its own trainer with as many threads; "
-        "memory is the proportional set size of the largest process (of all of them, Ray's own included)."
+        f"Recipe {arena.recipe.name}: {rows.train:,} train and {rows.test:,} test rows, history {HISTORY}, width "
+        f"{WIDTH}, {BATCH} rows a step ({arena.windows} user windows of ours); tuned by valid GAUC over {len(GRID)} "
+        f"choices, then {len(SEEDS)} seeds, mean and standard deviation. Rates are medians of {ROUNDS} turns, the "
+        f"first epoch of each left out: ours trains by `train_ranker` with {workers} workers, a peer by its own "
+        "trainer with a thread per core. Peers see items and labels of the history, how many there are, their click "
+        "rate and the time since the last; ours sees the age of each as well. Memory is the proportional set size of "
+        "the largest process (of all of them, Ray's own included)."
     )
 
 

@@ -23,6 +23,8 @@ from workloads.benchmarks.ranker.rows import Rows
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "peer_rechub.py"), "FuxiCTR": ("fuxictr==2.3.10", "peer_fuxictr.py")}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+"""What our ranks are started with, so that freed memory stays with the process; the peers get it too."""
 WHAT_OURS_IS = ("platform/coldstart/data", "platform/coldstart/rankers", "platform/coldstart/training")
 
 
@@ -148,7 +150,7 @@ def environment(library: str, home: Path) -> Path:
 
 def _run_watched(command: list[str], task: str, *, threads: int, log: Path) -> tuple[float, float]:
     """Runs a program to its end; returns the peak memory in MB of one of its processes and of all together."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    env = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, env=env, text=True)
         assert process.stdin is not None
