@@ -127,7 +127,7 @@ def _about(arena: Arena) -> str:
         f"{WIDTH}, {BATCH} rows a step ({arena.windows} user windows of ours); tuned by valid GAUC over {len(GRID)} "
         f"choices, then {len(SEEDS)} seeds, mean and standard deviation. Rates are medians of {ROUNDS} turns, the "
         f"first epoch of each left out: ours trains by `train_ranker` with {workers} workers, a peer by its own "
-        "trainer with a thread per core. Peers see items and labels of the history, how many there are, their click "
+        "trainer with as many threads. Peers see items and labels of the history, how many there are, their click "
         "rate and the time since the last; ours sees the age of each as well. Memory is the proportional set size of "
         "the largest process (of all of them, Ray's own included)."
     )

@@ -109,10 +109,10 @@ class Arena:
         return Outcome.read(path)
 
     def time(self, contender: Contender, choice: dict[str, Any], seed: int, *, epochs: int) -> Outcome:
-        """A run with all cores, never remembered."""
+        """A run that is timed, never remembered; a peer gets a thread for each of our workers."""
         path = self.recipe.run_dir / "timed" / contender.name.replace(" ", "-")
         task = {**self.shared, **choice, "epochs": epochs, "patience": epochs}
-        self._run(contender, {**task, "seed": seed, "threads": os.cpu_count(), "ray": True}, path)
+        self._run(contender, {**task, "seed": seed, "threads": self.recipe.cluster.workers, "ray": True}, path)
         return Outcome.read(path)
 
     def _run(self, contender: Contender, task: dict[str, Any], out: Path) -> None:
