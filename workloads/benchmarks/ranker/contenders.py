@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +24,8 @@ ROOT = HERE.parents[2]
 PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "peer_rechub.py"), "FuxiCTR": ("fuxictr==2.3.10", "peer_fuxictr.py")}
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """What our ranks are started with, so that freed memory stays with the process; the peers get it too."""
+SECONDS_BETWEEN_LOOKS = 2.0
+"""At the memory of a program; looking takes time from the cores that are measured."""
 WHAT_OURS_IS = ("platform/coldstart/data", "platform/coldstart/rankers", "platform/coldstart/training")
 
 
@@ -101,7 +102,7 @@ class Arena:
 
     def settle(self, contender: Contender, choice: dict[str, Any], seed: int) -> Outcome:
         """How a contender does with a choice of settings: from an earlier run of the same code, or by one thread."""
-        ours = self.windows if contender.library is None else None
+        ours = digest([self.windows, self.recipe.ranker]) if contender.library is None else None
         known = digest([self.rows.digest, contender.name, contender.code(), self.shared, ours, choice, seed])
         path = self.recipe.run_dir / "outcomes" / known[:24]
         if not (path / "result.json").is_file():
@@ -160,7 +161,8 @@ def _run_watched(command: list[str], task: str, *, threads: int, log: Path) -> t
         while process.poll() is None:
             held = _memory(process.pid)
             peak, peak_of_all = max(peak, *held), max(peak_of_all, sum(held))
-            time.sleep(0.5)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
         raise UserError(f"{' '.join(command)} failed; the end of {log}:\n{log.read_text()[-1500:]}")
     return peak, peak_of_all
