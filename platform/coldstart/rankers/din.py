@@ -21,7 +21,7 @@ from coldstart.rankers.interface import Ranker
 from coldstart.rankers.mlp import mlp
 
 UNITS = 16
-"""`u`. The paper has 36; the time of a step grows with it and the quality hardly does."""
+"""`u`. The paper has 36; the work per pair of target and event is proportional to it."""
 
 
 class Din(Ranker):
