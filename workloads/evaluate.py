@@ -186,7 +186,7 @@ def _facts(about: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
         name = f"{above} {key}".strip().replace("_", " ")
         if isinstance(value, dict):
             yield from _facts(value, name)
-        elif above == "time cuts" and value is not None:
+        elif (above == "time cuts" or key == "last_event_at") and value is not None:
             yield name, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(value))
         elif not isinstance(value, list):
             yield name, value

@@ -137,6 +137,7 @@ def _prepare(
         "splits": {name: {"events": number, "clicks": clicks} for name, (number, clicks) in splits.items()},
         "cold_items": int((trained["num_train_events"].to_numpy() == 0).sum()),
         "label_rate": round(sum(clicks for _, clicks in splits.values()) / max(written, 1), 6),
+        "last_event_at": pc.max(parts["last_event_at"]).as_py(),
         "time_cuts": None if plan.cuts is None else asdict(plan.cuts),
         "oracle": oracle,
         "text": texts,
@@ -295,12 +296,14 @@ _TRAINED = pa.schema(
 _PART_FACTS = pa.schema(
     [
         pa.field("part", pa.int32()),
+        pa.field("last_event_at", pa.int64()),
         *(pa.field(name, pa.list_(pa.int64())) for name in SPLITS),
         pa.field("trained", pa.list_(pa.struct(_TRAINED))),
         pa.field("repeated", pa.list_(pa.struct(_REPEATED))),
     ]
 )
-"""What writing a part of the sequences returns: events and clicks per split, train facts per item, repeated rows."""
+"""What writing a part of the sequences returns: its last time, events and clicks per split, train facts per item,
+repeated rows."""
 
 
 def _learn_features(
@@ -363,6 +366,7 @@ def _part_facts(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: [int((split == code).sum()), int(label[split == code].sum())] for name, code in SPLITS.items()
     }
+    facts["last_event_at"] = pc.max(events["timestamp"]).as_py()
     train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
     sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])
     facts["trained"] = sums.rename_columns(_TRAINED.names).to_pylist()

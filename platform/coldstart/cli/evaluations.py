@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from coldstart.cli.app import OUT, AsJson, app
+from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
+from coldstart.config import UserError
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, e.g. runs/demo.")]
 
@@ -40,3 +41,24 @@ def compare(
         if not entry["same"]:
             changed.add_row(entry["kind"], *(str(value)[:12] for value in entry["values"]))
     OUT.print(changed)
+
+
+@app.command(epilog="Example: coldstart evaluate --challenger --recipe demo --set data.files.events=fresh.parquet")
+def evaluate(
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Replay champion and challenger on the same fresh events.")
+    ] = False,
+    recipe: RecipeName = "demo",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the challenger beats the champion, on events that neither was made from."""
+    from workloads.challenge import run, show
+
+    if not challenger:
+        raise UserError("what is evaluated? --challenger, a release; a whole run: `coldstart run evaluate`")
+    artifact = run(load(recipe, overrides))
+    if as_json:
+        print(json.dumps(artifact.about))
+    else:
+        show(artifact.about)

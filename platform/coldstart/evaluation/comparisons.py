@@ -50,7 +50,7 @@ def _family(
     for against, compared in PAIRS.items():
         entries = [
             {"variant": name, "against": against, "slice": slice_name, "metric": metric}
-            | _compare(found, at(name), at(against), confidence)
+            | paired(found, at(name), at(against), confidence)
             for name in compared
             if {name, against} <= set(protocol.variants)
         ]
@@ -59,7 +59,8 @@ def _family(
             yield {**entry, "p_holm": float(p)}
 
 
-def _compare(found: Resampled, score: int, other: int, confidence: float) -> dict[str, float]:
+def paired(found: Resampled, score: int, other: int, confidence: float) -> dict[str, float]:
+    """How much a score is above another: `delta` and what follows it in the entries of `comparisons`, less `p_holm`."""
     users, items, both = (found.difference(score, other, over) for over in Over)
     draws = found.draws(score, other, over=Over.BOTH)
     alike = not np.ptp(draws) > 0

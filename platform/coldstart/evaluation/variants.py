@@ -24,7 +24,9 @@ TRUTHS = ("content_oracle", "oracle")
 ORACLES = ("trained_oracle", *TRUTHS)
 CEILINGS = ("content_oracle", "trained_oracle")
 """What a perfect proxy could reach, the better one first."""
-CONTEXTS = {"trained_oracle": "trained_oracle_context"}
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""Two releases on the same rows; what each serves takes the place of the variants."""
+CONTEXTS = {name: f"{name}_context" for name in ("trained_oracle", CHAMPION, CHALLENGER)}
 """Variant of another ranker -> scores of that ranker's OOV row on the same rows."""
 
 

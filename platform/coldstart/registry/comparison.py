@@ -21,7 +21,7 @@ from coldstart.evaluation.protocol import DIGITS
 from coldstart.evaluation.scored_rows import LOGIT
 from coldstart.evaluation.slices import slices
 from coldstart.evaluation.variants import BASELINE
-from coldstart.registry.registry import Registry
+from coldstart.registry.registry import REPLAYED, Registry
 
 SERVED, CONTEXT = f"{LOGIT}release", f"{LOGIT}{BASELINE}"
 COLUMNS = ("event", "user_idx", "label", "train_events", "age_s", SERVED, CONTEXT)
@@ -54,10 +54,16 @@ def evaluated_rows(evaluation: Path) -> pa.Table:
 
 
 def compare(registry: Registry, candidate: int, champion: int, gate: Gate) -> Paired | None:
-    """Compares two adaptor versions on the candidate's rows; `None` when the champion was not scored on them."""
-    dataset = registry.version("adaptor", candidate).tags["coldstart.dataset"]
-    mine, others = (registry.scored_rows(number, dataset) for number in (candidate, champion))
-    return None if mine is None or others is None else pair(mine, others, gate)
+    """Compares two adaptor versions on the candidate's rows; `None` when the champion was not scored on them.
+
+    Those of its replay as a challenger, where it had one, go before those of its dataset.
+    """
+    tags = registry.version("adaptor", candidate).tags
+    for rows in filter(None, (tags.get(REPLAYED), tags["coldstart.dataset"])):
+        mine, others = (registry.scored_rows(number, rows) for number in (candidate, champion))
+        if mine is not None and others is not None:
+            return pair(mine, others, gate)
+    return None
 
 
 def pair(candidate: pa.Table, champion: pa.Table, gate: Gate) -> Paired:

@@ -1,5 +1,6 @@
 """Registered models of one project: put in with lineage, taken out verified."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from coldstart.registry.runs import complete_run, experiment_of, log_metrics, op
 _SCORES = "scores"
 """Run artifact of an adaptor: scored rows, a file per dataset."""
 FINGERPRINT, LICENCE = "coldstart.fingerprint", "coldstart.licence"
+REPLAYED = "coldstart.replayed"
+"""Tag of an adaptor version: the newest rows, beside its dataset's, that it was scored on as a challenger."""
 
 
 @dataclass(frozen=True)
@@ -227,12 +230,19 @@ class Registry:
         run = self.client.get_run(entry.run_id)
         return self._fetch(f"{run.info.artifact_uri}/proxies", "proxies", entry.tags["coldstart.proxies"])
 
+    def dataset_facts(self, number: int) -> dict[str, Any]:
+        """What an adaptor version's run says of its dataset (counts, time cuts); nothing if that was not at hand."""
+        run = self.client.get_run(self.version("adaptor", number).run_id)
+        profiles = [used.dataset.profile for used in run.inputs.dataset_inputs]
+        facts: dict[str, Any] = json.loads(profiles[0]) if profiles and profiles[0] else {}
+        return facts
+
     def scored_rows(self, number: int, dataset: str) -> pa.Table | None:
         """Rows of a dataset that an adaptor version was scored on; `None` if it was not.
 
         Args:
             number: Adaptor version.
-            dataset: Fingerprint of the dataset.
+            dataset: Fingerprint of the dataset, or of later rows.
         """
         run_id = self.version("adaptor", number).run_id
         name = _scores_file(dataset)
@@ -250,6 +260,18 @@ class Registry:
             file = Path(scratch) / Path(name).name
             pq.write_table(scores, file)
             self.client.log_artifact(run_id, str(file), _SCORES)
+
+    def keep_replay(self, scores: Mapping[int, pa.Table], rows: str) -> None:
+        """Keeps rows that several adaptor versions were scored on, for gates to compare any two of them there.
+
+        Args:
+            scores: Adaptor version -> its scored rows.
+            rows: Fingerprint of the rows.
+        """
+        for number, table in scores.items():
+            entry = self.version("adaptor", number)
+            self.keep_scored_rows(entry.run_id, rows, table)
+            self.client.set_model_version_tag(entry.name, entry.version, REPLAYED, rows)
 
     def _fetch(self, uri: str, kind: str, fingerprint: str) -> Artifact:
         try:
