@@ -82,7 +82,7 @@ def test_people_see_figures_verdicts_and_ages(coldstart: Command, recipe_file: P
     listed = coldstart("models", *asked).stdout
     assert "verbs-adaptor" in listed
     assert "0.6000" in listed
-    assert "dataset dddddddd" in coldstart("models", *asked).stdout.replace("\n", " ")
+    assert "dataset dddddddd" in " ".join(listed.split())
     refused = coldstart("promote", "adaptor", "2", "--dry-run", *asked, "--set", "registry.licences=[mit]")
     assert refused.returncode == 1
     assert "has apache-2.0" in " ".join(refused.stdout.split())

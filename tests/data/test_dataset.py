@@ -24,6 +24,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [f"text {i}" if i % 2 else None for i in index],
         [b"%d" % i if i % 5 else None for i in index],
         [int(i) if i % 4 else None for i in index],
+        [int(i) if i % 4 else None for i in index],
         index % 4,
         np.zeros(N),
     ]

@@ -20,7 +20,8 @@ N = 150
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "dataset"
     index = np.arange(1, N + 1)
-    columns = [index, index, index, [None] * N, [b"%d" % i for i in index], [None] * N, index * 0, index * 0]
+    unknown = [None] * N
+    columns = [index, index, index, unknown, [b"%d" % i for i in index], unknown, unknown, index * 0, index * 0]
     arrays = [pa.array(values).cast(field.type) for values, field in zip(columns, ITEMS, strict=True)]
     with write_artifact(path, "dataset", {}, {"items": N}) as draft:
         (draft / "items").mkdir()

@@ -115,7 +115,10 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
 
 
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
-    with pytest.raises(UserError, match=r"coarse.min_events 100000 train events \(the most any has is \d+"):
+    with pytest.raises(
+        UserError,
+        match=r"coarse.min_events 100000 train events .*most events any of them has is \d+.*lower coarse.min_events",
+    ):
         align_coarse.run(recipe(runs, min_events=100_000))
 
 

@@ -71,11 +71,12 @@ def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:
 
 def test_proxies_of_another_ranker_are_refused(recipe: Recipe) -> None:
     _dataset(recipe.run_dir / "dataset")
-    with write_artifact(recipe.run_dir / "ranker", "ranker", {}, {}) as draft:
-        (draft / "ranker.json").write_text("{}")
-    _proxies(recipe.run_dir)
-    with write_artifact(recipe.run_dir / "ranker", "ranker", {}, {"trained": "again"}) as draft:
-        (draft / "ranker.json").write_text("{}")
+    for about in ({}, {"trained": "again"}):
+        with write_artifact(recipe.run_dir / "ranker", "ranker", {}, about) as draft:
+            (draft / "ranker.json").write_text('{"class": "din_dcn"}')
+            (draft / "weights.safetensors").touch()
+        if not about:
+            _proxies(recipe.run_dir)
     with pytest.raises(UserError, match="made from another ranker; run the embed_items stage again"):
         align_fine.run(recipe)
 
