@@ -12,6 +12,7 @@ from rich.table import Table
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact, write_artifact
+from coldstart.config.permission import permit
 from coldstart.data.batches import UserWindows
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
@@ -195,7 +196,9 @@ def main() -> None:
     """Challenges as a program."""
     arguments = recipe_arguments("challenge", __doc__).parse_args()
     with readable_errors():
-        artifact = run(load_recipe(find_recipe(arguments.recipe), arguments.set))
+        recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        permit(recipe.ranker.kind)
+        artifact = run(recipe)
     if arguments.json:
         print(json.dumps(artifact.about))
     else:
