@@ -138,3 +138,14 @@ def test_a_champion_that_was_replayed_on_the_new_dataset_is_compared_there(measu
     version = run.register("adaptor", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
     run.registry.keep_scored_rows(run.registry.version("adaptor", 2).run_id, "e" * 64, rows(1, noise=0.1))
     assert promote(run.registry, "adaptor", version, settings).entry.action == "refused"
+
+
+@pytest.mark.parametrize(("replayed", "action"), [(1000, "refused"), (100, "promoted")])
+def test_rows_of_a_replay_go_first_if_they_are_enough(measured, replayed, action):
+    run, settings = measured
+    version = register(run, "equal", rows(3, noise=0.1))
+    later = {2: rows(1, noise=0.1), version: rows(2, noise=0.1, shuffled=True)}
+    run.registry.keep_replay({number: table.slice(0, replayed) for number, table in later.items()}, "f" * 64)
+    record = promote(run.registry, "adaptor", version, settings)
+    assert record.entry.action == action
+    assert record.entry.gates[-1]["rows"] == (500 if action == "refused" else 3000)

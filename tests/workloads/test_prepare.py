@@ -54,6 +54,7 @@ def test_a_generated_dataset_holds_every_event_of_its_source(generated: Path) ->
     assert dataset.items(["created_at"])["created_at"].to_pylist() == created[ids].tolist()
     about = dataset.artifact.about
     assert about["oracle"]
+    assert about["last_event_at"] == source.timestamp.max()
     assert about["events"] == len(source) == sum(split["events"] for split in about["splits"].values())
     assert about["items"] == GENERATED["items"]
     assert Journal(generated / "journals" / "prepare.jsonl").read()[-1]["done"] == 5

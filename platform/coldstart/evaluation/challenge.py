@@ -106,8 +106,9 @@ def _judge(entries: Sequence[dict[str, Any]], confidence: float) -> tuple[str | 
 
 
 def _told(entry: dict[str, Any]) -> str:
-    return f"challenger's item GAUC {_span(entry)}, p {p_value(entry['p_holm'])}"
+    return f"challenger's item GAUC {_span(entry)}"
 
 
 def _span(entry: dict[str, Any]) -> str:
-    return f"on {entry['slice']} rows {entry['delta']:+.4f} [{entry['low_both']:+.4f}, {entry['high_both']:+.4f}]"
+    ends = f"[{entry['low_both']:+.4f}, {entry['high_both']:+.4f}]"
+    return f"on {entry['slice']} rows {entry['delta']:+.4f} {ends}, p {p_value(entry['p_holm'])}"

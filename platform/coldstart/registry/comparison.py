@@ -56,14 +56,15 @@ def evaluated_rows(evaluation: Path) -> pa.Table:
 def compare(registry: Registry, candidate: int, champion: int, gate: Gate) -> Paired | None:
     """Compares two adaptor versions on the candidate's rows; `None` when the champion was not scored on them.
 
-    Those of its replay as a challenger, where it had one, go before those of its dataset.
+    Those of its replay as a challenger go before those of its dataset, if there are as many as the gate asks for.
     """
     tags = registry.version("adaptor", candidate).tags
+    found: Paired | None = None
     for rows in filter(None, (tags.get(REPLAYED), tags["coldstart.dataset"])):
-        mine, others = (registry.scored_rows(number, rows) for number in (candidate, champion))
-        if mine is not None and others is not None:
-            return pair(mine, others, gate)
-    return None
+        if found is None or found.rows < gate.min_rows:
+            mine, others = (registry.scored_rows(number, rows) for number in (candidate, champion))
+            found = found if mine is None or others is None else pair(mine, others, gate)
+    return found
 
 
 def pair(candidate: pa.Table, champion: pa.Table, gate: Gate) -> Paired:
