@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
-from coldstart.evaluation.report import render_seeds
+from coldstart.evaluation.report import render_seeds, seeds_table
 from coldstart.evaluation.runs import EvaluatedRun
 from coldstart.evaluation.seeds import over_seeds
 from coldstart.registry import Registry
@@ -36,6 +36,7 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
         bring_up_to_date(other, artifacts["dataset"])
         runs[seed] = EvaluatedRun.open(other.run_dir)
     about = over_seeds(runs)
+    CONSOLE.print(seeds_table(about))
     lineage = {f"evaluation/{seed}": each.artifact.fingerprint for seed, each in runs.items()}
     path = recipe.run_dir / "evaluation-seeds"
     pages = {seed: Path(os.path.relpath(each.artifact.path / "report.html", path)) for seed, each in runs.items()}

@@ -1,10 +1,13 @@
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from coldstart.config import Recipe, UserError
+from coldstart.evaluation.report import seeds_table
 from coldstart.evaluation.runs import EvaluatedRun
 from coldstart.evaluation.seeds import crossed_draws, over_seeds
 from tests.evaluation.evaluated import scored_rows, write_run
@@ -42,6 +45,18 @@ def test_seeds_widen_the_interval_where_they_disagree_and_only_there(runs: dict[
     assert fine["high"] - fine["low"] > 1.5 * (alone["gauc_high"] - alone["gauc_low"])
     oov = found["metrics"]["oov"]["cold"]["gauc"]
     assert oov["spread"] == 0
+
+
+def test_the_table_for_people_has_mean_spread_and_interval_of_each_variant(runs: dict[int, EvaluatedRun]) -> None:
+    found = over_seeds(runs)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(seeds_table(found))
+    lines = console.export_text().splitlines()
+    fine = next(line for line in lines if line.strip().startswith("fine")).split()
+    cold = found["metrics"]["fine"]["cold"]["gauc_item"]
+    assert fine[1:3] == [f"{cold['value']:.3f}", f"{cold['spread']:.3f}"]
+    assert "to" in fine
+    assert max(map(len, lines)) <= 80
 
 
 def test_comparisons_are_corrected_within_slice_metric_and_opponent(runs: dict[int, EvaluatedRun]) -> None:

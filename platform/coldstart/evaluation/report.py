@@ -194,6 +194,28 @@ def terminal_table(summary: Summary) -> Table:
     return table
 
 
+def seeds_table(about: Summary) -> Table:
+    """Item GAUC on cold rows over seeds: mean, spread between seeds, and the difference to OOV with its interval."""
+    table = Table(
+        title=f"Item GAUC on cold items over {len(about['seeds'])} seeds ({_span(about)} over users and seeds)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for title in ("variant", "mean", "spread", "vs OOV", "interval", "p (Holm)"):
+        table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
+    differences = {
+        found["variant"]: found
+        for found in about["comparisons"]
+        if (found["against"], found["slice"], found["metric"]) == (BASELINE, "cold", "gauc_item")
+    }
+    for variant, by_slice in about["metrics"].items():
+        cold, found = by_slice["cold"]["gauc_item"], differences.get(variant)
+        against = [signed(found["delta"]), _range(found), p_value(found["p_holm"])] if found else [""] * 3
+        style = "bold" if variant == "fine" else "dim" if variant in ORACLES else None
+        table.add_row(variant, figure(cold["value"], 3), figure(cold["spread"], 3), *against, style=style)
+    return table
+
+
 def _terminal_delta(summary: Summary, variant: str) -> str:
     delta = summary["delta_vs_oov"].get(variant, {}).get("cold")
     if not delta or delta["low"] is None:
