@@ -104,7 +104,7 @@ def _measured(registry: Registry, gate: Gate, version: int, champion: int | None
     if gate.against == "champion" and champion is None:
         # Nothing is lost by a first champion, even on a catalogue that has no such rows.
         shown = f"{name} {figure:.4f}" if figure is not None else f"{name} is not defined on {counted} rows"
-        note = f"{shown}; there is no champion to compare with"
+        note = f"{shown}; there is no other champion to compare with"
         return Verdict(gate.label, None if figure is None else True, note, figure, rows=counted)
     if figure is None or (counted or 0) < gate.min_rows:
         of = "an untold number of" if counted is None else counted
