@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from coldstart.alignment import load_adaptor
+from coldstart.alignment import fine_proxies, load_adaptor
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact, write_artifact
 from coldstart.config.permission import permit
-from coldstart.data.batches import UserWindows
+from coldstart.data.batches import UserWindows, users_of
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
 from coldstart.data.features import NO_TARGET_FEATURES, FeatureSchema
@@ -34,7 +34,7 @@ from workloads.job import find_recipe, readable_errors, recipe_arguments
 from workloads.replay import Replay, replay
 
 SERVED = "release"
-ITEMS_PER_PASS, WINDOWS_PER_PASS = 4096, 64
+WINDOWS_PER_PASS = 64
 UNDONE = "nothing was promoted; run it again when it does"
 """What is told when the server stops answering."""
 
@@ -60,10 +60,8 @@ class Contender:
         groups = int(release.proxies.about["groups"])
         proxies = read_proxies(release.proxies.path, len(index), groups=groups)
         coarse, states = (torch.from_numpy(part) for part in proxies)
-        adaptor = load_adaptor(release.adaptor.path)
+        fine = fine_proxies(load_adaptor(release.adaptor.path), coarse, states)
         with torch.inference_mode():
-            parts = (slice(start, start + ITEMS_PER_PASS) for start in range(0, len(coarse), ITEMS_PER_PASS))
-            fine = torch.cat([adaptor(coarse[part], states[part]) for part in parts])
             ids = self._ranker.id_slots(torch.arange(len(fine)))
             slots = torch.where(self._ranker.trained[:, None], ids, fine)
             self._tables = {SERVED: torch.cat([ids[:1], slots[1:]]), BASELINE: ids[:1].expand_as(ids)}
@@ -150,7 +148,7 @@ def _rows(events: Replay, contenders: Mapping[str, Contender], logits: Mapping[s
     known = np.logical_or.reduce([contender.trained for contender in contenders.values()])
     train_events = np.where(known, np.maximum(events.train_events, 1), 0)
     return ScoredRows(
-        user_idx=np.searchsorted(sequences.offsets, event, side="right") - 1,
+        user_idx=users_of(sequences, event),
         item_idx=item,
         event=event,
         timestamp=when,

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact
+from coldstart.data.batches import users_of
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
 from coldstart.evaluation.report import terminal_table
@@ -62,7 +63,7 @@ def _talk_to(url: str, recipe: Recipe) -> dict[str, Any]:
     cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
     fresh = dataset.items().take(cold[:_NEW_ITEMS] - 1).to_pylist()
     ids = dataset.items(["item_id"])["item_id"].to_pylist()
-    users = np.unique(np.searchsorted(sequences.offsets, np.flatnonzero(sequences.split == TEST), side="right") - 1)
+    users = np.unique(users_of(sequences, np.flatnonzero(sequences.split == TEST)))
     rng = np.random.default_rng(recipe.seed)
     milliseconds = []
     with httpx.Client(base_url=url, timeout=60) as client:

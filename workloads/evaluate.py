@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.alignment import load_adaptor
+from coldstart.alignment import fine_proxies, load_adaptor
 from coldstart.alignment.content_map import fit_content_map
 from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_picture
@@ -24,7 +24,7 @@ from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
 from coldstart.evaluation.facets import facets
 from coldstart.evaluation.protocol import Protocol
 from coldstart.evaluation.report import Chart, Evidence, render
-from coldstart.evaluation.runs import scores_by_metric
+from coldstart.evaluation.runs import RECIPE, SCORES, scores_by_metric
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.segments import worst_segments
 from coldstart.evaluation.slices import warm_up_edges
@@ -50,7 +50,6 @@ REMAKE = {
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
 TRAINED = ("train_ranker", "align_coarse", "align_fine")
 """Stages whose journals hold training curves."""
-ITEMS_PER_PASS = 4096
 SEARCHED_ROWS = 2_000_000
 """Rows that the search for weak segments holds in one process."""
 
@@ -70,7 +69,7 @@ def run(recipe: Recipe) -> Artifact:
     path = recipe.run_dir / "evaluation"
     summary: Summary = {}
     with write_artifact(path, "evaluation", lineage, summary) as draft:
-        scores = draft / "scores"
+        scores = draft / SCORES
         scores.mkdir()
         if not score_everything(recipe, dataset, tables, scores, oracle=ORACLE in artifacts):
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
@@ -82,7 +81,7 @@ def run(recipe: Recipe) -> Artifact:
             decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels
         )
         around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
-        (draft / "recipe.yaml").write_text(dump_recipe(recipe))
+        (draft / RECIPE).write_text(dump_recipe(recipe))
         _write(draft, _evidence(recipe, summary, charts, around, dataset, lineage))
     return read_artifact(path, "evaluation")
 
@@ -115,10 +114,7 @@ def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ra
         torch.from_numpy(part)
         for part in read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
     )
-    adaptor = load_adaptor(artifacts["adaptor"].path)
-    with torch.inference_mode():
-        parts = (slice(start, start + ITEMS_PER_PASS) for start in range(0, len(coarse), ITEMS_PER_PASS))
-        fine = torch.cat([adaptor(coarse[part], states[part]) for part in parts])
+    fine = fine_proxies(load_adaptor(artifacts["adaptor"].path), coarse, states)
     mature = _mature(recipe, dataset, ranker)
     mapped = fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed)
     return slot_tables(

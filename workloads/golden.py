@@ -18,6 +18,7 @@ from coldstart.data.contract import TEST, TRAIN
 from coldstart.data.features import OWNERS, FeatureSchema, TargetFeatures
 from coldstart.data.sequences import Sequences
 from coldstart.encoders.proxies import first_proxies
+from coldstart.evaluation.metrics import sigmoid
 from coldstart.evaluation.scoring import score_rows
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.registry import Release
@@ -59,8 +60,7 @@ class Golden:
         windows = UserWindows(self.sequences, history=self.ranker.history, splits=[TEST])
         with torch.inference_mode():
             rows, logits = score_rows(self.ranker, windows.sweep(windows_per_step=REQUESTS), {"release": self.slots})
-        probability = 1 / (1 + np.exp(-logits["release"].astype(np.float64)))
-        return np.asarray(probability[np.argsort(rows)])
+        return sigmoid(logits["release"])[np.argsort(rows)]
 
     def _queries(self) -> list[RankQuery]:
         events, queries = self.sequences, []

@@ -1,5 +1,3 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -7,17 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coldstart.data.batches import UserWindows, rank_request
-from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
-
-
-@dataclass(frozen=True)
-class Events:
-    offsets: np.ndarray
-    item_idx: np.ndarray
-    label: np.ndarray
-    timestamp: np.ndarray
-    split: np.ndarray
-    features: TargetFeatures = NO_TARGET_FEATURES
+from tests.events import Events
 
 
 @st.composite

@@ -1,5 +1,3 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -7,11 +5,11 @@ from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch, UserWindows
-from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.summary import Summary
 from coldstart.rankers.interface import Ranker
 from tests.evaluation.rows import drawn_rows, summary_of
+from tests.events import Events
 
 
 class DotRanker(Ranker):
@@ -29,24 +27,14 @@ class DotRanker(Ranker):
         return (taste * slots).sum(-1) + slots[..., 0]
 
 
-@dataclass(frozen=True)
-class FlatSequences:
-    offsets: np.ndarray
-    item_idx: np.ndarray
-    label: np.ndarray
-    timestamp: np.ndarray
-    split: np.ndarray
-    features: TargetFeatures = NO_TARGET_FEATURES
-
-
 @pytest.fixture
-def sequences() -> FlatSequences:
+def sequences() -> Events:
     rng = np.random.default_rng(0)
     lengths = rng.integers(6, 30, 40)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     events = int(offsets[-1])
     split = np.concatenate([np.where(np.arange(n) < n * 0.7, 0, 2) for n in lengths])
-    return FlatSequences(
+    return Events(
         offsets=offsets,
         item_idx=rng.integers(1, 21, events),
         label=rng.integers(0, 2, events),
@@ -56,7 +44,7 @@ def sequences() -> FlatSequences:
 
 
 @pytest.fixture
-def windows(sequences: FlatSequences) -> UserWindows:
+def windows(sequences: Events) -> UserWindows:
     return UserWindows(sequences, history=8, splits=(2,), targets=4)
 
 

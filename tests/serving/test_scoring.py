@@ -1,25 +1,13 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 
 from coldstart.data.batches import UserWindows
-from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.rankers import Ranker
 from coldstart.rankers.kinds import CLASSES
 from coldstart.serving.scoring import RankQuery, golden_query, score
+from tests.events import Events
 from tests.serving.tiny import HISTORY, ITEMS, TRAINED, tiny_recipe
-
-
-@dataclass
-class Events:
-    offsets: np.ndarray
-    item_idx: np.ndarray
-    label: np.ndarray
-    timestamp: np.ndarray
-    split: np.ndarray
-    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 @pytest.fixture(params=list(CLASSES))

@@ -11,23 +11,17 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.evaluation.metrics import gauc
 from coldstart.training.ranker_loop import train_ranker
+from tests.events import Events
 
 SMALL = {"width": 8, "history": 12, "hidden": (16,), "users_per_step": 16, "dropout": 0.0}
 
 
-@dataclass(frozen=True)
-class Clicks:
-    offsets: np.ndarray
-    item_idx: np.ndarray
-    label: np.ndarray
-    timestamp: np.ndarray
-    split: np.ndarray
+@dataclass(kw_only=True)
+class Clicks(Events):
     p_click: np.ndarray
     traits: np.ndarray
-    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):

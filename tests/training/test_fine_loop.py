@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from coldstart.config.recipe import Fine
-from coldstart.data.batches import UserWindows
+from coldstart.data.batches import UserWindows, users_of
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers import digest
-from coldstart.training.click_loop import score_rows, users_of
+from coldstart.training.click_loop import score_rows
 from coldstart.training.fine_loop import ProxiedRanker, align_fine, item_weights, judged_rows
 from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
 

@@ -6,10 +6,10 @@ import torch
 
 from coldstart.config import Journal
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.data.batches import UserWindows, rank_request
+from coldstart.data.batches import UserWindows, rank_request, users_of
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers.kinds import CLASSES
-from coldstart.training.click_loop import score_rows, users_of
+from coldstart.training.click_loop import score_rows
 from coldstart.training.ranker_loop import hide, train_ranker
 from tests.training.clicks import SMALL, low_rank_clicks, on_ranks, small_ranker, trained_states
 

@@ -1,5 +1,5 @@
 """Alignment: contrastive losses, layer groups, and the adaptor that fits content into the ranker's item slot."""
 
-from coldstart.alignment.adaptor import Adaptor, load_adaptor, save_adaptor
+from coldstart.alignment.adaptor import Adaptor, fine_proxies, load_adaptor, save_adaptor
 
-__all__ = ["Adaptor", "load_adaptor", "save_adaptor"]
+__all__ = ["Adaptor", "fine_proxies", "load_adaptor", "save_adaptor"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from coldstart.config import UserError
 
 WEIGHTS, CARD = "weights.safetensors", "adaptor.json"
+ITEMS_PER_PASS = 4096
 _FIRST_STEP = 0.1
 """How far from the mean row the first proxies lie, in typical distances of an ID row from it."""
 
@@ -65,6 +66,13 @@ class Adaptor(nn.Module):
         gate = torch.sigmoid(self.gate(torch.cat([coarse, refined], dim=-1)))
         fine: Tensor = self.offset + self.log_scale.exp() * (self.carry(coarse) + gate * refined)
         return fine
+
+
+@torch.inference_mode()
+def fine_proxies(adaptor: Adaptor, coarse: Tensor, states: Tensor) -> Tensor:
+    """Fine proxies `[n, d]` of a whole catalogue, some items at a time."""
+    parts = zip(*(torch.split(each, ITEMS_PER_PASS) for each in (coarse, states)), strict=True)
+    return torch.cat([adaptor(*part) for part in parts])
 
 
 def save_adaptor(adaptor: Adaptor, path: Path) -> None:

@@ -3,7 +3,7 @@
 from coldstart.config.artifact import Artifact, read_artifact, write_artifact
 from coldstart.config.errors import UserError
 from coldstart.config.journal import Journal
-from coldstart.config.loading import digest, dump_recipe, load_recipe
+from coldstart.config.loading import digest, dump_recipe, joined, load_recipe
 from coldstart.config.recipe import Recipe
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "UserError",
     "digest",
     "dump_recipe",
+    "joined",
     "load_recipe",
     "read_artifact",
     "write_artifact",

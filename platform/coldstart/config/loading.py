@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,15 @@ def _first_problems(error: ValidationError, most: int = 3) -> str:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def joined(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of nested sections under joined names, `section.field`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from joined(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def digest(value: Any) -> str:

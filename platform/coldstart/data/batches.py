@@ -82,6 +82,11 @@ class EventSequences(Protocol):
         """Features of items, users and events; `NO_TARGET_FEATURES` where there are none."""
 
 
+def users_of(sequences: EventSequences, rows: Ints) -> Ints:
+    """User index of flat event positions."""
+    return np.searchsorted(np.asarray(sequences.offsets), rows, side="right") - 1
+
+
 class UserWindows:
     """Cuts each user's events into windows; every event of the asked splits is the target of exactly one.
 

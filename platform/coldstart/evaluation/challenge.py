@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.comparisons import paired
-from coldstart.evaluation.intervals import holm
+from coldstart.evaluation.intervals import corrected
 from coldstart.evaluation.measured import Ranks, measure
 from coldstart.evaluation.metrics import losses, sigmoid
 from coldstart.evaluation.pages import p_value
@@ -62,10 +62,7 @@ def challenge(rows: ScoredRows, settings: Evaluation, *, seed: int) -> dict[str,
             values = {side: metrics[side][name][metric] for side in SIDES}
             difference = paired(found, challenger, champion, settings.confidence)
             families[metric].append({"slice": name, "metric": metric, **values, **difference})
-    for family in families.values():
-        corrected = holm(np.array([entry["p"] for entry in family], np.float64))
-        for entry, p in zip(family, corrected, strict=True):
-            entry["p_holm"] = float(p)
+    families = {metric: corrected(family) for metric, family in families.items()}
     winner, verdict = _judge(families[DECIDES], settings.confidence)
     differences = [entry for family in families.values() for entry in family]
     return dict(without_nan({"metrics": metrics, "differences": differences, "winner": winner, "verdict": verdict}))

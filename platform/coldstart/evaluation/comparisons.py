@@ -1,12 +1,9 @@
 """Comparisons between variants: paired differences with intervals, tests corrected for their number, and power."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from coldstart.evaluation.intervals import holm, minimum_detectable, p_value
+from coldstart.evaluation.intervals import corrected, tested
 from coldstart.evaluation.protocol import BY_ITEM, SERVED, Protocol
 from coldstart.evaluation.resampling import Over, Resampled
 from coldstart.evaluation.slices import SLICES
@@ -54,16 +51,13 @@ def _family(
             for name in compared
             if {name, against} <= set(protocol.variants)
         ]
-        corrected = holm(np.array([entry["p"] for entry in entries], np.float64))
-        for entry, p in zip(entries, corrected, strict=True):
-            yield {**entry, "p_holm": float(p)}
+        yield from corrected(entries)
 
 
 def paired(found: Resampled, score: int, other: int, confidence: float) -> dict[str, float]:
     """How much a score is above another: `delta` and what follows it in the entries of `comparisons`, less `p_holm`."""
     users, items, both = (found.difference(score, other, over) for over in Over)
     draws = found.draws(score, other, over=Over.BOTH)
-    alike = not np.ptp(draws) > 0
     return {
         "delta": users.value,
         "low": users.low,
@@ -72,6 +66,5 @@ def paired(found: Resampled, score: int, other: int, confidence: float) -> dict[
         "high_items": items.high,
         "low_both": both.low,
         "high_both": both.high,
-        "p": math.nan if alike else p_value(users.value, draws),
-        "mde": math.nan if alike else minimum_detectable(draws, confidence=confidence),
+        **tested(users.value, draws, confidence=confidence),
     }

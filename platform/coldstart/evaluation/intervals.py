@@ -3,7 +3,8 @@
 Legend: `K` variants, `u` users, `R` resamples.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,19 @@ def p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
     if spread == 0:
         return 1.0 if value == 0 else float("nan")
     return float(2 * norm.sf(abs(value) / spread))
+
+
+def tested(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> dict[str, float]:
+    """`p` of a difference and `mde`, what would have been found, from its draws [R]; NaN where all draws are alike."""
+    if not np.ptp(draws) > 0:
+        return {"p": math.nan, "mde": math.nan}
+    return {"p": p_value(value, draws), "mde": minimum_detectable(draws, confidence=confidence)}
+
+
+def corrected(family: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tests that are made together, each with its `p_holm`."""
+    found = holm(np.array([entry["p"] for entry in family], np.float64))
+    return [{**entry, "p_holm": float(p)} for entry, p in zip(family, found, strict=True)]
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 Legend: `n` rows, `M` scores, `u` users.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, UserError, read_artifact
+from coldstart.config import Artifact, UserError, joined, read_artifact
 from coldstart.evaluation.comparisons import METRICS
 from coldstart.evaluation.metrics import rank_users
 from coldstart.evaluation.protocol import Protocol
@@ -50,7 +50,7 @@ class EvaluatedRun:
         for part in (SCORES, RECIPE):
             if not (artifact.path / part).exists():
                 raise UserError(f"the evaluation in {path} keeps no {part}: it is of an older release; evaluate again")
-        return cls(path, artifact, dict(_flat(yaml.safe_load((artifact.path / RECIPE).read_text()))))
+        return cls(path, artifact, dict(joined(yaml.safe_load((artifact.path / RECIPE).read_text()))))
 
     @cached_property
     def rows(self) -> ScoredRows:
@@ -102,11 +102,3 @@ class RankedUsers:
         if not len(self.weight):
             return np.full(len(self.auc), np.nan)
         return np.asarray(self.auc @ self.weight / self.weight.sum())
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from coldstart.data.batches import users_of
 from coldstart.data.dataset import Dataset
 
 FACTS = pa.schema(
@@ -146,7 +147,7 @@ class EventFacts:
         item = sequences.item_idx[event].astype(np.int64)
         when = sequences.timestamp[event]
         return ScoredRows(
-            user_idx=np.searchsorted(sequences.offsets, event, side="right") - 1,
+            user_idx=users_of(sequences, event),
             item_idx=item,
             event=event,
             timestamp=when,

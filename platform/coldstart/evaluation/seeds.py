@@ -19,7 +19,7 @@ from scipy.stats import norm, t
 
 from coldstart.config import UserError
 from coldstart.evaluation.comparisons import METRICS, PAIRS
-from coldstart.evaluation.intervals import holm, interval, minimum_detectable, p_value, resample
+from coldstart.evaluation.intervals import corrected, interval, resample, tested
 from coldstart.evaluation.runs import EvaluatedRun, RankedUsers, scores_by_metric, why_not_paired
 from coldstart.evaluation.slices import SLICES, slices
 from coldstart.evaluation.summary import without_nan
@@ -63,12 +63,13 @@ def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
                 metrics[name][s][metric] = found.figures(place)
             for against, compared in PAIRS.items():
                 pairs = [name for name in compared if {name, against} <= set(variants)]
-                family = [found.test(variants.index(name), variants.index(against)) for name in pairs]
-                corrected = holm(np.array([entry["p"] for entry in family], np.float64))
-                comparisons += [
-                    {"variant": name, "against": against, "slice": s, "metric": metric, **entry, "p_holm": float(p)}
-                    for name, entry, p in zip(pairs, family, corrected, strict=True)
-                ]
+                comparisons += corrected(
+                    [
+                        {"variant": name, "against": against, "slice": s, "metric": metric}
+                        | found.test(variants.index(name), variants.index(against))
+                        for name in pairs
+                    ]
+                )
     about = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
     about |= {key: summaries[0][key] for key in ("confidence", "resamples")}
     return dict(without_nan(about))
@@ -111,11 +112,7 @@ class _Crossed:
         """How much a score is above another, and how sure that is."""
         found, draws = self.figures(score, other), self._drawn(score, other)
         delta = found.pop("value")
-        alike = not np.ptp(draws) > 0
-        return {"delta": delta, **found} | {
-            "p": math.nan if alike else p_value(delta, draws),
-            "mde": math.nan if alike else minimum_detectable(draws, confidence=self._confidence),
-        }
+        return {"delta": delta, **found, **tested(delta, draws, confidence=self._confidence)}
 
     def _drawn(self, score: int, other: int | None) -> Floats:
         by_seed = self._draws[:, :, score] - (0 if other is None else self._draws[:, :, other])

@@ -1,11 +1,10 @@
 """Two evaluated runs side by side: figures, what was set differently, and paired differences on the very same rows."""
 
-import math
 from typing import Any
 
 import numpy as np
 
-from coldstart.evaluation.intervals import holm, interval, minimum_detectable, p_value, resample
+from coldstart.evaluation.intervals import corrected, interval, resample, tested
 from coldstart.evaluation.runs import EvaluatedRun, RankedUsers, scores_by_metric, why_not_paired
 from coldstart.evaluation.slices import SLICES, slices
 from coldstart.evaluation.summary import without_nan
@@ -78,7 +77,6 @@ def _differences(left: EvaluatedRun, right: EvaluatedRun, variants: list[str]) -
             family = []
             for variant, delta, spread in zip(variants, gained, drawn.T, strict=True):
                 span = interval(float(delta), spread, confidence=settings["confidence"])
-                alike = not np.ptp(spread) > 0
                 family.append(
                     {
                         "slice": name,
@@ -87,10 +85,8 @@ def _differences(left: EvaluatedRun, right: EvaluatedRun, variants: list[str]) -
                         "delta": span.value,
                         "low": span.low,
                         "high": span.high,
-                        "p": math.nan if alike else p_value(span.value, spread),
-                        "mde": math.nan if alike else minimum_detectable(spread, confidence=settings["confidence"]),
+                        **tested(span.value, spread, confidence=settings["confidence"]),
                     }
                 )
-            corrected = holm(np.array([entry["p"] for entry in family], np.float64))
-            entries += [entry | {"p_holm": float(p)} for entry, p in zip(family, corrected, strict=True)]
+            entries += corrected(family)
     return entries

@@ -18,6 +18,7 @@ from coldstart.config.recipe import Evaluation, Gate
 from coldstart.evaluation.intervals import interval, resample
 from coldstart.evaluation.metrics import losses, rank_users, sigmoid
 from coldstart.evaluation.protocol import DIGITS
+from coldstart.evaluation.runs import SCORES
 from coldstart.evaluation.scored_rows import LOGIT
 from coldstart.evaluation.slices import slices
 from coldstart.evaluation.variants import BASELINE
@@ -50,7 +51,7 @@ class Paired:
 
 def evaluated_rows(evaluation: Path) -> pa.Table:
     """What is kept of an evaluation artifact's scored rows."""
-    return pq.read_table(evaluation / "scores", columns=list(COLUMNS))
+    return pq.read_table(evaluation / SCORES, columns=list(COLUMNS))
 
 
 def compare(registry: Registry, candidate: int, champion: int, gate: Gate) -> Paired | None:

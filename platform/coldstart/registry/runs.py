@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distributions, version
 from itertools import islice
@@ -20,7 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from coldstart.config import Journal, Recipe, UserError, digest, dump_recipe, read_artifact
+from coldstart.config import Journal, Recipe, UserError, digest, dump_recipe, joined, read_artifact
 from coldstart.registry.connection import artifact_root
 
 TRAINING, RECIPE = "coldstart.training", "coldstart.recipe"
@@ -76,7 +76,7 @@ def open_run(
         return known
     tags = {TRAINING: training, "coldstart.kind": kind, **_code()}
     run_id: str = (found[0] if found else client.create_run(experiment, run_name=name, tags=tags)).info.run_id
-    params = [Param(key, value[:_PARAM_LENGTH]) for key, value in _flat(recipe.model_dump(mode="json"))]
+    params = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in joined(recipe.model_dump(mode="json"))]
     for first in range(0, len(params), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[first : first + _PARAMS_PER_CALL])
     client.log_text(run_id, dump_recipe(recipe), "recipe.yaml")
@@ -158,11 +158,3 @@ def _dataset(recipe: Recipe, fingerprint: str) -> DatasetInput:
         profile=json.dumps(about),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coldstart.config import Journal
-from coldstart.data.batches import EventSequences, RankBatch, UserWindows
+from coldstart.data.batches import EventSequences, RankBatch, UserWindows, users_of
 from coldstart.training.ranks import barrier, device, rank, world_size
 
 Gauc = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], float]
@@ -233,11 +233,6 @@ def score_rows(scorer: Scorer, windows: UserWindows, *, windows_per_step: int = 
         scores = scores.to(device())
         dist.all_reduce(scores)
     return scores.cpu().numpy()
-
-
-def users_of(sequences: EventSequences, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """User index of flat event positions."""
-    return np.searchsorted(np.asarray(sequences.offsets), rows, side="right") - 1
 
 
 def gauc_of(

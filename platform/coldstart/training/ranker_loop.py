@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from coldstart.config import Journal
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.data.batches import EventSequences, RankBatch, UserWindows
+from coldstart.data.batches import EventSequences, RankBatch, UserWindows, users_of
 from coldstart.rankers import Ranker, ranker_class
 from coldstart.rankers.warm_start import taste_rows
-from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows, users_of
+from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
 from coldstart.training.ranks import device, rank
 
 TRAIN, VALID = 0, 1

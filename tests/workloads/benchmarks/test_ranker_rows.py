@@ -1,4 +1,3 @@
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -6,20 +5,10 @@ import pytest
 
 from coldstart.data.batches import UserWindows
 from coldstart.data.contract import TEST, TRAIN, VALID
-from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
+from tests.events import Events
 from workloads.benchmarks.ranker.rows import RATE_BUCKETS, impressions, write_rows
 
 LENGTH, ITEMS = 5, 30
-
-
-@dataclass
-class Events:
-    offsets: np.ndarray
-    item_idx: np.ndarray
-    label: np.ndarray
-    timestamp: np.ndarray
-    split: np.ndarray
-    features: TargetFeatures = NO_TARGET_FEATURES
 
 
 @pytest.fixture
