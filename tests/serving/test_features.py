@@ -14,7 +14,8 @@ from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric, 
 from coldstart.data.sequences import Sequences
 from coldstart.rankers import load_ranker, save_ranker
 from coldstart.rankers.kinds import CLASSES
-from coldstart.serving.gateway import Gateway, make_app
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.scoring import score

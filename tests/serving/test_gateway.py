@@ -13,7 +13,8 @@ from ray.serve.exceptions import BackPressureError
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.serving.gateway import Gateway, make_app
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from tests.serving.tiny import IDS, ITEMS, TRAINED, picture, tiny_recipe
@@ -178,12 +179,13 @@ def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part
 
 def test_not_ready_while_a_model_does_not_answer(client, gateway):
     gateway.encoder.mood = "broken"
-    answer = client.get("/healthz")
+    assert client.get("/healthz").json() == {"status": "alive"}
+    answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     gateway.encoder.mood = "fine"
-    assert client.get("/healthz").json() == {"status": "ready", "release": "demo-adaptor/1"}
+    assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
     gateway.ranker.answer = lambda query: np.array([np.nan])
-    assert client.get("/healthz").status_code == 503
+    assert client.get("/readyz").status_code == 503
 
 
 def test_unknown_path_and_method_have_the_stable_body(client):
@@ -193,7 +195,7 @@ def test_unknown_path_and_method_have_the_stable_body(client):
 
 def test_openapi_names_the_api_and_its_errors(client):
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/v1/items", "/v1/rank", "/v1/release", "/healthz"}
+    assert set(schema["paths"]) == {"/v1/items", "/v1/rank", "/v1/release", "/healthz", "/readyz"}
     rank = schema["paths"]["/v1/rank"]["post"]
     assert {"200", "413", "422", "429", "503", "504"} <= set(rank["responses"])
     assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")

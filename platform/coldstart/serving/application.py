@@ -204,7 +204,7 @@ def _wait_ready(url: str, name: str) -> None:
     why = "no answer"
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"{url}/healthz", timeout=15)
+            answer = httpx.get(f"{url}/readyz", timeout=15)
             if answer.status_code == 200 and answer.json().get("release") == name:
                 return
             why = answer.text[:200]

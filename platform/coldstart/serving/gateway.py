@@ -15,13 +15,12 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import BadPicture, Content, decode_picture
 from coldstart.data.features import Coded, Owner, Value, of_candidates
-from coldstart.serving import errors
+from coldstart.serving.app import make_app
 from coldstart.serving.catalogue import Catalogue, Choice
-from coldstart.serving.errors import ApiError, BodyLimit
+from coldstart.serving.errors import ApiError
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.schemas import (
     Candidate,
-    ErrorAnswer,
     HealthAnswer,
     Parts,
     PublishAnswer,
@@ -185,29 +184,3 @@ async def _await(work: Awaitable[Answer]) -> Answer:
 
 def _since(began: float) -> float:
     return round(1000 * (time.perf_counter() - began), 3)
-
-
-def make_app(gateway: Gateway) -> FastAPI:
-    """The HTTP application of one gateway replica."""
-    problems: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (413, 422, 429, 503, 504)}
-    app = FastAPI(title="coldstart", version="1", description="Rank with brand-new items.", responses=problems)
-    app.add_middleware(BodyLimit, limit=gateway.settings.max_request_bytes)
-    errors.install(app)
-
-    @app.post("/v1/items", summary="Publish an item: from its content to a stored proxy")
-    async def publish(request: PublishRequest) -> PublishAnswer:
-        return await gateway.publish(request)
-
-    @app.post("/v1/rank", summary="Score candidates for a user")
-    async def rank(request: RankRequest) -> RankAnswer:
-        return await gateway.rank(request)
-
-    @app.get("/v1/release", summary="What is served")
-    async def release() -> ReleaseAnswer:
-        return gateway.release
-
-    @app.get("/healthz", summary="Whether all models answer a golden request")
-    async def healthz() -> HealthAnswer:
-        return await gateway.health()
-
-    return app

@@ -22,6 +22,7 @@ def _decoded(value: Any) -> Any:
 
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+UserId = Annotated[str, Field(min_length=1, max_length=256)]
 Time = Annotated[int, Field(ge=0, le=_LAST_SECOND, description="Unix seconds")]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -95,6 +96,7 @@ class RankRequest(Strict):
 
     history: Annotated[list[HistoryEvent], Field(max_length=MAX_HISTORY)] = Field(default_factory=list)
     candidates: Annotated[list[Candidate], Field(min_length=1)]
+    user_id: UserId | None = Field(default=None, description="who asks; decides which of two releases answers")
     now: Time | None = Field(default=None, description="Unix seconds; default the server's clock")
     user_features: Features = Field(default_factory=dict, description="what is known of the user")
     context: Features = Field(default_factory=dict, description="what is known of the moment: device, place")
@@ -140,6 +142,12 @@ class ReleaseAnswer(BaseModel):
     alias: str | None
     versions: dict[str, int]
     fingerprints: dict[str, str]
+
+
+class AliveAnswer(BaseModel):
+    """The gateway answers."""
+
+    status: Literal["alive"]
 
 
 class HealthAnswer(BaseModel):
