@@ -82,17 +82,17 @@ def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
     answer = client.post("/v1/rank", json=body).json()
     assert answer["vectors"] == ["id", "fine", "fine", "fine", "oov", "fine"]
     assert len(answer["scores"]) == 6
-    query = gateway.ranker.asked[-1]
+    query = gateway.champion.models.ranker.asked[-1]
     assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
     assert query.positions.tolist() == [1, 2, 3, 5]
-    assert query.proxies[0].tolist() == gateway.store.catalogue[ITEMS - 1].tolist()
+    assert query.proxies[0].tolist() == gateway.champion.store.catalogue[ITEMS - 1].tolist()
     assert (query.proxies[1:] == 3).all()
 
 
 def test_unknown_history_items_are_kept_as_oov(client, gateway):
     event = {"item_id": "nobody", "label": 1, "timestamp": 5}
     client.post("/v1/rank", json={"history": [event, {**event, "item_id": IDS[2]}], **ids(IDS[0])}).raise_for_status()
-    assert gateway.ranker.asked[-1].history_idx.tolist() == [0, 3]
+    assert gateway.champion.models.ranker.asked[-1].history_idx.tolist() == [0, 3]
 
 
 def bomb() -> bytes:
@@ -145,8 +145,8 @@ def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where)
     assert set(answer.json()) == {"error"}
     assert set(answer.json()["error"]) == {"code", "message"}
     assert where in answer.json()["error"]["message"]
-    assert not gateway.ranker.asked
-    assert not gateway.store.published()
+    assert not gateway.champion.models.ranker.asked
+    assert not gateway.champion.store.published()
 
 
 @pytest.mark.parametrize("raw", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"now": ' + b"9" * 5000 + b"}"])
@@ -169,7 +169,7 @@ def test_large_body_is_refused(client, announced):
 )
 @pytest.mark.parametrize("part", ["ranker", "encoder"])
 def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part, mood, status, code):
-    getattr(gateway, part).mood = mood
+    getattr(gateway.champion.models, part).mood = mood
     answer = client.post("/v1/rank", json={"candidates": [{"title": "by content"}]})
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
@@ -178,13 +178,13 @@ def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part
 
 
 def test_not_ready_while_a_model_does_not_answer(client, gateway):
-    gateway.encoder.mood = "broken"
+    gateway.champion.models.encoder.mood = "broken"
     assert client.get("/healthz").json() == {"status": "alive"}
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
-    gateway.encoder.mood = "fine"
+    gateway.champion.models.encoder.mood = "fine"
     assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
-    gateway.ranker.answer = lambda query: np.array([np.nan])
+    gateway.champion.models.ranker.answer = lambda query: np.array([np.nan])
     assert client.get("/readyz").status_code == 503
 
 
