@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 MAX_HISTORY = 10_000
 MAX_CONTENTS = 32
@@ -33,6 +33,7 @@ Features = Annotated[
 Picture = Annotated[
     bytes,
     BeforeValidator(_decoded),
+    PlainSerializer(lambda picture: base64.b64encode(picture).decode(), when_used="json"),
     WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "JPEG, PNG, WebP, GIF or BMP"}),
 ]
 
