@@ -131,11 +131,8 @@ def encoded(data: bytes) -> str:
         ("/v1/rank", {"candidates": [{"item_id": "x", "title": "t"}]}, "either item_id, or content"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 2, "timestamp": 1}]}, "label"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": True, "timestamp": 1}]}, "label"),
-        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": float("nan")}]}, "timestamp"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": 10**30}]}, "timestamp"),
-        ("/v1/rank", {**ids("x"), "now": float("inf")}, "now"),
         ("/v1/rank", {**ids("x"), "now": -1}, "now"),
-        ("/v1/rank", ids("\ud800"), "item_id"),
         ("/v1/rank", [1, 2], ""),
     ],
 )
@@ -149,11 +146,49 @@ def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where)
     assert not gateway.champion.store.published()
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"now": ' + b"9" * 5000 + b"}"])
-def test_bodies_that_are_not_json_are_refused(client, raw):
-    answer = client.post("/v1/rank", content=raw, headers={"content-type": "application/json"})
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/items"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"now": ' + b"9" * 5000 + b"}",
+        b'{"now": NaN}',
+        b'{"now": -Infinity}',
+        b'{"candidates": [{"item_id": "\\ud800"}]}',
+        b'{"candidates": [{"item_id": "a", "item_id": "b"}]}',
+        b'{"item_id": "x", "title": "t", "title": "u"}',
+    ],
+)
+def test_bodies_that_are_not_plain_json_are_refused(client, gateway, path, raw):
+    answer = client.post(path, content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 or not raw
     assert answer.status_code in (400, 422)
     assert set(answer.json()) == {"error"}
+    assert len(answer.text) < 400
+    assert not gateway.champion.models.ranker.asked
+
+
+def test_several_users_are_answered_in_their_order(client):
+    requests = [{**ids(*IDS[:count]), "user_id": f"u{count}"} for count in (3, 1, 2)]
+    answer = client.post("/v1/rank", json={"requests": requests}).json()
+    assert [len(one["scores"]) for one in answer["answers"]] == [3, 1, 2]
+    assert answer["answers"][1] | {"ms": 0} == client.post("/v1/rank", json=requests[1]).json() | {"ms": 0}
+
+
+def test_a_wrong_request_among_several_is_named(client, gateway):
+    answer = client.post("/v1/rank", json={"requests": [ids("x"), {**ids("x"), "now": -1}]})
+    assert (answer.status_code, answer.json()["error"]["message"][:15]) == (422, "requests.1.now:")
+    answer = client.post("/v1/rank", json={"requests": [ids("x"), ids(*["x"] * 41)]})
+    assert (answer.status_code, answer.json()["error"]["message"][:11]) == (422, "requests.1.")
+    assert client.post("/v1/rank", json={"requests": [ids("x")] * 65}).status_code == 422
+
+
+def test_only_json_is_read_as_json(client):
+    answer = client.post("/v1/rank", content=json.dumps(ids("x")), headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("announced", [True, False])

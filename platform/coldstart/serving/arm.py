@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -12,19 +12,12 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import BadPicture, Content, decode_picture
 from coldstart.data.features import Coded, Owner, Value, of_candidates
+from coldstart.serving.call import RankCall
 from coldstart.serving.catalogue import Catalogue, Choice
 from coldstart.serving.errors import ApiError
 from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.schemas import (
-    Candidate,
-    Parts,
-    PublishAnswer,
-    PublishRequest,
-    RankAnswer,
-    RankRequest,
-    ReleaseAnswer,
-)
+from coldstart.serving.schemas import PublishAnswer, PublishRequest, RankAnswer, ReleaseAnswer
 from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
 
 _HEALTH_SECONDS = 10.0
@@ -60,7 +53,8 @@ class Arm:
         """Reads the content, stores its proxy, and answers when it would survive a crash."""
         began = time.perf_counter()
         features = None if request.features is None else self._encoded("item", request.features, "features")
-        content = await self._checked(request, "picture")
+        content = Content(title=request.title, text=request.text, picture=request.picture or None)
+        await self._check(content, "picture")
         proxy = await self._within(self.models.proxy(content))
         await asyncio.to_thread(self.store.publish, request.item_id, proxy, features)
         return PublishAnswer(
@@ -70,22 +64,22 @@ class Arm:
             ms=_since(began),
         )
 
-    async def rank(self, request: RankRequest) -> RankAnswer:
+    async def rank(self, call: RankCall) -> RankAnswer:
         """Scores the candidates of one user."""
         began = time.perf_counter()
-        given, allowed = len(request.candidates), self.settings.max_candidates
+        given, allowed = len(call.candidate_ids), self.settings.max_candidates
         if given > allowed:
             raise ApiError(422, "invalid", f"candidates: {given} are given, at most {allowed} are allowed")
-        choice = self.catalogue.choose([candidate.item_id for candidate in request.candidates])
-        features = self._features(request, choice)
-        proxies = choice.proxies | await self._within(self._contents(request.candidates))
+        choice = self.catalogue.choose(call.candidate_ids)
+        features = self._features(call, choice)
+        proxies = choice.proxies | await self._within(self._contents(call.contents))
         positions = sorted(proxies)
         query = RankQuery(
-            history_idx=self.catalogue.indices(event.item_id for event in request.history),
-            history_label=np.fromiter((event.label for event in request.history), np.int64),
-            history_time=np.fromiter((event.timestamp for event in request.history), np.int64),
+            history_idx=self.catalogue.indices(call.history_ids),
+            history_label=call.history_labels,
+            history_time=call.history_times,
             item_idx=choice.item_idx,
-            now=int(time.time()) if request.now is None else request.now,
+            now=int(time.time()) if call.now is None else call.now,
             positions=np.array(positions, np.int64),
             proxies=np.array([proxies[position] for position in positions], np.float32),
             features=features,
@@ -111,17 +105,15 @@ class Arm:
         if not np.isfinite(scores).all():
             raise ApiError(503, "not_ready", "the golden request gives scores that are not finite", retry_after=1)
 
-    def _features(self, request: RankRequest, choice: Choice) -> Coded:
+    def _features(self, call: RankCall, choice: Choice) -> Coded:
         """Features of all candidates, for this user and moment."""
         given = {
-            position: self._encoded("item", candidate.features, f"candidates.{position}.features")
-            for position, candidate in enumerate(request.candidates)
-            if candidate.features is not None
+            position: self._encoded("item", features, f"candidates.{position}.features")
+            for position, features in call.features.items()
         }
-        item_ids = [candidate.item_id for candidate in request.candidates]
-        item = self.catalogue.features(item_ids, choice.item_idx, given)
-        user = self._encoded("user", request.user_features, "user_features")
-        context = self._encoded("context", request.context, "context")
+        item = self.catalogue.features(call.candidate_ids, choice.item_idx, given)
+        user = self._encoded("user", call.user_features, "user_features")
+        context = self._encoded("context", call.context, "context")
         return of_candidates(self.catalogue.schema, item, user, context)
 
     def _encoded(self, owner: Owner, given: Mapping[str, Value], where: str) -> Coded:
@@ -130,26 +122,26 @@ class Arm:
         except UserError as error:
             raise ApiError(422, "invalid", f"{where}: {error}") from error
 
-    async def _contents(self, candidates: Sequence[Candidate]) -> dict[int, Vectors]:
+    async def _contents(self, contents: Mapping[int, Content]) -> dict[int, Vectors]:
         """Proxies of the candidates given by content, by position."""
-        given = [position for position, candidate in enumerate(candidates) if candidate.item_id is None]
-        contents = [await self._checked(candidates[i], f"candidates.{i}.picture") for i in given]
-        proxies = await asyncio.gather(*(self.models.proxy(content) for content in contents))
-        return dict(zip(given, proxies, strict=True))
+        for position, content in contents.items():
+            await self._check(content, f"candidates.{position}.picture")
+        proxies = await asyncio.gather(*map(self.models.proxy, contents.values()))
+        return dict(zip(contents, proxies, strict=True))
 
-    async def _checked(self, parts: Parts, where: str) -> Content:
-        """Content whose picture is known to decode within the limits."""
-        if parts.picture:
-            try:
-                await asyncio.to_thread(
-                    decode_picture,
-                    parts.picture,
-                    max_bytes=self.data.max_picture_bytes,
-                    max_pixels=self.data.max_picture_pixels,
-                )
-            except BadPicture as error:
-                raise ApiError(422, "bad_picture", f"{where}: {error}") from error
-        return Content(title=parts.title, text=parts.text, picture=parts.picture or None)
+    async def _check(self, content: Content, where: str) -> None:
+        """Refuses a picture that does not decode within the limits."""
+        if content.picture is None:
+            return
+        try:
+            await asyncio.to_thread(
+                decode_picture,
+                content.picture,
+                max_bytes=self.data.max_picture_bytes,
+                max_pixels=self.data.max_picture_pixels,
+            )
+        except BadPicture as error:
+            raise ApiError(422, "bad_picture", f"{where}: {error}") from error
 
     async def _within(self, work: Awaitable[Answer]) -> Answer:
         seconds = self.settings.request_timeout_s

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,6 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Message, Receive, Send], Awaitable[None]]
 
+_LONGEST = 200
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
 
 
@@ -43,7 +44,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return JSONResponse(body("invalid", _first_problem(error)), 422)
+        return JSONResponse(body("invalid", first_problem(error.errors())), 422)
 
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -60,10 +61,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
-def _first_problem(error: RequestValidationError) -> str:
-    """Where and what, for the first problem; never the value itself."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+def first_problem(problems: Sequence[Any]) -> str:
+    """Where and what, for the first of pydantic's problems; never the value itself."""
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")[:_LONGEST]
     what = str(first["msg"]).removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
 

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from coldstart.config.recipe import Data, Serving
 from coldstart.serving.app import make_app
 from coldstart.serving.arm import Arm
+from coldstart.serving.call import RankCall
 from coldstart.serving.catalogue import Catalogue
 from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore
@@ -17,7 +18,6 @@ from coldstart.serving.schemas import (
     PublishAnswer,
     PublishRequest,
     RankAnswer,
-    RankRequest,
     ReleaseAnswer,
 )
 
@@ -66,9 +66,9 @@ class Gateway:
         """Makes an item rankable."""
         return await self.champion.publish(request)
 
-    async def rank(self, request: RankRequest) -> RankAnswer:
+    async def rank(self, call: RankCall) -> RankAnswer:
         """Scores the candidates of one user."""
-        return await self.champion.rank(request)
+        return await self.champion.rank(call)
 
     async def health(self) -> HealthAnswer:
         """Answers when all models answer a golden request."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from coldstart.serving.body import StrictRoute
 from coldstart.serving.schemas import PublishAnswer, PublishRequest
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def routes(gateway: "Gateway") -> APIRouter:
     """Paths of items."""
-    router = APIRouter(prefix="/v1", tags=["items"])
+    router = APIRouter(prefix="/v1", tags=["items"], route_class=StrictRoute)
 
     @router.post("/items", summary="Publish an item: from its content to a stored proxy")
     async def publish(request: PublishRequest) -> PublishAnswer:
