@@ -32,7 +32,7 @@ class Model:
     async def remote(self, argument):
         if asyncio.iscoroutine(argument):
             argument = await argument
-        self.asked.append(argument)
+        self.asked += argument if isinstance(argument, list) else [argument]
         if self.mood == "slow":
             await asyncio.sleep(60)
         if self.mood == "full":
@@ -55,7 +55,7 @@ def gateway(tmp_path):
     return Gateway(
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 3.0, np.float32)),
-        Model(lambda query: np.linspace(0, 1, len(query.item_idx), dtype=np.float32)),
+        Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
         release,
         tmp_path,
         settings,
@@ -219,7 +219,7 @@ def test_not_ready_while_a_model_does_not_answer(client, gateway):
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     gateway.champion.models.encoder.mood = "fine"
     assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
-    gateway.champion.models.ranker.answer = lambda query: np.array([np.nan])
+    gateway.champion.models.ranker.answer = lambda queries: [np.array([np.nan])]
     assert client.get("/readyz").status_code == 503
 
 

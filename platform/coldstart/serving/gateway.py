@@ -50,7 +50,7 @@ class Gateway:
         self.settings, self.data = settings, data
         store = ProxyStore(store_dir, release.fingerprints["adaptor"])
         self.champion = Arm(
-            release, Models(encoder, adaptor, ranker), Catalogue(ranker_dir, store), store, settings, data
+            release, Models(encoder, adaptor, ranker, settings), Catalogue(ranker_dir, store), store, settings, data
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

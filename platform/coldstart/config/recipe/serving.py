@@ -16,6 +16,10 @@ class Serving(Section):
     max_request_bytes: PositiveInt = 20_000_000
     max_batch: PositiveInt = 16
     batch_wait_ms: PositiveFloat = 2.0
+    ranker_calls: PositiveInt = 4
+    """Calls of the ranker that one gateway has under way; queries that wait meanwhile travel together in the next."""
+    max_waiting: PositiveInt = 256
+    """Rank queries that wait in one gateway before it answers 429."""
     request_timeout_s: PositiveFloat = 30.0
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
