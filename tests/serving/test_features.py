@@ -98,7 +98,7 @@ def client(request, tmp_path, sequences) -> TestClient:
     save_ranker(ranker, tmp_path, IDS, sequences.features.item)
     loaded = load_ranker(tmp_path)
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
-    ProxyStore(tmp_path, SPACE).write_catalogue(iter([proxies]))
+    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [proxies])
     gateway = Gateway(
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 0.5, np.float32)),

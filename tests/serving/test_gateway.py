@@ -47,7 +47,7 @@ def gateway(tmp_path):
     ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
-    ProxyStore(tmp_path, SPACE).write_catalogue(iter([np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)]))
+    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
     release = ReleaseAnswer(
         release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
     )
@@ -85,7 +85,7 @@ def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
     query = gateway.champion.models.ranker.asked[-1]
     assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
     assert query.positions.tolist() == [1, 2, 3, 5]
-    assert query.proxies[0].tolist() == gateway.champion.store.catalogue[ITEMS - 1].tolist()
+    assert query.proxies[0].tolist() == gateway.champion.store.proxy(IDS[ITEMS - 2], ITEMS - 1).tolist()
     assert (query.proxies[1:] == 3).all()
 
 
@@ -143,7 +143,7 @@ def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where)
     assert set(answer.json()["error"]) == {"code", "message"}
     assert where in answer.json()["error"]["message"]
     assert not gateway.champion.models.ranker.asked
-    assert not gateway.champion.store.published()
+    assert not gateway.champion.store.publications.changes(0, 10)
 
 
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/items"])

@@ -17,6 +17,7 @@ from coldstart.serving.catalogue import Catalogue, Choice
 from coldstart.serving.errors import ApiError
 from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.serving.publications import Item, Proxy, digest_of
 from coldstart.serving.schemas import PublishAnswer, PublishRequest, RankAnswer, ReleaseAnswer
 from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
 
@@ -56,7 +57,11 @@ class Arm:
         content = Content(title=request.title, text=request.text, picture=request.picture or None)
         await self._check(content, "picture")
         proxy = await self._within(self.models.proxy(content))
-        await asyncio.to_thread(self.store.publish, request.item_id, proxy, features)
+        item = Item(
+            request.item_id, content, request.features, time.time(), "api", digest_of(content, request.features)
+        )
+        both = None if features is None else np.concatenate([features.categorical[0], features.numeric[0]])
+        await asyncio.to_thread(self.store.publications.publish, [(item, Proxy(proxy, both))])
         return PublishAnswer(
             item_id=request.item_id,
             proxy_norm=float(np.linalg.norm(proxy)),

@@ -48,7 +48,7 @@ class Gateway:
         store_dir: Path,
     ) -> None:
         self.settings, self.data = settings, data
-        store = ProxyStore(store_dir, release.fingerprints["adaptor"])
+        store = ProxyStore(store_dir, release.fingerprints["adaptor"], settings.store)
         self.champion = Arm(
             release, Models(encoder, adaptor, ranker, settings), Catalogue(ranker_dir, store), store, settings, data
         )

@@ -1,10 +1,40 @@
 """The Ray Serve application."""
 
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from coldstart.config.section import Section
+
+
+class Store(Section):
+    """Where published items and their proxies are kept."""
+
+    kind: Literal["lance", "redis"] = "lance"
+    """`lance`: on the disk that all gateways share, with nothing to run beside them. `redis`: for gateways on several
+    machines; its own persistence (`appendonly yes`) is then what keeps them."""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """redis:// or rediss:// (TLS); a password belongs into `redis_password_file`, since recipes are logged."""
+    redis_password_file: Path | None = None
+    max_bulk: PositiveInt = 64
+    """Most items of one POST /v1/items; larger sets are the job of `refresh`."""
+    fold_after: PositiveInt = 20_000
+    """Changes since the newest version of the Lance dataset at which a gateway folds them into another: about 20 MB of
+    its memory at width 64."""
+    ann_from: PositiveInt = 100_000
+    """Mature items from which neighbours are searched with an index; below, comparing with all of them is as quick."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss"):
+            raise ValueError("serving.store.redis_url must start with redis:// or rediss://")
+        if parts.password:
+            raise ValueError("serving.store.redis_url holds a password; put it into a file: redis_password_file")
+        return url
 
 
 class Serving(Section):
@@ -23,6 +53,7 @@ class Serving(Section):
     request_timeout_s: PositiveFloat = 30.0
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
+    store: Store = Store()
     poll_s: PositiveFloat = 2.0
     """Pause between two looks at the registry for another champion, s; one look is a handful of small queries."""
 
