@@ -212,15 +212,22 @@ def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part
     assert ("retry-after" in answer.headers) is (status == 429)
 
 
-def test_not_ready_while_a_model_does_not_answer(client, gateway):
-    gateway.champion.models.encoder.mood = "broken"
+@pytest.mark.parametrize("trouble", ["broken", "nonsense"])
+def test_not_ready_while_a_model_does_not_answer(client, gateway, trouble):
+    models = gateway.champion.models
+    if trouble == "broken":
+        models.encoder.mood = "broken"
+    else:
+        models.ranker.answer = lambda queries: [np.array([np.nan]) for _ in queries]
     assert client.get("/healthz").json() == {"status": "alive"}
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
-    gateway.champion.models.encoder.mood = "fine"
-    assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
-    gateway.champion.models.ranker.answer = lambda queries: [np.array([np.nan])]
-    assert client.get("/readyz").status_code == 503
+
+
+def test_probes_share_a_golden_request(client, gateway):
+    for _ in range(20):
+        assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
+    assert len(gateway.champion.models.ranker.asked) < 5
 
 
 def test_unknown_path_and_method_have_the_stable_body(client):

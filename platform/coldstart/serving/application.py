@@ -28,6 +28,7 @@ from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
+from coldstart.serving.tokens import check_tokens
 
 NAME = "coldstart"
 _READY_SECONDS = 120.0
@@ -53,9 +54,11 @@ def deploy(
         beside: Release that was served until now: its models stay up, so that a rollback need not load them.
 
     Raises:
-        UserError: the port is taken, or the release does not come up; what was served before still is.
+        UserError: the port is taken, tokens are needed and there are none, or the release does not come up; what was
+            served before still is.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    check_tokens(settings)
     _fill_store(release, store_dir, settings.store)
     http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
     try:

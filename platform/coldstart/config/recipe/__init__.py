@@ -12,7 +12,7 @@ from coldstart.config.recipe.encoder import Coarse, Encoder, Lora
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.ranker import Bring, Ranker, Table
 from coldstart.config.recipe.registry import Gate, Registry
-from coldstart.config.recipe.serving import Serving, Store
+from coldstart.config.recipe.serving import Security, Serving, Store
 from coldstart.config.section import Section
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Ranker",
     "Recipe",
     "Registry",
+    "Security",
     "Serving",
     "Split",
     "Store",

@@ -1,5 +1,6 @@
 """The Ray Serve application."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -7,6 +8,33 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from coldstart.config.section import Section
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is reached from the same machine only."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Security(Section):
+    """Who may ask, how often and how slowly."""
+
+    tokens_file: Path | None = None
+    """Hashes of bearer tokens, made by `coldstart token new`, on the machine of the gateways; read again when it
+    changes. Needed as soon as `serving.host` is not loopback."""
+    requests_per_s: PositiveFloat = 1000.0
+    """Steady rate of one token at one gateway replica; beyond it and the burst a request gets 429."""
+    burst: PositiveInt = 2000
+    body_timeout_s: PositiveFloat = 20.0
+    """Longest that a client may take to send a body."""
+
+    @field_validator("tokens_file")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        # Gateways run in another directory than the program that reads the recipe.
+        return path and path.expanduser().absolute()
 
 
 class Store(Section):
@@ -56,6 +84,17 @@ class Serving(Section):
     store: Store = Store()
     poll_s: PositiveFloat = 2.0
     """Pause between two looks at the registry for another champion, s; one look is a handful of small queries."""
+
+    security: Security = Security()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not is_loopback(self.host) and self.security.tokens_file is None:
+            raise ValueError(
+                f"serving.host {self.host} is not loopback, so serving.security.tokens_file is needed; make a token: "
+                "coldstart token new NAME -f FILE"
+            )
+        return self
 
     @model_validator(mode="after")
     def _replica_range(self) -> Self:
