@@ -102,7 +102,7 @@ def client(request, tmp_path, sequences) -> TestClient:
     gateway = Gateway(
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 0.5, np.float32)),
-        Model(lambda query: score(loaded, [query], history=HISTORY)[0]),
+        Model(lambda queries: score(loaded, queries, history=HISTORY)),
         ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE}),
         tmp_path,
         Serving(max_candidates=40, max_request_bytes=200_000),
