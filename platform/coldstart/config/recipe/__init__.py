@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from coldstart.config.recipe.adaptor import Fine
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
-from coldstart.config.recipe.encoder import Coarse, Encoder, Lora
+from coldstart.config.recipe.encoder import CUE, Coarse, Encoder, Lora, Trained
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.ranker import Bring, Ranker, Table
 from coldstart.config.recipe.registry import Gate, Registry
@@ -16,6 +16,7 @@ from coldstart.config.recipe.serving import Security, Serving, Store
 from coldstart.config.section import Section
 
 __all__ = [
+    "CUE",
     "Bring",
     "Cluster",
     "Coarse",
@@ -38,6 +39,7 @@ __all__ = [
     "Split",
     "Store",
     "Table",
+    "Trained",
 ]
 
 
