@@ -15,7 +15,6 @@ ROOMS = [
     ["evaluation"],
     ["registry"],
     ["serving"],
-    ["client"],
     ["cli"],
 ]
 RANK = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}

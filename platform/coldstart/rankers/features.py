@@ -35,7 +35,7 @@ class FeatureEmbedding(nn.Module):
             sizes = torch.tensor(schema.cardinalities)
             first = torch.cumsum(sizes, 0) - sizes
             self.register_buffer("first", first, persistent=False)
-            self.table = nn.Embedding(int(sizes.sum()), width)
+            self.table = nn.Embedding(int(sizes.sum()), width, sparse=True)
             nn.init.normal_(self.table.weight, std=0.02)
             with torch.no_grad():
                 self.table.weight[first] = 0

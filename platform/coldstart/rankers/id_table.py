@@ -52,7 +52,7 @@ class FullTable(IdTable):
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
-        return F.embedding(item_idx, self.weight)
+        return F.embedding(item_idx, self.weight, sparse=True)
 
     @torch.no_grad()
     def start_from(self, rows: Tensor, scale: float) -> None:
@@ -74,7 +74,7 @@ class HashedTable(IdTable):
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
-        return F.embedding(self._row(item_idx), self.weight)
+        return F.embedding(self._row(item_idx), self.weight, sparse=True)
 
     @torch.no_grad()
     def start_from(self, rows: Tensor, scale: float) -> None:

@@ -1,7 +1,6 @@
-"""Training by clicks, shared by the ranker and the adaptor: epochs over user windows, DDP, early stop, resume."""
+"""Training by clicks, shared by ranker and adaptor: epochs over user windows on all ranks, early stop, resume."""
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from coldstart.config import Journal
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows, users_of
+from coldstart.training.gradients import GradientSum
 from coldstart.training.ranks import barrier, device, rank, world_size
 
 Gauc = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], float]
@@ -98,9 +98,8 @@ class ClickLoop:
     def run(self) -> Progress:
         """Trains until the epochs or the patience are used up and puts the best weights back."""
         self._resume()
-        engine = self._distribute()
         while self.progress.epoch < self.schedule.epochs and not self._given_up():
-            loss = self._epoch(engine)
+            loss = self._epoch()
             self.model.eval()
             score = self.validate()
             self.progress.history.append(score)
@@ -116,30 +115,27 @@ class ClickLoop:
         self.model.eval()
         return self.progress
 
-    def _distribute(self) -> nn.Module:
-        if world_size() == 1:
-            return self.model
-        ids = [device().index] if device().type == "cuda" else None
-        with warnings.catch_warnings():
-            # The new name of this switch does not exist in the older releases that are supported.
-            warnings.simplefilter("ignore", FutureWarning)
-            return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
-
-    def _epoch(self, engine: nn.Module) -> float:
+    def _epoch(self) -> float:
         self.model.train()
         started, total, weights = time.perf_counter(), torch.zeros((), device=device()), 0.0
         schedule, progress = self.schedule, self.progress
-        for batch, weight in self.windows.epoch(
+        gradients = GradientSum(weight for group in self.optimizer.param_groups for weight in group["params"])
+        batches = self.windows.epoch(
             schedule.seed,
             progress.epoch,
             windows_per_step=schedule.windows_per_step,
             rank=rank(),
             world=world_size(),
-        ):
-            loss = _loss_sum(engine, batch.to(device()), progress.step) / weight
+        )
+        following = next(batches, None)
+        while following is not None:
+            batch, weight = following
+            loss = _loss_sum(self.model, batch.to(device()), progress.step) / weight
             self.optimizer.zero_grad(set_to_none=True)
-            # DDP takes the mean over ranks, the loss is a sum over them.
-            (loss * world_size()).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients.start()
+            following = next(batches, None)
+            gradients.finish()
             self._set_rate()
             self.optimizer.step()
             total += loss.detach() * weight
@@ -199,8 +195,8 @@ class ClickLoop:
         self._best = state["best"]
 
 
-def _loss_sum(engine: nn.Module, batch: RankBatch, step: int) -> Tensor:
-    logits = engine(batch, step)
+def _loss_sum(model: nn.Module, batch: RankBatch, step: int) -> Tensor:
+    logits = model(batch, step)
     losses = F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none")
     return (losses * batch.weight).sum()
 

@@ -45,10 +45,13 @@ class HiddenItems(nn.Module):
     def forward(self, batch: RankBatch, step: int | None) -> Tensor:
         """Logits `[B, T]`; nothing is hidden when `step` is None."""
         if step is not None and self.share:
+            sizes = [batch.history_idx.numel(), batch.target_idx.numel()]
+            both = torch.cat([batch.history_idx.flatten(), batch.target_idx.flatten()])
+            past, target = torch.split(hide(both, share=self.share, seed=self.seed, step=step), sizes)
             batch = replace(
                 batch,
-                history_idx=hide(batch.history_idx, share=self.share, seed=self.seed, step=step),
-                target_idx=hide(batch.target_idx, share=self.share, seed=self.seed, step=step),
+                history_idx=past.view_as(batch.history_idx),
+                target_idx=target.view_as(batch.target_idx),
             )
         lower = step is not None and self.dtype is not torch.float32
         with torch.autocast(batch.target_idx.device.type, self.dtype, enabled=lower):
