@@ -15,6 +15,7 @@ ROOMS = [
     ["evaluation"],
     ["registry"],
     ["serving"],
+    ["client"],
     ["cli"],
 ]
 RANK = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}

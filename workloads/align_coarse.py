@@ -12,11 +12,12 @@ from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import make_mllm
-from coldstart.encoders.checkpoint import check_mllm
+from coldstart.encoders.check import check_mllm
 from coldstart.rankers import IdRows, load_id_rows
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.coarse_loop import CoarseTask, train_coarse
 from coldstart.training.launch import launch
+from workloads.console import CONSOLE
 from workloads.job import main
 
 STAGE = "align_coarse"
@@ -35,9 +36,12 @@ def run(recipe: Recipe) -> Artifact:
     ranker = read_artifact(run_dir / "ranker", "ranker")
     lineage = {"dataset": dataset.artifact.fingerprint, "ranker": ranker.fingerprint}
     mllm = _mllm(recipe, dataset)
-    check_mllm(recipe.encoder, mllm)
+    ids = load_id_rows(ranker.path)
+    counts = check_mllm(recipe.encoder, mllm, width=ids.rows.shape[1], content=recipe.content)
+    CONSOLE.print(f"      {STAGE:<13} {counts.trained:,} parameters are trained, {counts.frozen:,} are frozen")
+    parameters = {"trained_parameters": counts.trained, "frozen_parameters": counts.frozen}
     key = digest([recipe.encoder, recipe.content, recipe.coarse, recipe.cluster.workers, recipe.seed, mllm, lineage])
-    task = coarse_task(recipe, dataset, load_id_rows(ranker.path), mllm=mllm, key=key)
+    task = coarse_task(recipe, dataset, ids, mllm=mllm, key=key)
 
     journal = Journal(task.journal)
     if Checkpoints(task.checkpoints, key).newest() is None:
@@ -46,7 +50,7 @@ def run(recipe: Recipe) -> Artifact:
     payload = {"recipe": recipe.model_dump(mode="json"), "run_dir": str(run_dir), "mllm": mllm, "key": key}
     launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
 
-    with write_artifact(run_dir / "encoder", "encoder", lineage, _about(task, journal)) as draft:
+    with write_artifact(run_dir / "encoder", "encoder", lineage, {**_about(task, journal), **parameters}) as draft:
         shutil.copytree(task.result, draft, dirs_exist_ok=True)
     shutil.rmtree(task.checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / "encoder", "encoder")

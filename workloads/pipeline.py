@@ -10,7 +10,7 @@ from typing import Any
 from coldstart.config import Artifact, Recipe, UserError, digest, dump_recipe, load_recipe, read_artifact
 from coldstart.config.permission import permit
 from coldstart.data.readers import check_files
-from coldstart.encoders.checkpoint import check_mllm
+from coldstart.encoders.check import check_mllm
 from coldstart.rankers import ranker_class
 from coldstart.registry import Registry
 from workloads import (

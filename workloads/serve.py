@@ -8,6 +8,7 @@ from coldstart.registry import Registry, Release, look, resolve
 from coldstart.registry.standing import State
 from coldstart.registry.watch import promotions
 from coldstart.serving import check_port, deploy, shutdown
+from coldstart.serving.tokens import check_tokens
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
 
@@ -24,6 +25,7 @@ def serve_forever(recipe: Recipe, *, alias: str = "champion", address: str | Non
     """Serves until interrupted whatever release stands at an alias."""
     with readable_errors():
         check_port(recipe.serving)
+        check_tokens(recipe.serving)
         registry = Registry(recipe.tracking_uri, recipe.project)
     with readable_errors(), ray_cluster(recipe, address):
         release = _standing(registry, alias)

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 from coldstart.config import UserError
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.encoders import make_mllm
-from coldstart.encoders.checkpoint import check_mllm, load_mllm
+from coldstart.encoders.check import check_mllm
+from coldstart.encoders.checkpoint import load_mllm
 
 
 def settings(mllm, **more):
@@ -28,19 +30,19 @@ def test_directory_without_config(tmp_path: Path):
         check_mllm(settings(tmp_path))
 
 
-@pytest.mark.parametrize("missing", ["processor_config.json", "tokenizer.json"])
-def test_directory_without_processor_files(mllm: Path, tmp_path: Path, missing: str):
-    copy = tmp_path / "copy"
-    shutil.copytree(mllm, copy)
-    (copy / missing).unlink()
-    with pytest.raises(UserError, match="has no complete processor"):
-        check_mllm(settings(copy))
-
-
 def test_text_only_model_is_refused(mllm: Path, tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(UserError, match="'qwen2'"):
         check_mllm(settings(tmp_path))
+
+
+def test_a_model_with_code_of_its_own_is_refused_and_its_code_not_run(tmp_path: Path):
+    about = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "configuration_chat.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "configuration_chat.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(UserError, match="'internvl_chat' that brings its own code"):
+        check_mllm(settings(tmp_path))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_unreachable_hub_says_to_download(monkeypatch: pytest.MonkeyPatch):

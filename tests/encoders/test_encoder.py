@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from coldstart.config.recipe import ContentSwitch, Lora
 from coldstart.config.recipe import Encoder as EncoderSettings
@@ -77,63 +77,6 @@ def test_lora_trains_adapters_connector_and_head_and_is_merged_on_save(make_enco
     loaded = Encoder.load(tmp_path, "cpu")
     assert not any("lora" in name for name in loaded.state_dict())
     torch.testing.assert_close(read(encoder, contents)[0], read(loaded, contents)[0], atol=1e-4, rtol=1e-3)
-
-
-def test_reads_a_family_with_flat_patches_too(mllm: Path, contents, tmp_path: Path):
-    """Qwen2.5-VL: several pixel rows per item, image marks in the prompt, token kinds, no [EMB] in its tokenizer."""
-    qwen = _qwen(tmp_path / "qwen", mllm)
-    settings = EncoderSettings(picture_size=56, max_text_tokens=12, layer_groups=2)
-    encoder = Encoder.create(str(qwen), settings, width=8, content=ContentSwitch(), seed=3).eval()
-    arrays = encoder.prepare(contents)
-    assert {len(rows) for rows in arrays.values()} == {4}
-    together, _ = read(encoder, contents)
-    alone, _ = read(encoder, contents[1:2])
-    torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=1e-4)
-    arrays["attention_mask"] = encoder.prompt.hide_words(arrays["attention_mask"], np.ones((4, 12), bool))
-    with torch.inference_mode():
-        wordless, _ = encoder(encoder.inputs(arrays, "cpu"))
-    assert torch.isfinite(wordless).all()
-    encoder.save(tmp_path / "saved")
-    torch.testing.assert_close(read(Encoder.load(tmp_path / "saved", "cpu"), contents)[0], together)
-
-
-def _qwen(path: Path, mllm: Path) -> Path:
-    from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen2VLProcessor
-
-    from coldstart.encoders.checkpoint import without_video
-
-    tokenizer = AutoTokenizer.from_pretrained(mllm)
-    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": marks})
-    start, end, image, video = tokenizer.convert_tokens_to_ids(marks)
-    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
-    without_video(Qwen2VLProcessor)(Qwen2VLImageProcessorPil(size=size), tokenizer).save_pretrained(path)
-    torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "num_heads": 2,
-            "intermediate_size": 32,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
-        },
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-    )
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(path)
-    return path
 
 
 def test_layer_means_cover_every_layer(encoder, contents):

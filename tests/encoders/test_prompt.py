@@ -3,9 +3,10 @@ import pickle
 import numpy as np
 from PIL import Image
 
-from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import CUE, ContentSwitch
 from coldstart.data.content import Content
-from coldstart.encoders.prompt import CUE, EMB, GREY, fit
+from coldstart.encoders.pictures import GREY, fit
+from coldstart.encoders.prompt import EMB
 
 
 def words(encoder, row):
@@ -88,6 +89,6 @@ def test_hidden_words_are_not_read_and_nothing_else_changes(encoder, picture):
     arrays = encoder.prepare([Content("red round vase", None, picture), Content(None, None, picture)])
     hidden = np.zeros((2, 12), bool)
     hidden[:, 1] = hidden[:, 11] = True
-    masked = encoder.prompt.hide_words(arrays["attention_mask"], hidden)
+    masked = encoder.prompt.hide_words(arrays, hidden)["attention_mask"]
     gone = np.argwhere(masked != arrays["attention_mask"])
     assert [words(encoder, arrays["input_ids"][row])[place] for row, place in gone] == ["\u0120round"]

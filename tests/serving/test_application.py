@@ -66,7 +66,7 @@ def test_release_and_health_say_what_is_served(client, release):
     assert answer["alias"] == "champion"
     assert answer["versions"] == {"adaptor": 1, "ranker": 1, "encoder": 1}
     assert answer["fingerprints"]["adaptor"] == release.adaptor.fingerprint
-    assert client.get("/healthz").json() == {"status": "ready", "release": "served-adaptor/1"}
+    assert client.get("/readyz").json() == {"status": "ready", "release": "served-adaptor/1"}
 
 
 def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
@@ -130,7 +130,7 @@ def test_published_item_survives_a_restart_and_is_known_to_every_replica(client,
     before = client.post("/v1/rank", json=body).json()
     shutdown()
     with pytest.raises(httpx.HTTPError):
-        client.get("/healthz")
+        client.get("/readyz")
     two = recipe.serving.model_copy(update={"min_replicas": 2, "max_replicas": 2})
     url = deploy(release, two, recipe.run_dir / "store")
     published(client, "later", 2)

@@ -14,7 +14,8 @@ from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric, 
 from coldstart.data.sequences import Sequences
 from coldstart.rankers import load_ranker, save_ranker
 from coldstart.rankers.kinds import CLASSES
-from coldstart.serving.gateway import Gateway, make_app
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.scoring import score
@@ -97,11 +98,11 @@ def client(request, tmp_path, sequences) -> TestClient:
     save_ranker(ranker, tmp_path, IDS, sequences.features.item)
     loaded = load_ranker(tmp_path)
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
-    ProxyStore(tmp_path, SPACE).write_catalogue(iter([proxies]))
+    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [proxies])
     gateway = Gateway(
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 0.5, np.float32)),
-        Model(lambda query: score(loaded, [query], history=HISTORY)[0]),
+        Model(lambda queries: score(loaded, queries, history=HISTORY)),
         ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE}),
         tmp_path,
         Serving(max_candidates=40, max_request_bytes=200_000),

@@ -13,7 +13,8 @@ from ray.serve.exceptions import BackPressureError
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.serving.gateway import Gateway, make_app
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from tests.serving.tiny import IDS, ITEMS, TRAINED, picture, tiny_recipe
@@ -31,7 +32,7 @@ class Model:
     async def remote(self, argument):
         if asyncio.iscoroutine(argument):
             argument = await argument
-        self.asked.append(argument)
+        self.asked += argument if isinstance(argument, list) else [argument]
         if self.mood == "slow":
             await asyncio.sleep(60)
         if self.mood == "full":
@@ -46,7 +47,7 @@ def gateway(tmp_path):
     ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
-    ProxyStore(tmp_path, SPACE).write_catalogue(iter([np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)]))
+    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
     release = ReleaseAnswer(
         release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
     )
@@ -54,7 +55,7 @@ def gateway(tmp_path):
     return Gateway(
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 3.0, np.float32)),
-        Model(lambda query: np.linspace(0, 1, len(query.item_idx), dtype=np.float32)),
+        Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
         release,
         tmp_path,
         settings,
@@ -81,17 +82,17 @@ def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
     answer = client.post("/v1/rank", json=body).json()
     assert answer["vectors"] == ["id", "fine", "fine", "fine", "oov", "fine"]
     assert len(answer["scores"]) == 6
-    query = gateway.ranker.asked[-1]
+    query = gateway.champion.models.ranker.asked[-1]
     assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
     assert query.positions.tolist() == [1, 2, 3, 5]
-    assert query.proxies[0].tolist() == gateway.store.catalogue[ITEMS - 1].tolist()
+    assert query.proxies[0].tolist() == gateway.champion.store.proxy(IDS[ITEMS - 2], ITEMS - 1).tolist()
     assert (query.proxies[1:] == 3).all()
 
 
 def test_unknown_history_items_are_kept_as_oov(client, gateway):
     event = {"item_id": "nobody", "label": 1, "timestamp": 5}
     client.post("/v1/rank", json={"history": [event, {**event, "item_id": IDS[2]}], **ids(IDS[0])}).raise_for_status()
-    assert gateway.ranker.asked[-1].history_idx.tolist() == [0, 3]
+    assert gateway.champion.models.ranker.asked[-1].history_idx.tolist() == [0, 3]
 
 
 def bomb() -> bytes:
@@ -130,11 +131,8 @@ def encoded(data: bytes) -> str:
         ("/v1/rank", {"candidates": [{"item_id": "x", "title": "t"}]}, "either item_id, or content"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 2, "timestamp": 1}]}, "label"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": True, "timestamp": 1}]}, "label"),
-        ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": float("nan")}]}, "timestamp"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 1, "timestamp": 10**30}]}, "timestamp"),
-        ("/v1/rank", {**ids("x"), "now": float("inf")}, "now"),
         ("/v1/rank", {**ids("x"), "now": -1}, "now"),
-        ("/v1/rank", ids("\ud800"), "item_id"),
         ("/v1/rank", [1, 2], ""),
     ],
 )
@@ -144,15 +142,53 @@ def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where)
     assert set(answer.json()) == {"error"}
     assert set(answer.json()["error"]) == {"code", "message"}
     assert where in answer.json()["error"]["message"]
-    assert not gateway.ranker.asked
-    assert not gateway.store.published()
+    assert not gateway.champion.models.ranker.asked
+    assert not gateway.champion.store.publications.changes(0, 10)
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[" * 100_000, b"\xff\xfe", b'{"now": ' + b"9" * 5000 + b"}"])
-def test_bodies_that_are_not_json_are_refused(client, raw):
-    answer = client.post("/v1/rank", content=raw, headers={"content-type": "application/json"})
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/items"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"now": ' + b"9" * 5000 + b"}",
+        b'{"now": NaN}',
+        b'{"now": -Infinity}',
+        b'{"candidates": [{"item_id": "\\ud800"}]}',
+        b'{"candidates": [{"item_id": "a", "item_id": "b"}]}',
+        b'{"item_id": "x", "title": "t", "title": "u"}',
+    ],
+)
+def test_bodies_that_are_not_plain_json_are_refused(client, gateway, path, raw):
+    answer = client.post(path, content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 or not raw
     assert answer.status_code in (400, 422)
     assert set(answer.json()) == {"error"}
+    assert len(answer.text) < 400
+    assert not gateway.champion.models.ranker.asked
+
+
+def test_several_users_are_answered_in_their_order(client):
+    requests = [{**ids(*IDS[:count]), "user_id": f"u{count}"} for count in (3, 1, 2)]
+    answer = client.post("/v1/rank", json={"requests": requests}).json()
+    assert [len(one["scores"]) for one in answer["answers"]] == [3, 1, 2]
+    assert answer["answers"][1] | {"ms": 0} == client.post("/v1/rank", json=requests[1]).json() | {"ms": 0}
+
+
+def test_a_wrong_request_among_several_is_named(client, gateway):
+    answer = client.post("/v1/rank", json={"requests": [ids("x"), {**ids("x"), "now": -1}]})
+    assert (answer.status_code, answer.json()["error"]["message"][:15]) == (422, "requests.1.now:")
+    answer = client.post("/v1/rank", json={"requests": [ids("x"), ids(*["x"] * 41)]})
+    assert (answer.status_code, answer.json()["error"]["message"][:11]) == (422, "requests.1.")
+    assert client.post("/v1/rank", json={"requests": [ids("x")] * 65}).status_code == 422
+
+
+def test_only_json_is_read_as_json(client):
+    answer = client.post("/v1/rank", content=json.dumps(ids("x")), headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -168,7 +204,7 @@ def test_large_body_is_refused(client, announced):
 )
 @pytest.mark.parametrize("part", ["ranker", "encoder"])
 def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part, mood, status, code):
-    getattr(gateway, part).mood = mood
+    getattr(gateway.champion.models, part).mood = mood
     answer = client.post("/v1/rank", json={"candidates": [{"title": "by content"}]})
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
@@ -176,14 +212,22 @@ def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part
     assert ("retry-after" in answer.headers) is (status == 429)
 
 
-def test_not_ready_while_a_model_does_not_answer(client, gateway):
-    gateway.encoder.mood = "broken"
-    answer = client.get("/healthz")
+@pytest.mark.parametrize("trouble", ["broken", "nonsense"])
+def test_not_ready_while_a_model_does_not_answer(client, gateway, trouble):
+    models = gateway.champion.models
+    if trouble == "broken":
+        models.encoder.mood = "broken"
+    else:
+        models.ranker.answer = lambda queries: [np.array([np.nan]) for _ in queries]
+    assert client.get("/healthz").json() == {"status": "alive"}
+    answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
-    gateway.encoder.mood = "fine"
-    assert client.get("/healthz").json() == {"status": "ready", "release": "demo-adaptor/1"}
-    gateway.ranker.answer = lambda query: np.array([np.nan])
-    assert client.get("/healthz").status_code == 503
+
+
+def test_probes_share_a_golden_request(client, gateway):
+    for _ in range(20):
+        assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
+    assert len(gateway.champion.models.ranker.asked) < 5
 
 
 def test_unknown_path_and_method_have_the_stable_body(client):
@@ -193,7 +237,7 @@ def test_unknown_path_and_method_have_the_stable_body(client):
 
 def test_openapi_names_the_api_and_its_errors(client):
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/v1/items", "/v1/rank", "/v1/release", "/healthz"}
+    assert set(schema["paths"]) == {"/v1/items", "/v1/rank", "/v1/release", "/healthz", "/readyz"}
     rank = schema["paths"]["/v1/rank"]["post"]
     assert {"200", "413", "422", "429", "503", "504"} <= set(rank["responses"])
     assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")

@@ -80,6 +80,9 @@ def test_encoder_is_an_artifact_with_lineage_that_transformers_loads(aligned: Pa
     assert artifact.lineage == {kind: read_artifact(aligned / kind, kind).fingerprint for kind in ("dataset", "ranker")}
     assert artifact.about["chance_recall_at_10"] > 0
     assert artifact.about["groups"] == 2
+    sizes = [weight.numel() for weight in Encoder.load(artifact.path, "cpu").parameters()]
+    assert artifact.about["trained_parameters"] + artifact.about["frozen_parameters"] == sum(sizes)
+    assert artifact.about["frozen_parameters"] < artifact.about["trained_parameters"]
     AutoModelForImageTextToText.from_pretrained(artifact.path / "checkpoint")
 
 

@@ -69,7 +69,7 @@ def test_promotion_and_rollback_reach_traffic_without_a_failed_request(recipe, r
     url = f"http://127.0.0.1:{recipe.serving.port}"
     command = [sys.executable, "-m", "workloads.serve", "--recipe", str(file)]
     seen: dict[str, list[float]] = {}
-    program = Server(command, f"{url}/healthz", tmp_path / "serve.log", {"RAY_ADDRESS": ""})
+    program = Server(command, f"{url}/readyz", tmp_path / "serve.log", {"RAY_ADDRESS": ""})
     program.start()
     try:
         seconds_until(url, "followed-adaptor/1", seen)

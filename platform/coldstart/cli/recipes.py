@@ -15,7 +15,7 @@ from coldstart.config import Recipe, digest, dump_recipe
 def validate(recipe: Annotated[str, typer.Argument()], overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe and, where they are local, the files and the MLLM it names."""
     from coldstart.data.readers import check_files
-    from coldstart.encoders.checkpoint import check_mllm
+    from coldstart.encoders.check import check_mllm
 
     loaded = load(recipe, overrides)
     notes = []

@@ -1,6 +1,8 @@
 """What an item shows: title, text and an encoded picture, and the one door through which pictures are decoded."""
 
+import hashlib
 import io
+import json
 import warnings
 from dataclasses import dataclass
 
@@ -26,6 +28,12 @@ class Content:
     title: str | None = None
     text: str | None = None
     picture: bytes | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what it shows: two contents are the same exactly if theirs is."""
+        picture = None if not self.picture else hashlib.sha256(self.picture).hexdigest()
+        return hashlib.sha256(json.dumps([self.title, self.text, picture]).encode()).hexdigest()
 
 
 def decode_picture(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:

@@ -14,9 +14,11 @@ from coldstart.config import UserError
 from coldstart.config.recipe import ContentSwitch, Lora
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
-from coldstart.encoders.checkpoint import load_mllm, load_processor
-from coldstart.encoders.lora import add_lora, merge_lora
-from coldstart.encoders.pooling import AttentionPooling, Projection
+from coldstart.encoders.checkpoint import load_mllm, load_processor, outline_mllm
+from coldstart.encoders.freezing import choose_trained
+from coldstart.encoders.lora import merge_lora
+from coldstart.encoders.pictures import Pictures
+from coldstart.encoders.pooling import POOLINGS, Projection
 from coldstart.encoders.prompt import Prompt
 
 Inputs = dict[str, Tensor]
@@ -33,10 +35,12 @@ class Encoder(nn.Module):
         layers: Indices of the `G` hidden states that are read out (0 is the token embedding); pinned after training.
         width: d.
         hidden: D.
-        lora: Settings of the low-rank adapters, if only those are trained.
+        lora: Settings of the low-rank adapters, if there are any.
     """
 
-    def __init__(self, mllm: Any, prompt: Prompt, *, width: int, layers: Sequence[int] = ()) -> None:
+    def __init__(
+        self, mllm: Any, prompt: Prompt, *, width: int, pooling: str = "attention", layers: Sequence[int] = ()
+    ) -> None:
         """Puts a new pooling and head on an MLLM."""
         super().__init__()
         self.mllm = mllm
@@ -44,12 +48,10 @@ class Encoder(nn.Module):
         self.layers = tuple(layers)
         self.width = width
         self.hidden: int = mllm.config.get_text_config().hidden_size
-        self.pooling = AttentionPooling(self.hidden)
+        self.pooling_kind = pooling
+        self.pooling = POOLINGS[pooling](self.hidden)
         self.projection = Projection(self.hidden, width)
         self.lora: Lora | None = None
-        head = mllm.get_output_embeddings()
-        if head is not None and head.weight is not mllm.get_input_embeddings().weight:
-            head.requires_grad_(False)  # No loss reaches the language head.
 
     @classmethod
     def create(cls, mllm: str, settings: EncoderSettings, *, width: int, content: ContentSwitch, seed: int) -> Self:
@@ -68,18 +70,32 @@ class Encoder(nn.Module):
         processor = load_processor(mllm)
         torch.manual_seed(seed)
         model = load_mllm(mllm, tokens=len(processor.tokenizer), dtype=settings.dtype)
-        prompt = Prompt(
-            processor,
-            picture_size=settings.picture_size,
-            max_text_tokens=settings.max_text_tokens,
-            content=content,
-            image_marks=_image_marks(model.config, processor.tokenizer),
-        )
-        encoder = cls(model, prompt, width=width)
+        return cls._on(model, processor, settings, width=width, content=content)
+
+    @classmethod
+    def outline(cls, mllm: str, settings: EncoderSettings, *, width: int, content: ContentSwitch) -> Self:
+        """The encoder that `create` makes, without weights: what it would train, before a machine has to hold it.
+
+        Raises:
+            UserError: the checkpoint has no processor, is of a family that cannot be read, or cannot do what the
+                settings say.
+        """
+        processor = load_processor(mllm)
+        model = outline_mllm(mllm, tokens=len(processor.tokenizer))
+        layers = model.config.get_text_config().num_hidden_layers
+        if settings.layer_groups > layers:
+            raise UserError(
+                f"encoder.layer_groups {settings.layer_groups} exceeds the {layers} layers of {mllm}; lower it"
+            )
+        with torch.device("meta"):
+            return cls._on(model, processor, settings, width=width, content=content)
+
+    @classmethod
+    def _on(cls, model: Any, processor: Any, settings: EncoderSettings, *, width: int, content: ContentSwitch) -> Self:
+        prompt = make_prompt(processor, model.config, settings, content)
+        encoder = cls(model, prompt, width=width, pooling=settings.pooling)
         encoder.to(model.dtype)
-        if settings.lora is not None:
-            add_lora(model, settings.lora)
-            encoder.lora = settings.lora
+        encoder.choose_trained(settings)
         return encoder
 
     @classmethod
@@ -89,15 +105,9 @@ class Encoder(nn.Module):
         checkpoint = str(path / "checkpoint")
         processor = load_processor(checkpoint)
         model = load_mllm(checkpoint, tokens=len(processor.tokenizer), dtype=about["dtype"])
-        prompt = Prompt(
-            processor,
-            picture_size=about["picture_size"],
-            max_text_tokens=about["max_text_tokens"],
-            content=ContentSwitch(**about["content"]),
-            image_marks=_image_marks(model.config, processor.tokenizer),
-            cue=about["cue"],
-        )
-        encoder = cls(model, prompt, width=about["width"], layers=about["layers"])
+        settings = EncoderSettings.model_validate({name: about[name] for name in _RECORDED if name in about})
+        prompt = make_prompt(processor, model.config, settings, ContentSwitch(**about["content"]))
+        encoder = cls(model, prompt, width=about["width"], pooling=settings.pooling, layers=about["layers"])
         head = load_file(path / "head.safetensors")
         missing = encoder.load_state_dict(head, strict=False)
         if missing.unexpected_keys:
@@ -129,6 +139,7 @@ class Encoder(nn.Module):
             "hidden": self.hidden,
             "layers": list(self.layers),
             "dtype": str(self.mllm.dtype).removeprefix("torch."),
+            "pooling": self.pooling_kind,
             **self.prompt.settings(),
         }
         (path / "encoder.json").write_text(json.dumps(about, indent=2))
@@ -137,16 +148,9 @@ class Encoder(nn.Module):
         """Arrays with one row per item, on the CPU: see `Prompt.prepare`."""
         return self.prompt.prepare(contents)
 
-    def inputs(self, arrays: dict[str, np.ndarray], device: torch.device | str) -> Inputs:
-        """Tensors for `forward` from what `prepare` made: columns that no row attends to are cut off."""
-        tensors = {name: torch.tensor(rows, device=device) for name, rows in arrays.items()}
-        longest = int(np.flatnonzero(arrays["attention_mask"].any(axis=0))[-1]) + 1
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            if name in tensors:
-                tensors[name] = tensors[name][:, :longest]
-        for name in self.prompt.folded & tensors.keys():
-            tensors[name] = tensors[name].flatten(0, 1)
-        return tensors
+    def inputs(self, rows: dict[str, np.ndarray], device: torch.device | str) -> Inputs:
+        """Tensors for `forward` from any rows that `prepare` made, padded to the longest of them."""
+        return {name: torch.tensor(column, device=device) for name, column in self.prompt.collate(rows).items()}
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Inputs of `B` items -> coarse proxies `[B, d]` float32 of unit norm, layer states `[B, G, D]`."""
@@ -167,9 +171,40 @@ class Encoder(nn.Module):
         seen = self.mllm.model(**inputs, output_hidden_states=every_layer or bool(self.layers), use_cache=False)
         return seen.last_hidden_state, seen.hidden_states or ()
 
+    def choose_trained(self, settings: EncoderSettings) -> None:
+        """Freezes what the settings do not train, adds adapters, and saves memory in the way they say.
+
+        Raises:
+            UserError: a part has fewer layers than are asked for.
+        """
+        choose_trained(self.mllm, settings.train, settings.lora)
+        self.lora = settings.lora
+        if settings.gradient_checkpointing:
+            self.mllm.gradient_checkpointing_enable({"use_reentrant": False})
+
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters that alignment trains."""
         return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
+
+_RECORDED = ("picture_size", "dynamic_resolution", "max_text_tokens", "cue", "pooling")
+
+
+def make_prompt(processor: Any, config: Any, settings: EncoderSettings, content: ContentSwitch) -> Prompt:
+    """The prompt for an MLLM with this processor and configuration.
+
+    Raises:
+        UserError: its image processor cannot do what the settings say.
+    """
+    pictures = Pictures(processor.image_processor, size=settings.picture_size, dynamic=settings.dynamic_resolution)
+    return Prompt(
+        processor,
+        pictures,
+        max_text_tokens=settings.max_text_tokens,
+        content=content,
+        image_marks=_image_marks(config, processor.tokenizer),
+        cue=settings.cue,
+    )
 
 
 def _image_marks(config: Any, tokenizer: Any) -> tuple[str, str]:

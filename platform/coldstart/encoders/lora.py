@@ -1,29 +1,32 @@
 """Low-rank adapters on the language layers; they exist only while training and are merged before anything is saved."""
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from coldstart.config.recipe import Lora
 
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-CONNECTOR = re.compile(r"\.(multi_modal_projector|merger|connector|modality_projection)\.")
 ADAPTER = "default"
 
 
-def add_lora(mllm: Any, settings: Lora) -> None:
-    """Freezes the MLLM, adds adapters to its language layers and leaves the connector trainable."""
+def add_adapters(mllm: Any, layers: Sequence[nn.Module], settings: Lora) -> None:
+    """Adds trainable adapters to every linear map of some of the MLLM's layers."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    mllm.requires_grad_(False)
+    linear = {id(part) for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)}
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=TARGETS, bias="none"
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=[name for name, part in mllm.named_modules() if id(part) in linear],
+        bias="none",
     )
+    # Injecting freezes what it does not add.
+    trained = [weight for weight in mllm.parameters() if weight.requires_grad]
     inject_adapter_in_model(config, mllm, adapter_name=ADAPTER)
-    for name, weight in mllm.named_parameters():
-        if CONNECTOR.search(f".{name}"):
-            weight.requires_grad_(True)
+    for weight in trained:
+        weight.requires_grad_(True)
 
 
 def merge_lora(state: dict[str, Tensor], settings: Lora) -> dict[str, Tensor]:

@@ -5,11 +5,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class LastPooling(nn.Module):
+    """The state of `[EMB]`, the last attended token.
+
+    Every pooling normalises states first, so that the same one reads every layer.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        """`hidden` is D."""
+        super().__init__()
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Token states `[B, length, D]` and attention mask `[B, length]` -> `[B, D]`."""
+        return _emb(F.layer_norm(states, states.shape[-1:]), mask)
+
+
+class MeanPooling(nn.Module):
+    """The mean over attended tokens."""
+
+    def __init__(self, hidden: int) -> None:
+        """`hidden` is D."""
+        super().__init__()
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Token states `[B, length, D]` and attention mask `[B, length]` -> `[B, D]`."""
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (F.layer_norm(states, states.shape[-1:]) * weights).sum(dim=1) / weights.sum(dim=1)
+
+
 class AttentionPooling(nn.Module):
     """Attention-based token aggregation that includes `[EMB]` (IDProxy, section 3.2).
 
-    The state of `[EMB]`, the last attended token, asks with a learned offset; what it gathers from all attended tokens
-    is added to it. States are normalised first, so the same pooling reads every layer.
+    The state of `[EMB]` asks with a learned offset; what it gathers from all attended tokens is added to it.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -22,12 +49,13 @@ class AttentionPooling(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Token states `[B, length, D]` and attention mask `[B, length]` -> `[B, D]`."""
         states = F.layer_norm(states, states.shape[-1:])
-        positions = torch.arange(states.shape[1], device=states.device)
-        last = (mask * positions).argmax(dim=1)
-        emb = states[torch.arange(len(states), device=states.device), last]
+        emb = _emb(states, mask)
         scores = torch.einsum("bd,btd->bt", self.query(emb), states).float() * states.shape[-1] ** -0.5
         weights = scores.masked_fill(mask == 0, float("-inf")).softmax(dim=1).to(states.dtype)
         return emb + torch.einsum("bt,btd->bd", weights, states)
+
+
+POOLINGS = {"attention": AttentionPooling, "last": LastPooling, "mean": MeanPooling}
 
 
 class Projection(nn.Module):
@@ -41,3 +69,9 @@ class Projection(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Pooled states `[B, D]` -> coarse proxies `[B, d]`."""
         return F.normalize(self.layers(pooled).float(), dim=-1)
+
+
+def _emb(states: Tensor, mask: Tensor) -> Tensor:
+    """The state `[B, D]` of each row's last attended token."""
+    last = (mask * torch.arange(states.shape[1], device=states.device)).argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), last]

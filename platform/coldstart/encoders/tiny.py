@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from coldstart.config import UserError
+from coldstart.config.recipe import CUE
 from coldstart.encoders.checkpoint import without_video
-from coldstart.encoders.prompt import CUE, EMB
+from coldstart.encoders.prompt import EMB
 
 PATCH = 8
 MERGE = 2

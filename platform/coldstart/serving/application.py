@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow.parquet as pq
 import ray
 import torch
 from ray import serve
@@ -19,8 +18,9 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import UserError, digest
-from coldstart.config.recipe import Data, Serving
+from coldstart.config.recipe import Data, Serving, Store
 from coldstart.encoders import read_proxies
+from coldstart.rankers.storage import vocabulary
 from coldstart.registry import Release
 from coldstart.serving.adaptor_replica import AdaptorReplica
 from coldstart.serving.encoder_replica import EncoderReplica
@@ -28,6 +28,7 @@ from coldstart.serving.gateway import Gateway
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
+from coldstart.serving.tokens import check_tokens
 
 NAME = "coldstart"
 _READY_SECONDS = 120.0
@@ -53,10 +54,12 @@ def deploy(
         beside: Release that was served until now: its models stay up, so that a rollback need not load them.
 
     Raises:
-        UserError: the port is taken, or the release does not come up; what was served before still is.
+        UserError: the port is taken, tokens are needed and there are none, or the release does not come up; what was
+            served before still is.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    _fill_store(release, store_dir)
+    check_tokens(settings)
+    _fill_store(release, store_dir, settings.store)
     http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
     try:
         serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
@@ -182,15 +185,15 @@ def _quiet() -> dict[str, Any]:
     return {"log_level": "WARNING", "enable_access_log": False}
 
 
-def _fill_store(release: Release, store_dir: Path) -> None:
-    store = ProxyStore(store_dir, release.adaptor.fingerprint)
-    store.write_catalogue(_catalogue_proxies(release))
+def _fill_store(release: Release, store_dir: Path, settings: Store) -> None:
+    store = ProxyStore(store_dir, release.adaptor.fingerprint, settings)
+    item_ids = list(vocabulary(release.ranker.path))
+    store.write_catalogue(item_ids, _catalogue_proxies(release, len(item_ids)))
     store.close()
 
 
-def _catalogue_proxies(release: Release) -> Iterator[Vectors]:
+def _catalogue_proxies(release: Release, items: int) -> Iterator[Vectors]:
     """Fine proxies of the catalogue by item index, row 0 included."""
-    items = pq.read_metadata(release.ranker.path / "vocabulary.parquet").num_rows
     coarse, states = read_proxies(release.proxies.path, items, groups=release.proxies.about["groups"])
     adaptor = load_adaptor(release.adaptor.path)
     with torch.inference_mode():
@@ -204,7 +207,7 @@ def _wait_ready(url: str, name: str) -> None:
     why = "no answer"
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"{url}/healthz", timeout=15)
+            answer = httpx.get(f"{url}/readyz", timeout=15)
             if answer.status_code == 200 and answer.json().get("release") == name:
                 return
             why = answer.text[:200]

@@ -54,26 +54,26 @@ class Catalogue:
     def choose(self, item_ids: list[str | None]) -> Choice:
         """Decides per candidate; `None` marks one whose proxy the caller adds.
 
-        A trained item keeps its ID row. Otherwise a published proxy wins over the catalogue's, being newer.
+        A trained item keeps its ID row. Otherwise a published proxy wins over the catalogue's, being newer. An item
+        that was withdrawn is an unknown one.
         """
+        self.store.catch_up()
         kinds: list[Vector] = []
         proxies: dict[int, Vectors] = {}
         indices = np.zeros(len(item_ids), np.int64)
-        published: dict[str, Vectors] | None = None
         for position, item_id in enumerate(item_ids):
             if item_id is None:
                 kinds.append("fine")
                 continue
             index = self.index.get(item_id, 0)
+            if self.store.withdrawn(item_id):
+                kinds.append("oov")
+                continue
             indices[position] = index
             if index in self.trained:
                 kinds.append("id")
                 continue
-            if published is None:
-                published = self.store.published()
-            proxy = published.get(item_id)
-            if proxy is None and index:
-                proxy = self.store.catalogue[index]
+            proxy = self.store.proxy(item_id, index)
             if proxy is None:
                 kinds.append("oov")
             else:
@@ -82,7 +82,7 @@ class Catalogue:
         return Choice(indices, kinds, proxies)
 
     def features(self, item_ids: list[str | None], indices: npt.NDArray[np.int64], given: Mapping[int, Coded]) -> Coded:
-        """Encoded item features [T, C] and [T, N] of candidates.
+        """Encoded item features [T, C] and [T, N] of candidates, as of the last `choose`.
 
         Those it was published with win over the catalogue's, being newer.
 
@@ -94,11 +94,10 @@ class Catalogue:
         codes, values = self._features.categorical[indices], self._features.numeric[indices]
         if not codes.shape[1] + values.shape[1]:
             return Coded(codes, values)
-        self.store.published()
-        known = self.store.published_features
         for position, item_id in enumerate(item_ids):
-            if item_id in known:
-                codes[position], values[position] = np.split(known[item_id], [codes.shape[1]])
+            known = None if item_id is None else self.store.features(item_id)
+            if known is not None:
+                codes[position], values[position] = np.split(known, [codes.shape[1]])
         for position, coded in given.items():
             codes[position], values[position] = coded.categorical[0], coded.numeric[0]
         return Coded(codes, values)

@@ -2,13 +2,27 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 MAX_HISTORY = 10_000
 MAX_CONTENTS = 32
 """Most candidates of one request that are given by content; each costs a pass of the encoder."""
+MAX_USERS = 64
+"""Most users of one request."""
+MAX_FEATURES = 200
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -21,17 +35,31 @@ def _decoded(value: Any) -> Any:
         raise ValueError("not valid base64") from error
 
 
+def _few(value: Any) -> Any:
+    # Looked at first: pydantic counts a dictionary only after it has read all of it.
+    if isinstance(value, dict) and len(value) > MAX_FEATURES:
+        raise ValueError(f"{len(value)} features are given, at most {MAX_FEATURES} are allowed")
+    return value
+
+
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+UserId = Annotated[str, Field(min_length=1, max_length=256)]
 Time = Annotated[int, Field(ge=0, le=_LAST_SECOND, description="Unix seconds")]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Features = Annotated[
-    dict[Name, Annotated[str, Field(max_length=1_000)] | bool | int | Number | None], Field(max_length=200)
+    dict[Name, Annotated[str, Field(max_length=1_000)] | bool | Whole | Number | None],
+    Field(json_schema_extra={"maxProperties": MAX_FEATURES}),
+    BeforeValidator(_few),
 ]
 """Feature -> raw value, as in the tables the ranker was trained on; what is not given is missing."""
+Title = Annotated[str, Field(max_length=2_000)]
+Text = Annotated[str, Field(max_length=20_000)]
 Picture = Annotated[
     bytes,
     BeforeValidator(_decoded),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), when_used="json"),
     WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "JPEG, PNG, WebP, GIF or BMP"}),
 ]
 
@@ -46,8 +74,8 @@ class Parts(Strict):
     """Content of an item; any part may be missing."""
 
     features: Features | None = Field(default=None, description="the item's features")
-    title: Annotated[str, Field(max_length=2_000)] | None = None
-    text: Annotated[str, Field(max_length=20_000)] | None = None
+    title: Title | None = None
+    text: Text | None = None
     picture: Picture | None = None
 
     @property
@@ -68,21 +96,22 @@ class PublishRequest(Parts):
         return self
 
 
-class Candidate(Parts):
+_CLOSED = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_CLOSED)
+class Candidate(TypedDict):
     """An item to score: by id, or by content."""
 
-    item_id: ItemId | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.item_id is None) == self.empty:
-            raise ValueError("give either item_id, or content (title, text, picture)")
-        if self.item_id is not None and self.features is not None:
-            raise ValueError("features of an item given by item_id are those it was published with; leave them out")
-        return self
+    item_id: NotRequired[ItemId | None]
+    title: NotRequired[Title | None]
+    text: NotRequired[Text | None]
+    picture: NotRequired[Picture | None]
+    features: NotRequired[Annotated[Features | None, Field(description="of an item given by content")]]
 
 
-class HistoryEvent(Strict):
+@with_config(_CLOSED)
+class HistoryEvent(TypedDict):
     """One impression the user had."""
 
     item_id: ItemId
@@ -93,18 +122,46 @@ class HistoryEvent(Strict):
 class RankRequest(Strict):
     """Score candidates for a user. Only events strictly earlier than `now` are read, the latest of them."""
 
-    history: Annotated[list[HistoryEvent], Field(max_length=MAX_HISTORY)] = Field(default_factory=list)
-    candidates: Annotated[list[Candidate], Field(min_length=1)]
+    # Events and candidates are dictionaries, not models: they are many, and a model costs twice the time.
+    history: Annotated[list[HistoryEvent], Field(max_length=MAX_HISTORY), FailFast()] = Field(default_factory=list)
+    candidates: Annotated[list[Candidate], Field(min_length=1), FailFast()]
+    user_id: UserId | None = Field(default=None, description="who asks; decides which of two releases answers")
     now: Time | None = Field(default=None, description="Unix seconds; default the server's clock")
     user_features: Features = Field(default_factory=dict, description="what is known of the user")
     context: Features = Field(default_factory=dict, description="what is known of the moment: device, place")
 
     @model_validator(mode="after")
-    def _few_contents(self) -> Self:
-        contents = sum(candidate.item_id is None for candidate in self.candidates)
+    def _ids_or_contents(self) -> Self:
+        contents = 0
+        for position, candidate in enumerate(self.candidates):
+            if candidate.get("item_id") is None:
+                contents += 1
+                if not (candidate.get("title") or candidate.get("text") or candidate.get("picture")):
+                    raise ValueError(f"candidates.{position}: {_EITHER}")
+            elif len(candidate) > 1:
+                _only_an_id(position, candidate)
         if contents > MAX_CONTENTS:
             raise ValueError(f"{contents} candidates are given by content, at most {MAX_CONTENTS} are allowed")
         return self
+
+
+_EITHER = "give either item_id, or content (title, text, picture)"
+
+
+def _only_an_id(position: int, candidate: Candidate) -> None:
+    if candidate.get("title") or candidate.get("text") or candidate.get("picture"):
+        raise ValueError(f"candidates.{position}: {_EITHER}")
+    if candidate.get("features") is not None:
+        raise ValueError(
+            f"candidates.{position}: features of an item given by item_id are those it was published with; "
+            "leave them out"
+        )
+
+
+class RankRequests(Strict):
+    """Several users at once; all are answered, or none."""
+
+    requests: Annotated[list[RankRequest], Field(min_length=1, max_length=MAX_USERS), FailFast()]
 
 
 class PublishAnswer(BaseModel):
@@ -132,6 +189,12 @@ class RankAnswer(BaseModel):
     ms: float
 
 
+class RankAnswers(BaseModel):
+    """One answer per user, in the order of the requests."""
+
+    answers: list[RankAnswer]
+
+
 class ReleaseAnswer(BaseModel):
     """What is served."""
 
@@ -140,6 +203,12 @@ class ReleaseAnswer(BaseModel):
     alias: str | None
     versions: dict[str, int]
     fingerprints: dict[str, str]
+
+
+class AliveAnswer(BaseModel):
+    """The gateway answers."""
+
+    status: Literal["alive"]
 
 
 class HealthAnswer(BaseModel):

@@ -138,8 +138,8 @@ class _Loop:
         total = torch.zeros((), device=device())
         for micro in range(self.task.coarse.accumulation):
             batch = dict(next(batches))
-            batch["attention_mask"] = self._hide_words(batch["attention_mask"], step, micro)
             item_idx = torch.tensor(batch.pop("item_idx"), device=device())
+            batch = self._hide_words(batch, step, micro)
             coarse, _ = self.engine(self.encoder.inputs(batch, device()))
             loss = info_nce(coarse, self.rows[item_idx], item_idx, temperature=self.task.coarse.temperature)
             self.engine.backward(loss)
@@ -149,12 +149,12 @@ class _Loop:
             dist.all_reduce(total)
         return total.item() / (world_size() * self.task.coarse.accumulation)
 
-    def _hide_words(self, mask: NDArray[Any], step: int, micro: int) -> NDArray[Any]:
+    def _hide_words(self, batch: Arrays, step: int, micro: int) -> Arrays:
         """Hides a share of the words, drawn for the rows of all ranks so that it does not depend on their number."""
         drawn = np.random.default_rng((self.task.seed, 2, step, micro))
         draw = drawn.random((world_size() * self.micro, self.encoder.prompt.max_text_tokens))
         hidden = draw < self.task.coarse.hidden_words
-        return self.encoder.prompt.hide_words(mask, hidden[rank() * self.micro :][: self.micro])
+        return self.encoder.prompt.hide_words(batch, hidden[rank() * self.micro :][: self.micro])
 
     def _order(self, start: int) -> NDArray[np.int64]:
         """Item indices this rank reads from step `start` to the end."""

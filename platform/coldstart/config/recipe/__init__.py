@@ -8,14 +8,15 @@ from pydantic import Field, model_validator
 from coldstart.config.recipe.adaptor import Fine
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
-from coldstart.config.recipe.encoder import Coarse, Encoder, Lora
+from coldstart.config.recipe.encoder import CUE, Coarse, Encoder, Lora, Trained
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.ranker import Bring, Ranker, Table
 from coldstart.config.recipe.registry import Gate, Registry
-from coldstart.config.recipe.serving import Serving
+from coldstart.config.recipe.serving import Security, Serving, Store
 from coldstart.config.section import Section
 
 __all__ = [
+    "CUE",
     "Bring",
     "Cluster",
     "Coarse",
@@ -33,9 +34,12 @@ __all__ = [
     "Ranker",
     "Recipe",
     "Registry",
+    "Security",
     "Serving",
     "Split",
+    "Store",
     "Table",
+    "Trained",
 ]
 
 

@@ -1,0 +1,44 @@
+"""The client of a running `coldstart serve`; importing it loads neither Ray nor torch."""
+
+from coldstart.client.asynchronous import AsyncClient
+from coldstart.client.errors import (
+    BusyError,
+    CallError,
+    DeadlineError,
+    RefusedError,
+    UnreachableError,
+    UnusableAnswerError,
+)
+from coldstart.client.retries import Counts, Retries
+from coldstart.client.synchronous import Client
+from coldstart.serving.schemas import (
+    Candidate,
+    HealthAnswer,
+    HistoryEvent,
+    PublishAnswer,
+    PublishRequest,
+    RankAnswer,
+    RankRequest,
+    ReleaseAnswer,
+)
+
+__all__ = [
+    "AsyncClient",
+    "BusyError",
+    "CallError",
+    "Candidate",
+    "Client",
+    "Counts",
+    "DeadlineError",
+    "HealthAnswer",
+    "HistoryEvent",
+    "PublishAnswer",
+    "PublishRequest",
+    "RankAnswer",
+    "RankRequest",
+    "RefusedError",
+    "ReleaseAnswer",
+    "Retries",
+    "UnreachableError",
+    "UnusableAnswerError",
+]

@@ -1,0 +1,114 @@
+"""The client for programs with an event loop."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from coldstart.client import calls
+from coldstart.client.calls import Call
+from coldstart.client.connection import JSON, Bearer, Reply, Token, limits
+from coldstart.client.retries import Answer, Attempts, Counts, Retries, Tally
+from coldstart.serving.schemas import (
+    HealthAnswer,
+    PublishAnswer,
+    PublishRequest,
+    RankAnswer,
+    RankRequest,
+    ReleaseAnswer,
+)
+
+
+class AsyncClient:
+    """Calls a server; the tasks of one event loop may share one.
+
+    Args:
+        url: Of the server, without a path of the API.
+        token: Bearer token, or what gives it anew for each attempt, so that it can be rotated.
+        deadline_s: For a call with all its retries, s; every method takes its own, too.
+        retries: How persistent to be.
+        connections: Most connections at a time; further calls wait for one.
+        transport: In place of the network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        deadline_s: float = 30.0,
+        retries: Retries | None = None,
+        connections: int = 100,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.deadline_s, self.retries, self._tally = deadline_s, retries or Retries(), Tally()
+        self._http = httpx.AsyncClient(
+            base_url=url, auth=Bearer(token), limits=limits(connections), transport=transport
+        )
+
+    async def rank(self, request: RankRequest, *, deadline_s: float | None = None) -> RankAnswer:
+        """Scores candidates for a user."""
+        return await self._answer(calls.rank(request), deadline_s)
+
+    async def publish(self, request: PublishRequest, *, deadline_s: float | None = None) -> PublishAnswer:
+        """Publishes an item, or replaces its content; on return it can be ranked, and survives a crash."""
+        return await self._answer(calls.publish(request), deadline_s)
+
+    async def release(self, *, deadline_s: float | None = None) -> ReleaseAnswer:
+        """What is served."""
+        return await self._answer(calls.release(), deadline_s)
+
+    async def ready(self, *, deadline_s: float | None = None) -> HealthAnswer:
+        """Returns when all models answer; waits for a server that is starting as long as the retries last."""
+        return await self._answer(calls.ready(), deadline_s)
+
+    @property
+    def counts(self) -> Counts:
+        """Calls, failures and retries so far."""
+        return self._tally.counts()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _answer(self, call: Call[Answer], deadline_s: float | None) -> Answer:
+        attempts = Attempts(
+            str(call),
+            safe=call.safe,
+            retries=self.retries,
+            deadline_s=self.deadline_s if deadline_s is None else deadline_s,
+            tally=self._tally,
+        )
+        with self._tally.call():
+            return attempts.read(call.answer, await self._reply(call, attempts))
+
+    async def _reply(self, call: Call[Answer], attempts: Attempts) -> Reply:
+        while True:
+            seconds = attempts.begin()
+            try:
+                reply = await self._once(call, seconds)
+                pause = attempts.answered(reply)
+            except (httpx.RequestError, TimeoutError) as error:
+                pause = attempts.lost(error)
+            else:
+                if pause is None:
+                    return reply
+            await asyncio.sleep(pause)
+
+    async def _once(self, call: Call[Answer], seconds: float) -> Reply:
+        headers = JSON if call.body is not None else None
+        # httpx bounds the wait for each piece; a server that sends a byte a second would never be late.
+        async with asyncio.timeout(seconds):
+            response = await self._http.request(
+                call.method, call.path, content=call.body, headers=headers, timeout=httpx.Timeout(seconds)
+            )
+        return Reply(response.status_code, response.headers, response.content)

@@ -1,0 +1,163 @@
+"""One release as a gateway sees it: decides which vector stands for each candidate, and calls the models."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from typing import TypeVar
+
+import numpy as np
+from ray.serve.exceptions import BackPressureError
+
+from coldstart.config import UserError
+from coldstart.config.recipe import Data, Serving
+from coldstart.data.content import BadPicture, Content, decode_picture
+from coldstart.data.features import Coded, Owner, Value, of_candidates
+from coldstart.serving.call import RankCall
+from coldstart.serving.catalogue import Catalogue, Choice
+from coldstart.serving.errors import ApiError
+from coldstart.serving.models import Models
+from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.serving.publications import Item, Proxy, digest_of
+from coldstart.serving.schemas import PublishAnswer, PublishRequest, RankAnswer, ReleaseAnswer
+from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
+
+_HEALTH_SECONDS = 10.0
+Answer = TypeVar("Answer")
+
+
+class Arm:
+    """One release; whatever it answers is of that release alone.
+
+    Args:
+        release: Names only, so that a gateway needs neither MLflow nor the models.
+        models: Of the release.
+        catalogue: Of the release.
+        store: Proxies of the release.
+        settings: The recipe's section.
+        data: Limits of pictures.
+    """
+
+    def __init__(
+        self,
+        release: ReleaseAnswer,
+        models: Models,
+        catalogue: Catalogue,
+        store: ProxyStore,
+        settings: Serving,
+        data: Data,
+    ) -> None:
+        self.release, self.models, self.catalogue, self.store = release, models, catalogue, store
+        self.settings, self.data = settings, data
+        self._golden_proxy: Vectors | None = None
+
+    async def publish(self, request: PublishRequest) -> PublishAnswer:
+        """Reads the content, stores its proxy, and answers when it would survive a crash."""
+        began = time.perf_counter()
+        features = None if request.features is None else self._encoded("item", request.features, "features")
+        content = Content(title=request.title, text=request.text, picture=request.picture or None)
+        await self._check(content, "picture")
+        proxy = await self._within(self.models.proxy(content))
+        item = Item(
+            request.item_id, content, request.features, time.time(), "api", digest_of(content, request.features)
+        )
+        both = None if features is None else np.concatenate([features.categorical[0], features.numeric[0]])
+        await asyncio.to_thread(self.store.publications.publish, [(item, Proxy(proxy, both))])
+        return PublishAnswer(
+            item_id=request.item_id,
+            proxy_norm=float(np.linalg.norm(proxy)),
+            release=self.release.release,
+            ms=_since(began),
+        )
+
+    async def rank(self, call: RankCall) -> RankAnswer:
+        """Scores the candidates of one user."""
+        began = time.perf_counter()
+        given, allowed = len(call.candidate_ids), self.settings.max_candidates
+        if given > allowed:
+            raise ApiError(422, "invalid", f"candidates: {given} are given, at most {allowed} are allowed")
+        choice = self.catalogue.choose(call.candidate_ids)
+        features = self._features(call, choice)
+        proxies = choice.proxies | await self._within(self._contents(call.contents))
+        positions = sorted(proxies)
+        query = RankQuery(
+            history_idx=self.catalogue.indices(call.history_ids),
+            history_label=call.history_labels,
+            history_time=call.history_times,
+            item_idx=choice.item_idx,
+            now=int(time.time()) if call.now is None else call.now,
+            positions=np.array(positions, np.int64),
+            proxies=np.array([proxies[position] for position in positions], np.float32),
+            features=features,
+        )
+        scores = await self._within(self.models.rank(query))
+        return RankAnswer(
+            scores=scores.tolist(), vectors=choice.vectors, release=self.release.release, ms=_since(began)
+        )
+
+    async def health(self) -> None:
+        """Sends a golden request through every model; the encoder only until it has answered once.
+
+        Raises:
+            ApiError: 503, a model does not answer or answers nonsense.
+        """
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                if self._golden_proxy is None:
+                    self._golden_proxy = await self.models.proxy(GOLDEN_CONTENT)
+                scores = await self.models.rank(golden_query(self._golden_proxy))
+        except Exception as error:
+            raise ApiError(503, "not_ready", "the models do not answer the golden request", retry_after=1) from error
+        if not np.isfinite(scores).all():
+            raise ApiError(503, "not_ready", "the golden request gives scores that are not finite", retry_after=1)
+
+    def _features(self, call: RankCall, choice: Choice) -> Coded:
+        """Features of all candidates, for this user and moment."""
+        given = {
+            position: self._encoded("item", features, f"candidates.{position}.features")
+            for position, features in call.features.items()
+        }
+        item = self.catalogue.features(call.candidate_ids, choice.item_idx, given)
+        user = self._encoded("user", call.user_features, "user_features")
+        context = self._encoded("context", call.context, "context")
+        return of_candidates(self.catalogue.schema, item, user, context)
+
+    def _encoded(self, owner: Owner, given: Mapping[str, Value], where: str) -> Coded:
+        try:
+            return self.catalogue.schema.read(owner, given)
+        except UserError as error:
+            raise ApiError(422, "invalid", f"{where}: {error}") from error
+
+    async def _contents(self, contents: Mapping[int, Content]) -> dict[int, Vectors]:
+        """Proxies of the candidates given by content, by position."""
+        for position, content in contents.items():
+            await self._check(content, f"candidates.{position}.picture")
+        proxies = await asyncio.gather(*map(self.models.proxy, contents.values()))
+        return dict(zip(contents, proxies, strict=True))
+
+    async def _check(self, content: Content, where: str) -> None:
+        """Refuses a picture that does not decode within the limits."""
+        if content.picture is None:
+            return
+        try:
+            await asyncio.to_thread(
+                decode_picture,
+                content.picture,
+                max_bytes=self.data.max_picture_bytes,
+                max_pixels=self.data.max_picture_pixels,
+            )
+        except BadPicture as error:
+            raise ApiError(422, "bad_picture", f"{where}: {error}") from error
+
+    async def _within(self, work: Awaitable[Answer]) -> Answer:
+        seconds = self.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                return await work
+        except TimeoutError as error:
+            raise ApiError(504, "timeout", f"the models did not answer within {seconds:g} s") from error
+        except BackPressureError as error:
+            raise ApiError(429, "busy", "too many requests are waiting; try again", retry_after=1) from error
+
+
+def _since(began: float) -> float:
+    return round(1000 * (time.perf_counter() - began), 3)

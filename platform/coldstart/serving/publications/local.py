@@ -1,0 +1,232 @@
+"""Publications in SQLite, for gateways that share a disk.
+
+WAL mode with `synchronous = FULL`: a commit is on disk when it returns, many processes read while one writes, and
+`PRAGMA data_version` tells in three microseconds whether anybody wrote since.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coldstart.data.content import Content
+from coldstart.serving.publications.interface import Change, Item, Proxy, Publications, Standing
+
+_FILE = "publications.sqlite"
+# Contents stand apart: SQLite reads past a picture to reach the columns behind it.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS counter (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL);
+INSERT OR IGNORE INTO counter VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS items (
+    item_id TEXT PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    published_at REAL NOT NULL,
+    origin TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    withdrawn INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS items_by_revision ON items (revision);
+CREATE TABLE IF NOT EXISTS contents (item_id TEXT PRIMARY KEY, title TEXT, text TEXT, features TEXT, picture BLOB);
+CREATE TABLE IF NOT EXISTS proxies (
+    space TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    made_from INTEGER NOT NULL,
+    ready_at REAL NOT NULL,
+    vector BLOB NOT NULL,
+    features BLOB,
+    PRIMARY KEY (space, item_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS proxies_by_revision ON proxies (space, revision);
+CREATE TABLE IF NOT EXISTS marks (space TEXT, key TEXT, value TEXT, PRIMARY KEY (space, key))
+"""
+_PUBLISH = """
+INSERT INTO items VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT (item_id) DO UPDATE SET revision = excluded.revision,
+    published_at = excluded.published_at, origin = excluded.origin, digest = excluded.digest, withdrawn = 0
+WHERE excluded.origin = 'api'
+    OR (NOT items.withdrawn AND (items.origin = 'catalogue' OR items.published_at < excluded.published_at))
+"""
+_CONTENT = """
+INSERT INTO contents VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET title = excluded.title,
+    text = excluded.text, picture = excluded.picture, features = COALESCE(excluded.features, features)
+"""
+_PROXY = """
+INSERT INTO proxies VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (space, item_id) DO UPDATE SET
+    revision = excluded.revision, made_from = excluded.made_from, ready_at = excluded.ready_at,
+    vector = excluded.vector, features = COALESCE(excluded.features, features)
+"""
+_CHANGES = """
+SELECT revision, item_id, vector, features FROM proxies WHERE space = ? AND revision > ?
+UNION ALL SELECT revision, item_id, NULL, NULL FROM items WHERE withdrawn AND revision > ?
+ORDER BY revision LIMIT ?
+"""
+_ITEMS = """
+SELECT items.item_id, title, text, picture, contents.features, published_at, origin, digest, items.revision, ready_at
+FROM items JOIN contents ON contents.item_id = items.item_id
+LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ?
+"""
+_MOST_NAMES = 500
+
+
+class LocalPublications(Publications):
+    """Publications in one file of a directory.
+
+    Args:
+        root: Directory of all proxy stores, on local disk.
+        space: Fingerprint of the adaptor whose proxies are meant.
+    """
+
+    def __init__(self, root: Path, space: str) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._space = space
+        self._lock = threading.Lock()
+        self._all = self._open(root)
+        with self._writing() as database:
+            for statement in _SCHEMA.split(";\n"):
+                database.execute(statement)
+        self._reader = self._open(root)
+        self._seen: int | None = None
+
+    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[bool]:
+        """See `Publications.publish`."""
+        with self._writing() as database:
+            return [self._publish(database, item, proxy) for item, proxy in entries]
+
+    def _publish(self, database: sqlite3.Connection, item: Item, proxy: Proxy) -> bool:
+        revision = _next(database)
+        row = (item.item_id, revision, item.published_at, item.origin, item.digest)
+        if not database.execute(_PUBLISH, row).rowcount:
+            return False
+        shown, features = item.content, None if item.features is None else json.dumps(dict(item.features))
+        database.execute(_CONTENT, (item.item_id, shown.title, shown.text, features, shown.picture))
+        database.execute(_PROXY, self._row(item.item_id, revision, revision, proxy))
+        return True
+
+    def renew(self, entries: Sequence[tuple[Item, Proxy]]) -> None:
+        """See `Publications.renew`."""
+        with self._writing() as database:
+            for item, proxy in entries:
+                same = "SELECT 1 FROM items WHERE item_id = ? AND revision = ? AND NOT withdrawn"
+                if database.execute(same, (item.item_id, item.revision)).fetchone():
+                    database.execute(_PROXY, self._row(item.item_id, _next(database), item.revision, proxy))
+
+    def _row(self, item_id: str, revision: int, made_from: int, proxy: Proxy) -> tuple[Any, ...]:
+        vector = np.ascontiguousarray(proxy.vector, "<f4").tobytes()
+        features = None if proxy.features is None else np.ascontiguousarray(proxy.features, "<f8").tobytes()
+        return (self._space, item_id, revision, made_from, time.time(), vector, features)
+
+    def withdraw(self, item_id: str) -> None:
+        """See `Publications.withdraw`."""
+        with self._writing() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO items VALUES (?, ?, ?, 'api', '', 1)", (item_id, _next(database), time.time())
+            )
+            for table in ("contents", "proxies"):
+                database.execute(f"DELETE FROM {table} WHERE item_id = ?", (item_id,))
+
+    def find(self, item_id: str) -> Item | None:
+        """See `Publications.find`."""
+        with self._lock:
+            row = self._all.execute(f"{_ITEMS} WHERE items.item_id = ?", (self._space, item_id)).fetchone()
+        return row and _item(*row)
+
+    def unread(self, after: int, most: int) -> list[Item]:
+        """See `Publications.unread`."""
+        late = "WHERE items.revision > ? AND made_from IS NOT items.revision ORDER BY items.revision LIMIT ?"
+        with self._lock:
+            rows = self._all.execute(f"{_ITEMS} {late}", (self._space, after, most)).fetchall()
+        return [_item(*row) for row in rows]
+
+    def standing(self, item_ids: Sequence[str]) -> dict[str, Standing]:
+        """See `Publications.standing`."""
+        found: dict[str, Standing] = {}
+        for first in range(0, len(item_ids), _MOST_NAMES):
+            names = item_ids[first : first + _MOST_NAMES]
+            query = (
+                "SELECT items.item_id, digest, origin, published_at, made_from IS items.revision, withdrawn FROM items "
+                "LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ? "
+                f"WHERE items.item_id IN ({','.join('?' * len(names))})"
+            )
+            with self._lock:
+                rows = self._all.execute(query, (self._space, *names)).fetchall()
+            found |= {
+                item_id: Standing(digest, origin, at, bool(current), bool(withdrawn))
+                for item_id, digest, origin, at, current, withdrawn in rows
+            }
+        return found
+
+    def changes(self, since: int, most: int) -> list[Change]:
+        """See `Publications.changes`; not for two threads at once."""
+        rows = self._reader.execute(_CHANGES, (self._space, since, since, most)).fetchall()
+        return [
+            Change(
+                revision,
+                item_id,
+                None if vector is None else Proxy(np.frombuffer(vector, "<f4"), _numbers(features)),
+            )
+            for revision, item_id, vector, features in rows
+        ]
+
+    def stirred(self) -> bool:
+        """See `Publications.stirred`; not for two threads at once."""
+        (version,) = self._reader.execute("PRAGMA data_version").fetchone()
+        stirred: bool = version != self._seen
+        self._seen = version
+        return stirred
+
+    def mark(self, key: str) -> str | None:
+        """See `Publications.mark`."""
+        with self._lock:
+            row = self._all.execute("SELECT value FROM marks WHERE space = ? AND key = ?", (self._space, key))
+            found = row.fetchone()
+        return found and str(found[0])
+
+    def set_mark(self, key: str, value: str) -> None:
+        """See `Publications.set_mark`."""
+        with self._writing() as database:
+            database.execute("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (self._space, key, value))
+
+    def close(self) -> None:
+        """See `Publications.close`."""
+        self._all.close()
+        self._reader.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            # At once: a transaction that starts by reading fails when another process writes in between.
+            self._all.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._all
+            except BaseException:
+                self._all.execute("ROLLBACK")
+                raise
+            self._all.execute("COMMIT")
+
+    def _open(self, root: Path) -> sqlite3.Connection:
+        database = sqlite3.connect(root / _FILE, timeout=10, check_same_thread=False, isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        return database
+
+
+def _next(database: sqlite3.Connection) -> int:
+    (revision,) = database.execute("UPDATE counter SET revision = revision + 1 RETURNING revision").fetchone()
+    return int(revision)
+
+
+def _item(item_id: str, title: Any, text: Any, picture: Any, features: Any, *known: Any) -> Item:
+    published_at, origin, digest, revision, ready_at = known
+    raw = None if features is None else json.loads(features)
+    return Item(item_id, Content(title, text, picture), raw, published_at, origin, digest, revision, ready_at)
+
+
+def _numbers(features: bytes | None) -> npt.NDArray[np.float64] | None:
+    return None if features is None else np.frombuffer(features, "<f8")

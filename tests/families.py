@@ -1,0 +1,167 @@
+"""Checkpoints of every MLLM family at tiny size, random and written without a network, as `save_pretrained` does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
+    SmolVLMProcessor,
+)
+
+from coldstart.encoders import make_mllm
+from coldstart.encoders.checkpoint import without_video
+
+TEXTS = ["red round vase with stripes", "blue steel lamp", "a small box of old paper"]
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+PICTURE_SIZE = 56
+"""Fits all of them."""
+
+
+def make_family(name: str, path: Path, *, seed: int = 0) -> Path:
+    """Writes the checkpoint of a family of `FAMILIES` into a new directory."""
+    make_mllm(path / "words", TEXTS * 20, picture_size=32, seed=1)
+    torch.manual_seed(seed)
+    FAMILIES[name](path / name, AutoTokenizer.from_pretrained(path / "words"))
+    return path / name
+
+
+def _write(path: Path, processor: Any, model: Any) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=weight[0].numel() ** -0.5)
+    processor.save_pretrained(path)
+    model.save_pretrained(path)
+
+
+def _qwen2_5_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    start, end, image, video = _marks(tokenizer, QWEN_MARKS)
+    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={**_words(tokenizer), "rope_parameters": _rope()},
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    processor = without_video(Qwen2_5_VLProcessor)(Qwen2VLImageProcessorPil(size=size), tokenizer)
+    _write(path, processor, Qwen2_5_VLForConditionalGeneration(config))
+
+
+def _qwen3_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    start, end, image, video = _marks(tokenizer, QWEN_MARKS)
+    size = {"shortest_edge": 32 * 32, "longest_edge": 32 * 32 * 64}
+    config = Qwen3VLConfig(
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        text_config={**_words(tokenizer), "head_dim": 16, "rope_parameters": _rope()},
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    pictures = Qwen2VLImageProcessorPil(size=size, patch_size=16)
+    processor = without_video(Qwen3VLProcessor)(pictures, tokenizer)
+    _write(path, processor, Qwen3VLForConditionalGeneration(config))
+
+
+def _internvl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        text_config={**_words(tokenizer), "model_type": "qwen2"},
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=1,
+    )
+    pictures = GotOcr2ImageProcessorPil(size={"height": 28, "width": 28})
+    processor = without_video(InternVLProcessor)(pictures, tokenizer, video_processor=None, image_seq_length=1)
+    _write(path, processor, InternVLForConditionalGeneration(config))
+
+
+def _smolvlm(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    around, image, whole, end = "<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>"
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    _, image_id, *_ = _marks(tokenizer, (around, image, whole, end, *places))
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        text_config={**_words(tokenizer), "model_type": "llama", "head_dim": 16},
+        image_token_id=image_id,
+        scale_factor=2,
+    )
+    pictures = SmolVLMImageProcessorPil(size={"longest_edge": 4 * 28}, max_image_size={"longest_edge": 28})
+    processor = without_video(SmolVLMProcessor)(pictures, tokenizer, video_processor=None, image_seq_len=1)
+    _write(path, processor, SmolVLMForConditionalGeneration(config))
+
+
+FAMILIES: dict[str, Callable[[Path, PreTrainedTokenizerBase], None]] = {
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "internvl": _internvl,
+    "smolvlm": _smolvlm,
+}
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, marks: tuple[str, ...]) -> list[int]:
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    return tokenizer.convert_tokens_to_ids(list(marks))
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        **TEXT,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _rope() -> dict[str, Any]:
+    return {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
