@@ -64,7 +64,7 @@ def directory() -> Path | None:
 def remove(files: Path) -> None:
     """Removes what `directory` named, once Serve is down."""
     away = ray.remote(num_cpus=0, resources=_HEAD, max_retries=0)(shutil.rmtree)
-    ray.get(away.remote(files, True))
+    ray.get(away.remote(str(files), True))  # type: ignore[call-arg]
 
 
 def flags(files: Path, program: Path, pages: list[int]) -> dict[str, str]:
