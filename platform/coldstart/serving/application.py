@@ -65,7 +65,8 @@ def deploy(
         ingress.start(settings, _quiet())
     except RuntimeError as error:
         shutdown()
-        raise _taken(settings) from error
+        check_port(settings)
+        raise UserError(f"Serve does not start: {str(error).strip().splitlines()[-1]}") from error
     models = _models(release, settings)
     standing = serve.status().applications
     missing = models.keys() - standing.keys()
