@@ -61,7 +61,7 @@ def store(tmp_path, settings):
 def test_published_proxy_is_rankable_on_every_replica(store, tmp_path, settings):
     other = ProxyStore(tmp_path, A, settings)
     assert seen(other, "film") is None
-    assert store.publications.publish([entry("film", 1)]) == [True]
+    assert store.publications.publish([entry("film", 1)]) == [1]
     soon(other, "film", 1)
     other.publications.publish([entry("film", 2), entry("\u00e9t\u00e9 \U0001f3ac", 3)])
     for one in (store, other):
@@ -132,18 +132,18 @@ def test_a_withdrawn_item_is_unknown_until_it_is_published_again(store, tmp_path
     soon(store, "old-2", None, index=2)
     assert store.withdrawn("film")
     assert store.withdrawn("old-2")
-    assert store.publications.publish([entry("film", 3, origin="catalogue", at=1e12)]) == [False]
-    assert store.publications.publish([entry("film", 4)]) == [True]
+    assert store.publications.publish([entry("film", 3, origin="catalogue", at=1e12)]) == [0]
+    assert store.publications.publish([entry("film", 4)])[0] > 0
     soon(store, "film", 4)
     assert not store.withdrawn("film")
 
 
 def test_a_row_of_the_catalogue_gives_way_to_what_was_published_later(store):
     log = store.publications
-    assert log.publish([entry("film", 1, at=50)]) == [True]
-    assert log.publish([entry("film", 2, origin="catalogue", at=40)]) == [False]
-    assert log.publish([entry("film", 3, origin="catalogue", at=60)]) == [True]
-    assert log.publish([entry("film", 4, origin="catalogue", at=30)]) == [True]
+    assert log.publish([entry("film", 1, at=50)]) != [0]
+    assert log.publish([entry("film", 2, origin="catalogue", at=40)]) == [0]
+    assert log.publish([entry("film", 3, origin="catalogue", at=60)]) != [0]
+    assert log.publish([entry("film", 4, origin="catalogue", at=30)]) != [0]
     standing = log.standing(["film", "nobody"])
     assert standing.keys() == {"film"}
     assert (standing["film"].origin, standing["film"].current, standing["film"].withdrawn) == ("catalogue", True, False)

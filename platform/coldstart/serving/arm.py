@@ -17,8 +17,8 @@ from coldstart.serving.catalogue import Catalogue, Choice
 from coldstart.serving.errors import ApiError
 from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.publications import Item, Proxy, digest_of
-from coldstart.serving.schemas import PublishAnswer, PublishRequest, RankAnswer, ReleaseAnswer
+from coldstart.serving.publications import Proxy
+from coldstart.serving.schemas import RankAnswer, ReleaseAnswer
 from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
 
 _HEALTH_SECONDS = 10.0
@@ -50,24 +50,16 @@ class Arm:
         self.settings, self.data = settings, data
         self._golden_proxy: Vectors | None = None
 
-    async def publish(self, request: PublishRequest) -> PublishAnswer:
-        """Reads the content, stores its proxy, and answers when it would survive a crash."""
-        began = time.perf_counter()
-        features = None if request.features is None else self._encoded("item", request.features, "features")
-        content = Content(title=request.title, text=request.text, picture=request.picture or None)
+    async def read(self, content: Content, features: Mapping[str, Value] | None) -> Proxy:
+        """What stands for an item of this content and these raw features.
+
+        Raises:
+            ApiError: the picture or a feature cannot be used, or the models do not answer in time.
+        """
+        coded = None if features is None else self._encoded("item", features, "features")
         await self._check(content, "picture")
-        proxy = await self._within(self.models.proxy(content))
-        item = Item(
-            request.item_id, content, request.features, time.time(), "api", digest_of(content, request.features)
-        )
-        both = None if features is None else np.concatenate([features.categorical[0], features.numeric[0]])
-        await asyncio.to_thread(self.store.publications.publish, [(item, Proxy(proxy, both))])
-        return PublishAnswer(
-            item_id=request.item_id,
-            proxy_norm=float(np.linalg.norm(proxy)),
-            release=self.release.release,
-            ms=_since(began),
-        )
+        vector = await self._within(self.models.proxy(content))
+        return Proxy(vector, None if coded is None else np.concatenate([coded.categorical[0], coded.numeric[0]]))
 
     async def rank(self, call: RankCall) -> RankAnswer:
         """Scores the candidates of one user."""

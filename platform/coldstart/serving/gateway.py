@@ -11,12 +11,11 @@ from coldstart.serving.app import make_app
 from coldstart.serving.arm import Arm
 from coldstart.serving.call import RankCall
 from coldstart.serving.catalogue import Catalogue
+from coldstart.serving.items import Items
 from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import (
     HealthAnswer,
-    PublishAnswer,
-    PublishRequest,
     RankAnswer,
     ReleaseAnswer,
 )
@@ -52,6 +51,7 @@ class Gateway:
         self.champion = Arm(
             release, Models(encoder, adaptor, ranker, settings), Catalogue(ranker_dir, store), store, settings, data
         )
+        self.items = Items([self.champion])
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # The hook by which Serve asks a replica for its HTTP application.
@@ -61,10 +61,6 @@ class Gateway:
     def release(self) -> ReleaseAnswer:
         """What is served."""
         return self.champion.release
-
-    async def publish(self, request: PublishRequest) -> PublishAnswer:
-        """Makes an item rankable."""
-        return await self.champion.publish(request)
 
     async def rank(self, call: RankCall) -> RankAnswer:
         """Scores the candidates of one user."""

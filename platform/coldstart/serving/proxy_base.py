@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from coldstart.serving.lance_files import lance
 from coldstart.serving.publications import Change, Vectors
 
 _KEPT = timedelta(days=1)
@@ -68,30 +69,26 @@ class ProxyBase:
         """
         if self._copies():
             return
-        import lance
-
         with self._alone():
             if not (self._dataset / "_versions").is_dir():
                 rows = iter(_rows(["", *item_ids], chunks))
                 first = next(rows)
                 reader = pa.RecordBatchReader.from_batches(first.schema, _batches(first, rows))
-                lance.write_dataset(reader, self._dataset)
+                lance().write_dataset(reader, self._dataset)
             self._copy()
 
     def fold(self, changes: Sequence[Change]) -> None:
         """Merges changes into a new version; killed in the middle, it leaves the version that was there."""
         if not changes:
             return
-        import lance
-
         with self._alone():
-            dataset = lance.dataset(self._dataset)
+            dataset = lance().dataset(self._dataset)
             news = [change for change in changes if change.revision > self.table().through]
             if news:
                 width = dataset.schema.field("vector").type.list_size
                 merge = dataset.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(_news(news, dataset.to_table(columns=["item_id", "row", "listed"]), width))
-                lance.dataset(self._dataset).cleanup_old_versions(_KEPT)
+                lance().dataset(self._dataset).cleanup_old_versions(_KEPT)
             self._copy()
 
     def table(self) -> Table:
@@ -121,9 +118,7 @@ class ProxyBase:
 
     def _copy(self) -> None:
         """Writes the newest version in the order of rows, and drops older copies; who maps one keeps it."""
-        import lance
-
-        dataset = lance.dataset(self._dataset)
+        dataset = lance().dataset(self._dataset)
         path = self.directory / f"table-{dataset.version}.arrow"
         if path.exists():
             return

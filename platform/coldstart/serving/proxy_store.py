@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coldstart.config.recipe import Store
+from coldstart.serving.neighbours import MatureItems
 from coldstart.serving.proxy_base import ProxyBase, Table
 from coldstart.serving.publications import Change, Item, Proxy, Vectors, open_publications
 
@@ -44,12 +45,14 @@ class ProxyStore:
 
     Attributes:
         publications: The log.
+        mature: ID rows that neighbours are searched among.
     """
 
     def __init__(self, root: Path, space: str, settings: Store | None = None) -> None:
         settings = settings or Store()
         self.publications = open_publications(settings, root, space)
         self._base = ProxyBase(root / space[:32])
+        self.mature = MatureItems(root / space[:32], settings.ann_from)
         self._fold_after = settings.fold_after
         self._changed: dict[str, Change] = {}
         self._through = 0

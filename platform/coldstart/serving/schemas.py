@@ -23,8 +23,8 @@ MAX_CONTENTS = 32
 MAX_USERS = 64
 """Most users of one request."""
 MAX_FEATURES = 200
-MAX_ID = 256
-LAST_SECOND = 253_402_300_799  # of the year 9999
+MAX_NEIGHBOURS = 100
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 def _decoded(value: Any) -> Any:
@@ -43,10 +43,10 @@ def _few(value: Any) -> Any:
     return value
 
 
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-Time = Annotated[int, Field(ge=0, le=LAST_SECOND, description="Unix seconds")]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+UserId = Annotated[str, Field(min_length=1, max_length=256)]
+Time = Annotated[int, Field(ge=0, le=_LAST_SECOND, description="Unix seconds")]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Features = Annotated[
@@ -87,10 +87,6 @@ class Parts(Strict):
 
 class PublishRequest(Parts):
     """A new item, or new content of one that was published before."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"item_id": "new-1", "title": "Witty poetry tips", "text": "in ten minutes"}]}
-    )
 
     item_id: ItemId
 
@@ -178,7 +174,73 @@ class PublishAnswer(BaseModel):
     ms: float
 
 
+class Problem(BaseModel):
+    """Why a request failed."""
+
+    code: str
+    message: str
+
+
+class PublishOutcome(BaseModel):
+    """What became of one item of several; `error` is null if it is rankable from now on."""
+
+    item_id: str | None
+    proxy_norm: float | None = None
+    error: Problem | None = None
+
+
+class PublishAnswers(BaseModel):
+    """One outcome per item, in the order of the request; an item that fails does not hold up the others."""
+
+    items: list[PublishOutcome]
+    published: int
+    failed: int
+    release: str
+    ms: float
+
+
 Vector = Literal["id", "fine", "oov"]
+
+
+class ItemAnswer(BaseModel):
+    """What is known of an item.
+
+    `vector` says what stands for it when it is ranked, as in the answer of /v1/rank.
+    """
+
+    item_id: str
+    vector: Vector
+    proxy_norm: float | None = Field(description="length of its fine proxy; null if it has none in this release")
+    in_catalogue: bool = Field(description="whether the release was trained with it in the catalogue")
+    origin: Literal["api", "catalogue"] | None = Field(description="who published it; null if nobody did")
+    published_at: float | None = Field(description="Unix seconds")
+    rankable_at: float | None = Field(description="Unix seconds; when its proxy in this release was stored")
+    title: str | None
+    features: Features | None = Field(description="as it was published with; null if with none")
+    release: str
+
+
+class WithdrawAnswer(BaseModel):
+    """The item is an unknown one from now on, until it is published again."""
+
+    item_id: str
+    release: str
+
+
+class Neighbour(BaseModel):
+    """A mature item, and the cosine of its trained ID row with the proxy."""
+
+    item_id: str
+    cosine: float
+
+
+class NeighboursAnswer(BaseModel):
+    """Mature items, the nearest first; `search` says whether all were compared or an index was asked."""
+
+    item_id: str
+    neighbours: list[Neighbour]
+    search: Literal["exact", "index"]
+    release: str
 
 
 class RankAnswer(BaseModel):
@@ -221,13 +283,6 @@ class HealthAnswer(BaseModel):
 
     status: Literal["ready"]
     release: str
-
-
-class Problem(BaseModel):
-    """Why a request failed."""
-
-    code: str
-    message: str
 
 
 class ErrorAnswer(BaseModel):

@@ -51,7 +51,7 @@ class Store(Section):
     fold_after: PositiveInt = 20_000
     """Changes since the newest version of the Lance dataset at which a gateway folds them into another: about 20 MB of
     its memory at width 64."""
-    ann_from: PositiveInt = 100_000
+    ann_from: PositiveInt = 500_000
     """Mature items from which neighbours are searched with an index; below, comparing with all of them is as quick."""
 
     @field_validator("redis_url")
@@ -70,9 +70,6 @@ class Serving(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    ingress: Literal["haproxy", "proxy"] = "haproxy"
-    """haproxy: straight into the gateways, with Serve's throughput flags. proxy: Serve's own proxy and defaults, which
-    take three times the CPU time per request."""
     max_candidates: PositiveInt = 1000
     max_request_bytes: PositiveInt = 20_000_000
     max_batch: PositiveInt = 16

@@ -99,14 +99,14 @@ class Publications(ABC):
     """
 
     @abstractmethod
-    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[bool]:
+    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[int]:
         """Stores items and their proxies in place of earlier ones, all at once.
 
         A row of the catalogue gives way to what was published over HTTP later than the row changed, and does not
         bring back what was deleted.
 
         Returns:
-            [n] whether each was stored.
+            [n] their revisions; 0 for a row that gave way.
         """
 
     @abstractmethod

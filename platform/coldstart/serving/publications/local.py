@@ -94,20 +94,20 @@ class LocalPublications(Publications):
         self._reader = self._open(root)
         self._seen: int | None = None
 
-    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[bool]:
+    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[int]:
         """See `Publications.publish`."""
         with self._writing() as database:
             return [self._publish(database, item, proxy) for item, proxy in entries]
 
-    def _publish(self, database: sqlite3.Connection, item: Item, proxy: Proxy) -> bool:
+    def _publish(self, database: sqlite3.Connection, item: Item, proxy: Proxy) -> int:
         revision = _next(database)
         row = (item.item_id, revision, item.published_at, item.origin, item.digest)
         if not database.execute(_PUBLISH, row).rowcount:
-            return False
+            return 0
         shown, features = item.content, None if item.features is None else json.dumps(dict(item.features))
         database.execute(_CONTENT, (item.item_id, shown.title, shown.text, features, shown.picture))
         database.execute(_PROXY, self._row(item.item_id, revision, revision, proxy))
-        return True
+        return revision
 
     def renew(self, entries: Sequence[tuple[Item, Proxy]]) -> None:
         """See `Publications.renew`."""

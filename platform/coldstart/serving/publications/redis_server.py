@@ -33,7 +33,7 @@ redis.call('ZADD', KEYS[4], revision, ARGV[1])
 redis.call('SADD', KEYS[5], ARGV[2])
 redis.call('HSET', KEYS[6], 'made_from', made_from, 'ready_at', ARGV[3], 'vector', ARGV[4])
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[6], 'features', ARGV[5]) end
-return 1
+return revision
 """
 _PUBLISH = (
     """
@@ -109,7 +109,7 @@ class RedisPublications(Publications):
         self._follower: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[bool]:
+    def publish(self, entries: Sequence[tuple[Item, Proxy]]) -> list[int]:
         """See `Publications.publish`."""
         with self._server.pipeline(transaction=True) as together:
             for item, proxy in entries:
@@ -123,7 +123,7 @@ class RedisPublications(Publications):
                     ],
                     client=together,
                 )
-            return [bool(stored) for stored in together.execute()]
+            return [int(revision) for revision in together.execute()]
 
     def renew(self, entries: Sequence[tuple[Item, Proxy]]) -> None:
         """See `Publications.renew`."""

@@ -1,0 +1,216 @@
+"""The items API on its own, with an encoder that reads the length of the title."""
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from coldstart.config.recipe import Data, Serving, Store
+from coldstart.rankers import DinDcn, save_ranker
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
+from coldstart.serving.items import _Commits
+from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.schemas import PublishRequest, ReleaseAnswer
+from tests.serving.tiny import IDS, ITEMS, TRAINED, picture, tiny_recipe
+
+SPACE = "a" * 64
+ROWS = np.eye(TRAINED, 8, dtype=np.float32)
+
+
+class Model:
+    """Stands for a deployment handle."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.read = self.adapt = self.rank = self
+
+    async def remote(self, argument):
+        return self.answer(await argument if asyncio.iscoroutine(argument) else argument)
+
+
+def proxy_of(content) -> np.ndarray:
+    """Points along one axis: that of the length of the title."""
+    return 2 * np.eye(8, dtype=np.float32)[len(content.title or "") % 8]
+
+
+@pytest.fixture
+def gateway(tmp_path) -> Gateway:
+    torch.manual_seed(0)
+    ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "items").ranker)
+    ranker.trained[1 : TRAINED + 1] = True
+    save_ranker(ranker, tmp_path, IDS)
+    store = ProxyStore(tmp_path, SPACE)
+    store.write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
+    store.mature.write(IDS[:TRAINED], ROWS)
+    store.close()
+    return Gateway(
+        Model(lambda content: content),
+        Model(proxy_of),
+        Model(lambda queries: [np.full(len(query.item_idx), 0.5, np.float32) for query in queries]),
+        ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE}),
+        tmp_path,
+        Serving(max_request_bytes=200_000, store=Store(max_bulk=4)),
+        Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
+        tmp_path,
+    )
+
+
+@pytest.fixture
+def client(gateway):
+    with TestClient(make_app(gateway), raise_server_exceptions=False) as client:
+        yield client
+
+
+def kinds(client, *names):
+    body = {"candidates": [{"item_id": name} for name in names]}
+    return client.post("/v1/rank", json=body).raise_for_status().json()["vectors"]
+
+
+def test_several_items_are_published_and_a_bad_one_holds_up_none(client):
+    items = [
+        {"item_id": "one", "title": "a"},
+        {"item_id": "two", "title": "b", "picture": base64.b64encode(b"no picture").decode()},
+        {"item_id": "three"},
+        {"item_id": "four", "title": "d"},
+    ]
+    answer = client.post("/v1/items", json={"items": items}).raise_for_status().json()
+    assert (answer["published"], answer["failed"], answer["release"]) == (2, 2, "r/1")
+    assert [one["item_id"] for one in answer["items"]] == ["one", "two", "three", "four"]
+    codes = [one["error"] and one["error"]["code"] for one in answer["items"]]
+    assert codes == [None, "bad_picture", "invalid", None]
+    assert kinds(client, "one", "two", "three", "four") == ["fine", "oov", "oov", "fine"]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"items": []}, "items"),
+        ({"items": {"item_id": "x"}}, "items"),
+        ({"items": [{"item_id": "x", "title": "t"}], "item_id": "y"}, "nothing beside"),
+        ({"items": [{"item_id": "x", "title": "t"}] * 5}, "at most 4"),
+    ],
+)
+def test_a_bulk_that_is_none_is_refused(client, body, where):
+    answer = client.post("/v1/items", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+    assert where in answer.json()["error"]["message"]
+
+
+def test_forms_carry_pictures_as_files(client, gateway):
+    answer = client.post("/v1/items", data={"item_id": "one", "title": "a"}, files={"picture": ("p.png", picture(3))})
+    assert answer.raise_for_status().json()["item_id"] == "one"
+    items = [{"item_id": "two", "title": "b", "picture": "file-2"}, {"item_id": "three", "picture": "file-3"}]
+    files = {"file-2": ("2.png", picture(4)), "file-3": ("3.png", b"no picture")}
+    answer = client.post("/v1/items", data={"items": json.dumps(items)}, files=files).raise_for_status().json()
+    assert [one["error"] and one["error"]["code"] for one in answer["items"]] == [None, "bad_picture"]
+    found = gateway.champion.store.publications.find
+    assert [found(name).content.picture for name in ("one", "two")] == [picture(3), picture(4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"item_id=x", "application/x-www-form-urlencoded", 415),
+        (b'--b\r\nContent-Disposition: form-data; name="item_id"\r\n\r\nx', "multipart/form-data; boundary=b", 422),
+        (b"nothing", "multipart/form-data", 400),
+        (b"", "multipart/form-data; boundary=b", 422),
+    ],
+)
+def test_a_broken_form_is_told(client, content, kind, status):
+    answer = client.post("/v1/items", content=content, headers={"content-type": kind})
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"code", "message"}
+
+
+def test_what_is_known_of_an_item(client):
+    client.post("/v1/items", json={"item_id": "a/new one", "title": "abc"}).raise_for_status()
+    answer = client.get("/v1/items/a%2Fnew%20one").raise_for_status().json()
+    assert answer["rankable_at"] >= answer["published_at"] > 0
+    known = {
+        "vector": "fine",
+        "proxy_norm": 2,
+        "in_catalogue": False,
+        "origin": "api",
+        "title": "abc",
+        "features": None,
+    }
+    assert known.items() <= answer.items()
+    trained = client.get(f"/v1/items/{IDS[0]}").json()
+    assert (trained["vector"], trained["in_catalogue"], trained["origin"]) == ("id", True, None)
+    assert client.get("/v1/items/nobody").status_code == 404
+
+
+def test_a_withdrawn_item_is_unknown_until_published_again(client):
+    client.post("/v1/items", json={"item_id": "new", "title": "abc"}).raise_for_status()
+    for name in ("new", IDS[0], IDS[-1]):
+        assert client.delete(f"/v1/items/{name}").raise_for_status().json() == {"item_id": name, "release": "r/1"}
+        for answer in (client.get(f"/v1/items/{name}"), client.delete(f"/v1/items/{name}")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert kinds(client, "new", IDS[0], IDS[-1], IDS[1]) == ["oov", "oov", "oov", "id"]
+    client.post("/v1/items", json={"item_id": "new", "title": "abc"}).raise_for_status()
+    assert kinds(client, "new") == ["fine"]
+
+
+def test_neighbours_are_mature_items_by_cosine(client):
+    client.post("/v1/items", json={"item_id": "new", "title": "abc"}).raise_for_status()
+    answer = client.get("/v1/items/new/neighbours?k=2").raise_for_status().json()
+    assert answer["neighbours"][0] == {"item_id": IDS[3], "cosine": 1.0}
+    assert (len(answer["neighbours"]), answer["search"], answer["item_id"]) == (2, "exact", "new")
+    client.delete(f"/v1/items/{IDS[3]}")
+    names = [one["item_id"] for one in client.get("/v1/items/new/neighbours?k=100").json()["neighbours"]]
+    assert sorted(names) == sorted(set(IDS[:TRAINED]) - {IDS[3]})
+    own = [one["item_id"] for one in client.get(f"/v1/items/{IDS[0]}/neighbours?k=100").json()["neighbours"]]
+    assert IDS[0] not in own
+    assert client.get("/v1/items/nobody/neighbours").status_code == 404
+    assert client.get("/v1/items/new/neighbours?k=0").status_code == 422
+
+
+def test_another_release_that_is_served_knows_the_item_too(gateway, tmp_path):
+    class Broken:
+        def __init__(self, inner):
+            self.inner, self.store = inner, inner.store
+
+        async def read(self, content, features):
+            raise RuntimeError("the challenger's models are gone")
+
+    other = ProxyStore(tmp_path, "b" * 64)
+    arm = type(gateway.champion)(
+        gateway.release, gateway.champion.models, gateway.champion.catalogue, other, gateway.settings, gateway.data
+    )
+    request = PublishRequest(item_id="new", title="abc")
+    gateway.items.arms = [gateway.champion, arm]
+    asyncio.run(gateway.items.publish([request]))
+    other.catch_up()
+    assert other.proxy("new").tolist() == proxy_of(request).tolist()
+    gateway.items.arms = [gateway.champion, Broken(arm)]
+    asyncio.run(gateway.items.publish([PublishRequest(item_id="newer", title="ab")]))
+    assert [item.item_id for item in other.publications.unread(0, 10)] == ["newer"]
+
+
+def test_publications_that_wait_are_written_together():
+    written = []
+
+    class Log:
+        def publish(self, entries):
+            written.append(list(entries))
+            if "bad" in entries:
+                raise OSError("disk full")
+            return [int(entry) for entry in entries]
+
+    async def many():
+        commits = _Commits(Log())
+        first = asyncio.create_task(commits.add(["1"]))
+        await asyncio.sleep(0)
+        rest = [asyncio.create_task(commits.add(entries)) for entries in (["2", "3"], ["4"], [])]
+        assert await asyncio.gather(first, *rest) == [[1], [2, 3], [4], []]
+        with pytest.raises(OSError, match="disk full"):
+            await commits.add(["bad"])
+        assert await commits.add(["5"]) == [5]
+
+    asyncio.run(many())
+    assert written[:2] == [["1"], ["2", "3", "4"]]
