@@ -15,12 +15,14 @@ from coldstart.encoders import make_mllm
 from coldstart.encoders.check import check_mllm
 from coldstart.rankers import IdRows, load_id_rows
 from coldstart.training.checkpoint import Checkpoints
-from coldstart.training.coarse_loop import CoarseTask, train_coarse
+from coldstart.training.coarse_loop import CoarseTask, Diverged, train_coarse
 from coldstart.training.launch import launch
 from workloads.console import CONSOLE
 from workloads.job import main
 
 STAGE = "align_coarse"
+MOST_HELDOUT = 1024
+_NAMED = 20
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -72,7 +74,8 @@ def coarse_task(recipe: Recipe, dataset: Dataset, ids: IdRows, *, mllm: str, key
             f"the median of all items is {int(np.median(counts[1:]))}); lower coarse.min_events"
         )
     shuffled = np.random.default_rng((recipe.seed, 1)).permutation(mature)
-    train, heldout = np.split(shuffled, [len(mature) - round(settings.holdout * len(mature))])
+    kept_out = min(round(settings.holdout * len(mature)), MOST_HELDOUT)
+    train, heldout = np.split(shuffled, [len(mature) - kept_out])
     if settings.batch > len(train):
         raise UserError(
             f"coarse.batch {settings.batch} exceeds the {len(train)} mature items in training "
@@ -89,6 +92,8 @@ def coarse_task(recipe: Recipe, dataset: Dataset, ids: IdRows, *, mllm: str, key
         seed=recipe.seed,
         train=np.sort(train),
         heldout=np.sort(heldout),
+        groups=dataset.content_groups(recipe.content),
+        events=counts,
         journal=run_dir / "journals" / f"{STAGE}.jsonl",
         checkpoints=checkpoints,
         result=checkpoints / "result",
@@ -103,7 +108,23 @@ def _worker(payload: dict[str, Any]) -> None:
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     ids = load_id_rows(run_dir / "ranker")
     task = coarse_task(recipe, dataset, ids, mllm=payload["mllm"], key=payload["key"])
-    train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset"))
+    try:
+        train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset"))
+    except Diverged as error:
+        raise UserError(_explain(error, task, dataset)) from error
+
+
+def _explain(error: Diverged, task: CoarseTask, dataset: Dataset) -> str:
+    """Names the items by their own ids, and says what is left."""
+    ids = dataset.items(["item_id"])["item_id"].take(error.items - 1).to_pylist()
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    found = Checkpoints(task.checkpoints, task.key).newest()
+    kept = f"the same command goes on from the checkpoint of step {found['step']}" if found else "no checkpoint was due"
+    return (
+        f"{error.what} of step {error.step} is not a finite number, after reading item_id {', '.join(ids[:_NAMED])}"
+        f"{more}; {kept}. Look at these items, or lower coarse.learning_rate {task.coarse.learning_rate:g} (which "
+        "starts anew)"
+    )
 
 
 def _mllm(recipe: Recipe, dataset: Dataset) -> str:
@@ -128,7 +149,15 @@ def _about(task: CoarseTask, journal: Journal) -> dict[str, Any]:
     measured = [line for line in lines if "mean_cosine" in line]
     best = max(measured, key=lambda line: line["mean_cosine"], default={})
     made = json.loads((task.result / "encoder.json").read_text())
-    kept = ("recall_at_10", "chance_recall_at_10", "mean_cosine", "mean_reciprocal_rank")
+    kept = (
+        "recall_at_1",
+        "recall_at_10",
+        "chance_recall_at_10",
+        "mean_rank",
+        "mean_reciprocal_rank",
+        "mean_cosine",
+        "uniformity",
+    )
     return {
         "width": made["width"],
         "hidden": made["hidden"],

@@ -25,7 +25,9 @@ from coldstart.data.cleaning import (
     clean_items,
     clean_users,
 )
+from coldstart.data.content import Content
 from coldstart.data.contract import (
+    DIGESTS,
     FEATURES,
     ITEMS,
     ITEMS_PER_PART,
@@ -410,6 +412,9 @@ def _write_items(
         _, _, trained, schema = ray.get(shared)
         facts = trained.take(pc.subtract(group["item_idx"], 1))
         table = pa.table([facts[name] if name in _TRAINED.names else group[name] for name in ITEMS.names], schema=ITEMS)
+        contents = [Content(**row) for row in group.select(["title", "text", "picture"]).to_pylist()]
+        for name in DIGESTS:
+            table = table.append_column(name, pa.array([getattr(content, name) for content in contents], pa.int64()))
         for key, codes in schema.encode(group).items():
             table = table.append_column(key, pa.array(codes))
         compression = {name: "none" if name == "picture" else "zstd" for name in table.column_names}

@@ -1,4 +1,4 @@
-"""One rank of a gradient computation, run as a program: arguments file, rank, world."""
+"""One of four ranks, run as a program with a file and its rank: the gradient on one rank, on two, and on all four."""
 
 import sys
 
@@ -6,26 +6,34 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from coldstart.alignment.contrastive import info_nce
+from coldstart.alignment.contrastive import Targets, info_nce
 
 
-def gradient(rows: dict[str, torch.Tensor], first: int, last: int) -> torch.Tensor:
-    """Gradient of a linear encoder from this rank's share of the rows."""
+def gradient(rows: dict[str, torch.Tensor], first: int, last: int) -> dict[str, torch.Tensor]:
+    """Gradients of a linear encoder and a temperature from this rank's share of the rows."""
     weight = rows["weight"].clone().requires_grad_()
+    temperature = torch.tensor(0.1, requires_grad=True)
     coarse = torch.nn.functional.normalize(rows["features"][first:last] @ weight, dim=-1)
-    info_nce(coarse, rows["targets"][first:last], rows["item_idx"][first:last], temperature=0.1).backward()
-    return weight.grad
+    own = Targets(rows["targets"][first:last], rows["groups"][first:last])
+    info_nce(coarse, own, Targets(rows["targets"], rows["groups"]), temperature=temperature).mean().backward()
+    return {"weight": weight.grad, "temperature": temperature.grad}
 
 
 def main() -> None:
-    path, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path, rank = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
     rows = load_file(path)
-    dist.init_process_group("gloo", init_method=f"file://{path}.meet", rank=rank, world_size=world)
-    share = len(rows["item_idx"]) // world
-    grad = gradient(rows, rank * share, (rank + 1) * share)
-    dist.all_reduce(grad)
-    if rank == 0:
-        save_file({"gradient": grad / world}, f"{path}.out")
+    dist.init_process_group("gloo", init_method=f"file://{path}.meet", rank=rank, world_size=4)
+    for world in (1, 2, 4):
+        group = dist.new_group(list(range(world)))
+        if rank >= world:
+            continue
+        share = len(rows["groups"]) // world
+        gradients = gradient(rows, rank * share, (rank + 1) * share)
+        for one in gradients.values():
+            dist.all_reduce(one, group=group)
+        if rank == 0:
+            save_file({name: one / world for name, one in gradients.items()}, f"{path}.{world}")
     dist.destroy_process_group()
 
 

@@ -7,65 +7,188 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from coldstart.alignment.contrastive import info_nce, retrieval
+from coldstart.alignment import contrastive
+from coldstart.alignment.contrastive import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    CoarseModel,
+    Targets,
+    Temperature,
+    info_nce,
+)
 
 RANK = Path(__file__).with_name("nce_rank.py")
 
 
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+
+def plain(coarse: torch.Tensor, own: Targets, candidates: Targets, temperature: float) -> torch.Tensor:
+    """The loss as it is written down: the own row, then all candidates of other groups."""
+    right = (coarse * own.rows).sum(1, keepdim=True) / temperature
+    scores = coarse @ candidates.rows.T / temperature
+    if own.log_q is not None:
+        right, scores = right - own.log_q[:, None], scores - candidates.log_q
+    scores = scores.masked_fill(own.groups[:, None] == candidates.groups, float("-inf"))
+    return F.cross_entropy(torch.cat([right, scores], 1), torch.zeros(len(coarse), dtype=torch.long), reduction="none")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles each way for a handful of rows, the last ones not full."""
+    monkeypatch.setattr(contrastive, "ROWS_PER_TILE", 3)
+    monkeypatch.setattr(contrastive, "CANDIDATES_PER_TILE", 4)
+
+
+def problem(dtype: torch.dtype = torch.float32, *, log_q: bool = False) -> tuple[torch.Tensor, Targets, Targets]:
+    """8 rows against 19 candidates: the batch and drawn ones, with items twice and one group of three."""
+    generator = torch.Generator().manual_seed(4)
+    rows, groups = unit(19, 6, seed=1, dtype=dtype), torch.arange(19)
+    groups[[2, 9, 15]] = 2
+    groups[5] = groups[12]
+    q = torch.randn(19, generator=generator, dtype=dtype) if log_q else None
+    own = Targets(rows[:8], groups[:8], None if q is None else q[:8])
+    return unit(8, 6, dtype=dtype).requires_grad_(), own, Targets(rows, groups, q)
 
 
 def test_is_the_cross_entropy_of_finding_the_own_row():
-    coarse, targets = unit(4, 8), unit(4, 8, seed=1)
-    expected = F.cross_entropy(coarse @ targets.T / 0.2, torch.arange(4))
-    torch.testing.assert_close(info_nce(coarse, targets, torch.arange(4), temperature=0.2), expected)
+    coarse, targets = unit(4, 8), Targets(unit(4, 8, seed=1), torch.arange(4))
+    expected = F.cross_entropy(coarse @ targets.rows.T / 0.2, torch.arange(4), reduction="none")
+    torch.testing.assert_close(info_nce(coarse, targets, targets, temperature=0.2), expected)
 
 
-def test_another_row_of_the_same_item_is_no_negative():
-    coarse, targets = unit(3, 8), unit(3, 8, seed=1)
-    targets[1] = targets[0]
-    loss = info_nce(coarse, targets, torch.tensor([7, 7, 9]), temperature=0.2)
-    logits = coarse @ targets.T / 0.2
+def test_a_row_of_the_same_group_is_no_negative():
+    coarse, targets = unit(3, 8), Targets(unit(3, 8, seed=1), torch.tensor([7, 7, 9]))
+    logits = coarse @ targets.rows.T / 0.2
     logits[0, 1] = logits[1, 0] = float("-inf")
-    torch.testing.assert_close(loss, F.cross_entropy(logits, torch.arange(3)))
+    expected = F.cross_entropy(logits, torch.arange(3), reduction="none")
+    torch.testing.assert_close(info_nce(coarse, targets, targets, temperature=0.2), expected)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("log_q", [False, True])
+def test_tiles_give_loss_and_gradient_of_the_plain_loss(log_q: bool):
+    coarse, own, candidates = problem(log_q=log_q)
+    weights = torch.rand(8, generator=torch.Generator().manual_seed(1))
+    got = {}
+    for name, losses in {
+        "tiled": info_nce(coarse, own, candidates, temperature=0.05),
+        "plain": plain(coarse, own, candidates, 0.05),
+    }.items():
+        (gradient,) = torch.autograd.grad((losses * weights).sum(), coarse)
+        got[name] = losses.detach(), gradient
+    torch.testing.assert_close(got["tiled"], got["plain"], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("log_q", [False, True])
+def test_gradient_is_that_of_finite_differences(log_q: bool):
+    coarse, own, candidates = problem(torch.float64, log_q=log_q)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c, t: info_nce(c, own, candidates, temperature=t), (coarse, temperature))
+
+
+def test_scores_far_beyond_the_range_of_exp_stay_finite():
+    coarse, own, candidates = problem()
+    losses = info_nce(coarse, own, candidates, temperature=1e-3)
+    assert torch.isfinite(losses).all()
+    torch.testing.assert_close(losses, plain(coarse, own, candidates, 1e-3), rtol=1e-4, atol=1e-3)
+
+
+def test_an_item_that_is_alone_in_its_batch_has_nothing_to_be_told_from():
+    targets = Targets(unit(2, 4, seed=1), torch.tensor([3, 3]))
+    assert info_nce(unit(2, 4), targets, targets, temperature=0.2).tolist() == [0, 0]
+
+
+def test_only_the_row_whose_proxy_is_not_a_number_has_no_loss():
+    coarse, own, candidates = problem()
+    spoilt = coarse.detach().clone()
+    spoilt[3] = float("nan")
+    assert info_nce(spoilt, own, candidates, temperature=0.2).isnan().nonzero().tolist() == [[3]]
 
 
 def test_targets_get_no_gradient():
-    coarse, targets = unit(4, 8).requires_grad_(), unit(4, 8, seed=1).requires_grad_()
-    info_nce(coarse, targets, torch.arange(4), temperature=0.2).backward()
-    assert targets.grad is None
+    coarse, rows = unit(4, 8).requires_grad_(), unit(4, 8, seed=1).requires_grad_()
+    targets = Targets(rows, torch.arange(4))
+    info_nce(coarse, targets, targets, temperature=0.2).sum().backward()
+    assert rows.grad is None
     assert coarse.grad is not None
 
 
 def test_half_precision_proxies_are_compared_in_float32():
-    loss = info_nce(unit(4, 8).bfloat16(), unit(4, 8, seed=1).bfloat16(), torch.arange(4), temperature=0.01)
-    assert loss.dtype == torch.float32
+    targets = Targets(unit(4, 8, seed=1).bfloat16(), torch.arange(4))
+    assert info_nce(unit(4, 8).bfloat16(), targets, targets, temperature=0.01).dtype == torch.float32
 
 
-def test_two_ranks_give_the_gradient_of_one(tmp_path: Path):
+def test_ranks_together_give_the_gradient_of_one(tmp_path: Path):
+    """Masks are uneven: one rank has an item three times, another none twice."""
     rows = {
         "features": unit(8, 6),
         "weight": unit(6, 5, seed=1),
         "targets": unit(8, 5, seed=2),
-        "item_idx": torch.tensor([1, 2, 3, 4, 2, 5, 6, 1]),
+        "groups": torch.tensor([1, 1, 1, 3, 4, 2, 5, 1]),
     }
+    path = tmp_path / "rows"
+    save_file(rows, path)
+    ranks = [subprocess.Popen([sys.executable, RANK, path, str(rank)]) for rank in range(4)]
+    assert [rank.wait(200) for rank in ranks] == [0] * 4
+    alone = load_file(f"{path}.1")
+    for world in (2, 4):
+        torch.testing.assert_close(load_file(f"{path}.{world}"), alone, atol=1e-6, rtol=1e-6)
+
+
+class Reader(torch.nn.Module):
+    """Reads features with dropout, whose mask comes with the item so that it does not depend on the pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.outer = torch.nn.Linear(6, 32), torch.nn.Linear(32, 5)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, None]:
+        kept = torch.stack([torch.rand(32, generator=torch.Generator().manual_seed(int(s))) for s in inputs["seed"]])
+        hidden = self.inner(inputs["features"]).relu() * (kept > 0.3) / 0.7
+        return F.normalize(self.outer(hidden), dim=-1), None
+
+
+def test_passes_of_any_size_give_the_gradient_of_the_whole_batch_with_dropout():
+    inputs = {"features": unit(12, 6, seed=7), "seed": torch.arange(12)}
+    targets = Targets(unit(12, 5, seed=8), torch.tensor([1, 2, 3, 4, 5, 6, 7, 2, 9, 10, 1, 12]))
     gradients = {}
-    for world in (1, 2):
-        path = tmp_path / f"{world}"
-        save_file(rows, path)
-        ranks = [subprocess.Popen([sys.executable, RANK, path, str(r), str(world)]) for r in range(world)]
-        assert [rank.wait(60) for rank in ranks] == [0] * world
-        gradients[world] = load_file(f"{path}.out")["gradient"]
-    torch.testing.assert_close(gradients[2], gradients[1], atol=1e-6, rtol=1e-6)
+    for size in (12, 6, 4, 1):
+        model = CoarseModel(Reader(), Temperature(0.1, learnt=True))
+        for start in range(0, 12, size):
+            rows = slice(start, start + size)
+            coarse, temperature = model({name: value[rows] for name, value in inputs.items()})
+            own = Targets(targets.rows[rows], targets.groups[rows])
+            (info_nce(coarse, own, targets, temperature=temperature).mean() * size / 12).backward()
+        gradients[size] = [weight.grad for weight in model.parameters()]
+    for size in (6, 4, 1):
+        torch.testing.assert_close(gradients[size], gradients[12], atol=1e-6, rtol=1e-5)
 
 
-def test_retrieval_of_perfect_and_of_random_proxies():
-    candidates = unit(200, 16)
-    own = torch.arange(50)
-    perfect = retrieval(candidates[:50], own, candidates)
-    assert perfect["recall_at_10"] == 1
-    assert perfect["mean_reciprocal_rank"] == 1
-    assert perfect["mean_cosine"] == pytest.approx(1)
-    assert perfect["chance_recall_at_10"] == 0.05
-    assert retrieval(unit(50, 16, seed=3), own, candidates)["recall_at_10"] < 0.3
+def test_a_fixed_temperature_is_no_parameter():
+    temperature = Temperature(0.07, learnt=False)
+    assert not list(temperature.parameters())
+    assert temperature().item() == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize(("direction", "bound"), [(1, LOWEST_TEMPERATURE), (-1, HIGHEST_TEMPERATURE)])
+def test_a_learnt_temperature_stays_within_its_bounds_and_comes_back_from_them(direction: int, bound: float):
+    temperature = Temperature(0.2, learnt=True)
+    optimizer = torch.optim.SGD(temperature.parameters(), lr=0.5)
+
+    def push(sign: int) -> float:
+        optimizer.zero_grad()
+        (sign * temperature().log()).backward()
+        optimizer.step()
+        return temperature().item()
+
+    assert temperature().item() == pytest.approx(0.2)
+    assert [push(direction) for _ in range(40)][-1] == pytest.approx(bound)
+    assert abs(push(-direction) - bound) > 0.05 * bound
+
+
+def test_half_precision_keeps_the_start_of_a_learnt_temperature():
+    assert Temperature(0.07, learnt=True).bfloat16()().item() == pytest.approx(0.07)

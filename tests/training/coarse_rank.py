@@ -56,6 +56,8 @@ def task(root: Path, run: dict[str, Any]) -> CoarseTask:
         seed=5,
         train=np.arange(1, 33),
         heldout=np.arange(33, ITEMS + 1),
+        groups=np.arange(ITEMS + 1) // 2,
+        events=np.arange(ITEMS + 1),
         journal=out / "journal.jsonl",
         checkpoints=out / "checkpoints",
         result=out / "result",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from coldstart.alignment.contrastive import info_nce
+from coldstart.alignment.contrastive import Targets, info_nce
 from coldstart.config import Recipe, load_recipe, read_artifact
 from coldstart.data.batches import rank_request
 from coldstart.data.dataset import Dataset
@@ -51,7 +51,8 @@ def coarse_step(recipe: Recipe) -> tuple[float, float]:
         arrays = dict(batch)
         item_idx = torch.tensor(arrays.pop("item_idx"))
         coarse, _ = encoder(encoder.inputs(arrays, "cpu"))
-        loss = info_nce(coarse, rows[item_idx], item_idx, temperature=recipe.coarse.temperature)
+        targets = Targets(rows[item_idx], item_idx)
+        loss = info_nce(coarse, targets, targets, temperature=recipe.coarse.temperature).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -35,6 +35,20 @@ class Content:
         picture = None if not self.picture else hashlib.sha256(self.picture).hexdigest()
         return hashlib.sha256(json.dumps([self.title, self.text, picture]).encode()).hexdigest()
 
+    @property
+    def words_digest(self) -> int:
+        """64 bits of what title and text show."""
+        return _shortened(Content(self.title, self.text))
+
+    @property
+    def picture_digest(self) -> int:
+        """64 bits of what the picture shows."""
+        return _shortened(Content(picture=self.picture))
+
+
+def _shortened(content: Content) -> int:
+    return int.from_bytes(bytes.fromhex(content.digest)[:8], "big", signed=True)
+
 
 def decode_picture(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     """Decodes to upright RGB; transparency becomes white.

@@ -34,6 +34,9 @@ Encoded features follow, named by their keys: `item.<name>` here, `user.<name>` 
 (a list) in the sequences.
 """
 
+DIGESTS = ("words_digest", "picture_digest")
+"""Columns (int64) of the items after those of ITEMS: items that show the same have the same digest."""
+
 FEATURES = "features.json"
 """The schema of the features in a dataset, and of a ranker that reads them; not there if there are none."""
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from coldstart.config.artifact import Artifact, read_artifact
 from coldstart.config.errors import UserError
+from coldstart.config.recipe import ContentSwitch
 from coldstart.data.content import Content
-from coldstart.data.contract import FEATURES, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP, WITHHELD
+from coldstart.data.contract import DIGESTS, FEATURES, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP, WITHHELD
 from coldstart.data.features import NO_FEATURES, Coded, FeatureSchema, TargetFeatures
 from coldstart.data.sequences import Sequences
 
@@ -66,6 +67,25 @@ class Dataset:
         """[N + 1] train events of each item; index 0 (OOV) has none. Cold items are those with 0."""
         counts = self.items(["num_train_events"])["num_train_events"]
         return np.concatenate([np.zeros(1, np.int32), np.asarray(counts, np.int32)])
+
+    def content_groups(self, content: ContentSwitch) -> NDArray[np.int64]:
+        """[N + 1] a number that items share if all they show is the same, so that reading them cannot tell them apart.
+
+        Args:
+            content: The modalities that are read.
+
+        Raises:
+            UserError: the dataset was prepared by an earlier release.
+        """
+        shown = [name for name, on in zip(DIGESTS, (content.text, content.picture), strict=True) if on]
+        there = pq.read_schema(part_path(self.artifact.path / "items", 0)).names
+        missing = [name for name in shown if name not in there]
+        if missing:
+            raise UserError(f"{self.artifact.path} has no {missing[0]} of its items; prepare it again")
+        table = self.items(shown)
+        digests = np.stack([np.asarray(table[name]) for name in shown], axis=1)
+        groups = np.unique(digests, axis=0, return_inverse=True)[1].reshape(-1) + 1
+        return np.concatenate([np.zeros(1, np.int64), groups])
 
     @cached_property
     def item_index(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Coarse alignment on each rank: stream, InfoNCE against frozen ID rows, checkpoint, measure, keep the best.
 
-Step `t` of epoch `e` trains on rows `[t*B, (t+1)*B)` of the permutation drawn from (seed, e). A step is cut into
-micro-batches and each of those into equal shares for the ranks; negatives are the rows of a micro-batch on all ranks,
-so accumulation means fewer negatives. What is read and drawn at a step depends on its number alone: a resumed run
-continues as if it had not been interrupted.
+Step `t` of epoch `e` trains on rows `[t*B, (t+1)*B)` of the permutation drawn from (seed, e), cut into equal shares for
+the ranks and those into passes of a micro-batch. Every pass tells its items from the same candidates, those of the
+whole step, so that neither cut changes the gradient. What is read and drawn at a step depends on its number alone: a
+resumed run continues as if it had not been interrupted.
 """
 
 import json
@@ -15,27 +15,54 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coldstart.alignment.contrastive import gather, info_nce, retrieval
+from coldstart.alignment.contrastive import CoarseModel, Targets, Temperature, info_nce
 from coldstart.alignment.layer_groups import group_layers
-from coldstart.config import Journal
+from coldstart.alignment.negatives import NegativeSampler
+from coldstart.alignment.quality import retrieval
+from coldstart.config import Journal, UserError
 from coldstart.config.recipe import Coarse, ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.streaming import Transform
 from coldstart.encoders import Encoder
 from coldstart.training.checkpoint import Checkpoints
-from coldstart.training.deepspeed_engine import deepspeed_config, keep_partitioned, start_engine, whole_state
-from coldstart.training.ranks import barrier, device, rank, world_size
+from coldstart.training.deepspeed_engine import (
+    deepspeed_config,
+    keep_partitioned,
+    start_engine,
+    take_step,
+    whole_state,
+)
+from coldstart.training.ranks import barrier, device, gather, rank, world_size
 
 Arrays = dict[str, NDArray[Any]]
 Stream = Callable[[NDArray[np.int64], Transform, int], Iterator[Arrays]]
 """(item indices, transform, batch size) -> batches of exactly that size, in that order."""
 
 GROUPING_SAMPLE = 512
+MOST_CANDIDATES = 10_000
+"""ID rows among which held-out items look for their own."""
+
+
+class Diverged(UserError):  # noqa: N818 - says what happened
+    """The loss or its gradient is no longer a number.
+
+    Attributes:
+        step: From 1.
+        items: Indices of the items whose content gave it, or of the whole batch if no single one did.
+    """
+
+    def __init__(self, step: int, what: str, items: NDArray[np.int64]) -> None:
+        """`what` was found not to be finite."""
+        super().__init__(f"{what} of step {step} is not a finite number (item indices {items[:10].tolist()})")
+        self.step, self.what, self.items = step, what, items
+
+    def __reduce__(self) -> tuple[type["Diverged"], tuple[int, str, NDArray[np.int64]]]:
+        """Lets it travel between processes."""
+        return Diverged, (self.step, self.what, self.items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +77,8 @@ class CoarseTask:
         seed: Of new weights, order and dropout.
         train: `[M]` item indices that are trained on.
         heldout: Mature items kept out of the loss, to measure retrieval.
+        groups: `[V]` by item index; items of one group show the same and are no negatives of each other.
+        events: `[V]` train events by item index.
         journal: Progress file.
         checkpoints: Directory of resumable state.
         result: Directory that the finished encoder is written to.
@@ -63,6 +92,8 @@ class CoarseTask:
     seed: int
     train: NDArray[np.int64]
     heldout: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    events: NDArray[np.integer[Any]]
     journal: Path
     checkpoints: Path
     result: Path
@@ -86,11 +117,15 @@ def train_coarse(task: CoarseTask, id_table: Tensor, stream: Stream) -> None:
         task: The same on all ranks.
         id_table: Frozen ID rows `[V, d]` of the ranker.
         stream: Where prepared items come from.
+
+    Raises:
+        Diverged: on all ranks; the newest checkpoint is from before it.
     """
     config = deepspeed_config(task.coarse, dtype=task.encoder.dtype)
     partitioned = keep_partitioned(config)
     encoder = Encoder.create(task.mllm, task.encoder, width=id_table.shape[1], content=task.content, seed=task.seed)
-    engine = start_engine(encoder, task.coarse, config, total_steps=task.total_steps)
+    model = CoarseModel(encoder, Temperature(task.coarse.temperature, learnt=task.coarse.learn_temperature))
+    engine = start_engine(model, task.coarse, config, total_steps=task.total_steps)
     loop = _Loop(task, engine, encoder, torch.nn.functional.normalize(id_table.float(), dim=-1).to(device()), stream)
     loop.run()
     del partitioned
@@ -104,7 +139,13 @@ class _Loop:
         self.task, self.engine, self.encoder, self.rows, self.stream = task, engine, encoder, rows, stream
         self.journal = Journal(task.journal)
         self.checkpoints = Checkpoints(task.checkpoints, task.key)
-        self.micro = task.coarse.batch // (world_size() * task.coarse.accumulation)
+        self.share = task.coarse.batch // world_size()
+        self.negatives = NegativeSampler(
+            task.coarse.negatives, task.train, task.events, batch=task.coarse.batch, seed=task.seed
+        )
+        self.groups = torch.as_tensor(task.groups, device=device())
+        log_q = self.negatives.log_q
+        self.log_q = None if log_q is None else torch.as_tensor(log_q, dtype=torch.float32, device=device())
         self.best = -1.0
         self.heldout = self._prepare_heldout()
 
@@ -115,11 +156,15 @@ class _Loop:
         start = found["step"] if found else 0
         if found:
             self.best = found["facts"]["best"]
-        batches = self.stream(self._order(start), self.encoder.prompt.prepare, self.micro)
+        order = self._order(start)
+        batches = self.stream(order[:, rank()].ravel(), self.encoder.prompt.prepare, self.share)
         for step in range(start, task.total_steps):
             began = time.perf_counter()
-            figures = {"loss": self._step(step, batches)}
-            figures["items_per_second"] = task.coarse.batch / (time.perf_counter() - began)
+            batch = next(batches)
+            waited = time.perf_counter() - began
+            figures = self._step(step, dict(batch), order[step - start].ravel())
+            seconds = time.perf_counter() - began
+            figures |= {"items_per_second": task.coarse.batch / seconds, "data_wait": waited / seconds}
             done = step + 1
             if done % task.steps_per_epoch == 0:
                 figures |= self._measure(done)
@@ -132,38 +177,57 @@ class _Loop:
         """The whole state of the encoder at its best epoch."""
         return load_file(self.task.checkpoints / "best.safetensors")
 
-    def _step(self, step: int, batches: Iterator[Arrays]) -> float:
-        """One optimizer step; its loss, averaged over all ranks."""
+    def _step(self, step: int, batch: Arrays, items: NDArray[np.int64]) -> dict[str, float]:
+        """One optimizer step on this rank's share of the items `[B]` of all ranks; figures of the whole of it."""
         torch.manual_seed(hash((self.task.seed, step, rank())))
-        total = torch.zeros((), device=device())
-        for micro in range(self.task.coarse.accumulation):
-            batch = dict(next(batches))
-            item_idx = torch.tensor(batch.pop("item_idx"), device=device())
-            batch = self._hide_words(batch, step, micro)
-            coarse, _ = self.engine(self.encoder.inputs(batch, device()))
-            loss = info_nce(coarse, self.rows[item_idx], item_idx, temperature=self.task.coarse.temperature)
-            self.engine.backward(loss)
-            self.engine.step()
-            total += loss.detach()
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        return total.item() / (world_size() * self.task.coarse.accumulation)
+        item_idx = batch.pop("item_idx")
+        batch = self._hide_words(batch, step)
+        candidates = self._targets(self.negatives.candidates(step, items))
+        losses = torch.zeros(self.share, device=device())
+        norm, temperature = 0.0, torch.zeros(())
+        for rows in self._passes():
+            inputs = self.encoder.inputs({name: column[rows] for name, column in batch.items()}, device())
+            coarse, temperature = self.engine(inputs)
+            loss = info_nce(coarse, self._targets(item_idx[rows]), candidates, temperature=temperature)
+            self.engine.backward(loss.mean())
+            losses[torch.as_tensor(rows, device=device())] = loss.detach()
+            norm = take_step(self.engine)
+        everyone = gather(losses)
+        figures = {
+            "loss": everyone.mean().item(),
+            "gradient_norm": norm,
+            "temperature": temperature.detach().item(),
+        }
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(figures[name]):
+                blamed = ~torch.isfinite(everyone).cpu().numpy()
+                raise Diverged(step + 1, name.replace("_", " "), items[blamed] if blamed.any() else items)
+        return figures
 
-    def _hide_words(self, batch: Arrays, step: int, micro: int) -> Arrays:
+    def _passes(self) -> list[NDArray[np.int64]]:
+        """Which rows of this rank's share are read at a time."""
+        return np.split(np.arange(self.share), self.share // self.task.coarse.micro(world_size()))
+
+    def _targets(self, item_idx: NDArray[np.int64]) -> Targets:
+        """ID rows of items."""
+        index = torch.as_tensor(item_idx, device=device())
+        return Targets(self.rows[index], self.groups[index], None if self.log_q is None else self.log_q[index])
+
+    def _hide_words(self, batch: Arrays, step: int) -> Arrays:
         """Hides a share of the words, drawn for the rows of all ranks so that it does not depend on their number."""
-        drawn = np.random.default_rng((self.task.seed, 2, step, micro))
-        draw = drawn.random((world_size() * self.micro, self.encoder.prompt.max_text_tokens))
+        drawn = np.random.default_rng((self.task.seed, 2, step))
+        draw = drawn.random((self.task.coarse.batch, self.encoder.prompt.max_text_tokens))
         hidden = draw < self.task.coarse.hidden_words
-        return self.encoder.prompt.hide_words(batch, hidden[rank() * self.micro :][: self.micro])
+        return self.encoder.prompt.hide_words(batch, hidden[rank() * self.share :][: self.share])
 
     def _order(self, start: int) -> NDArray[np.int64]:
-        """Item indices this rank reads from step `start` to the end."""
+        """Item indices `[steps, ranks, share]` from step `start` to the end."""
         task = self.task
         epochs = range(start // task.steps_per_epoch, task.coarse.epochs)
         used = task.steps_per_epoch * task.coarse.batch
         orders = [np.random.default_rng((task.seed, epoch)).permutation(task.train)[:used] for epoch in epochs]
         rest = np.concatenate([*orders, np.empty(0, np.int64)])[start % task.steps_per_epoch * task.coarse.batch :]
-        return rest.reshape(-1, world_size(), self.micro)[:, rank()].ravel()
+        return rest.reshape(-1, world_size(), self.share)
 
     def _prepare_heldout(self) -> list[Arrays]:
         """This rank's share of the held-out items, padded so that all ranks run the same number of batches."""
@@ -171,7 +235,7 @@ class _Loop:
         if not share:
             return []
         mine = np.resize(self.task.heldout, share * world_size()).reshape(world_size(), share)[rank()]
-        return list(self.stream(mine, self.encoder.prompt.prepare, self.micro))
+        return list(self.stream(mine, self.encoder.prompt.prepare, self.task.coarse.micro(world_size())))
 
     @torch.no_grad()
     def _measure(self, step: int) -> dict[str, float]:
@@ -182,20 +246,28 @@ class _Loop:
             coarse = [self.engine(self.encoder.inputs(_without_index(batch), device()))[0] for batch in self.heldout]
             self.engine.train()
             everyone = gather(torch.cat(coarse))[: len(self.task.heldout)]
-            mature = np.sort(np.concatenate([self.task.train, self.task.heldout]))
-            own = torch.as_tensor(np.searchsorted(mature, self.task.heldout), device=device())
-            figures = retrieval(everyone, own, self.rows[torch.as_tensor(mature, device=device())])
+            figures = retrieval(everyone, *self._candidates_of_heldout())
         # The cosine to one's own row changes smoothly; ranks among thousands of rows, for some hundred items, do not.
         score = figures.get("mean_cosine", float(step))
         if score > self.best:
             self.best = score
-            state = whole_state(self.engine.module)
+            state = whole_state(self.encoder)
             if state is not None:
                 draft = self.task.checkpoints / ".best.draft"
                 draft.parent.mkdir(parents=True, exist_ok=True)
                 save_file(state, draft)
                 draft.replace(self.task.checkpoints / "best.safetensors")
         return figures
+
+    def _candidates_of_heldout(self) -> tuple[Tensor, Tensor]:
+        """Where each held-out item's row stands among rows of mature items, and those rows `[C, d]`."""
+        heldout, train = self.task.heldout, self.task.train
+        others = max(0, MOST_CANDIDATES - len(heldout))
+        if len(train) > others:
+            train = np.random.default_rng((self.task.seed, 4)).choice(train, others, replace=False)
+        shown = np.sort(np.concatenate([train, heldout]))
+        own = torch.as_tensor(np.searchsorted(shown, heldout), device=device())
+        return own, self.rows[torch.as_tensor(shown, device=device())]
 
 
 def _finish(task: CoarseTask, encoder: Encoder, state: dict[str, Tensor], stream: Stream) -> None:

@@ -19,10 +19,11 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 def deepspeed_config(settings: Coarse, *, dtype: str) -> dict[str, Any]:
     """The configuration of an engine for the coarse objective on this process group."""
     gpu = torch.cuda.is_available()
+    micro = settings.micro(world_size())
     return {
         "train_batch_size": settings.batch,
-        "train_micro_batch_size_per_gpu": settings.batch // (world_size() * settings.accumulation),
-        "gradient_accumulation_steps": settings.accumulation,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": settings.batch // (world_size() * micro),
         "gradient_clipping": settings.clip,
         "bf16": {"enabled": dtype == "bfloat16"},
         "zero_optimization": {
@@ -85,6 +86,28 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     vectors = [weight for weight in trained if len(getattr(weight, "ds_shape", weight.shape)) <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def take_step(engine: Any) -> float:
+    """Ends a pass, and with the last pass of a step updates the weights.
+
+    Returns:
+        Norm of the gradient of the step before clipping, or 0 between the passes; not finite if a gradient is not.
+    """
+    # Without ZeRO and in float32 DeepSpeed clips without keeping the norm.
+    plain = engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled()
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return 0.0
+    norm = torch.zeros(())
+    if plain:
+        gradients = [weight.grad for weight in engine.module.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    if not plain:
+        norm = engine.get_global_grad_norm()
+    # DeepSpeed writes -1 for what is not finite.
+    return float(norm) if norm >= 0 else math.nan
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor] | None:

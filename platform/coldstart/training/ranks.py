@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def rank() -> int:
@@ -18,6 +19,16 @@ def barrier() -> None:
     """Waits for all ranks."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Rows `[n, ...]` of all ranks in order of rank `[ranks * n, ...]`, without gradient."""
+    rows = rows.detach().contiguous()
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
 
 
 def device() -> torch.device:

@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 
 from coldstart.config.recipe.adaptor import Fine
 from coldstart.config.recipe.cluster import Cluster
+from coldstart.config.recipe.coarse import Coarse, Negatives
 from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
-from coldstart.config.recipe.encoder import CUE, Coarse, Encoder, Lora, Trained
+from coldstart.config.recipe.encoder import CUE, Encoder, Lora, Trained
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.ranker import Bring, Ranker, Table
 from coldstart.config.recipe.registry import Gate, Registry
@@ -30,6 +31,7 @@ __all__ = [
     "Gate",
     "Generated",
     "Lora",
+    "Negatives",
     "Paths",
     "Ranker",
     "Recipe",
@@ -86,10 +88,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         ranks = self.cluster.workers
-        if self.coarse.batch % (ranks * self.coarse.accumulation):
+        least = ranks * (self.coarse.micro_batch or 1)
+        if self.coarse.batch % least:
+            times = f" x coarse.micro_batch {self.coarse.micro_batch}" if self.coarse.micro_batch else ""
             raise ValueError(
-                f"coarse.batch {self.coarse.batch} is not divisible by cluster.workers x coarse.accumulation "
-                f"({ranks} x {self.coarse.accumulation}); choose a multiple of {ranks * self.coarse.accumulation}"
+                f"coarse.batch {self.coarse.batch} is not divisible by cluster.workers {ranks}{times}; choose a "
+                f"multiple of {least}"
             )
         for section in ("ranker", "fine"):
             per_step = getattr(self, section).users_per_step
