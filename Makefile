@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint bench bench-ranker clean
+.PHONY: demo test test-slow lint bench bench-loss bench-ranker clean
 
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
@@ -24,6 +24,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m workloads.benchmarks.hot_paths --recipe $(RECIPE)
+
+bench-loss: $(READY)
+	$(BIN)/python -m workloads.benchmarks.loss_memory
 
 # Against the rankers of other libraries, which get environments of their own; the first run downloads them.
 bench-ranker: $(READY)

@@ -5,7 +5,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from coldstart.data.content import BadPicture, decode_picture
+from coldstart.data.content import BadPicture, Content, decode_picture
 
 LIMITS = {"max_bytes": 100_000, "max_pixels": 10_000}
 
@@ -67,3 +67,12 @@ def test_pictures_are_turned_upright() -> None:
 def test_any_colour_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_picture(_encoded(Image.new(mode, (5, 5)), kind), **LIMITS).mode == "RGB"
+
+
+def test_digests_tell_words_and_pictures_apart_and_nothing_is_zero():
+    assert Content("a", "b").words_digest() == Content("a", "b", b"p").words_digest() != 0
+    assert len({Content(*said).words_digest() for said in [("a", "b"), ("ab", ""), ("", "ab"), ("b", "a")]}) == 4
+    assert Content("a").words_digest() == Content("a", "").words_digest()
+    assert Content(picture=b"p").words_digest() == Content("", "").words_digest() == 0
+    assert Content("a", picture=b"p").picture_digest() == Content("b", picture=b"p").picture_digest() != 0
+    assert Content("a").picture_digest() == 0

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from coldstart.config import UserError, write_artifact
+from coldstart.config.recipe import ContentSwitch
 from coldstart.data.content import Content
-from coldstart.data.contract import ITEMS, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
+from coldstart.data.contract import DIGESTS, ITEMS, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
 from coldstart.data.dataset import Dataset, part_path
 
 N = ITEMS_PER_PART + 37
@@ -64,6 +65,29 @@ def test_counts_and_index_follow_item_idx(path: Path) -> None:
     assert dataset.train_counts.shape == (N + 1,)
     assert dataset.item_index["id9"] == 9
     assert {"title 1", "text 1"} <= set(dataset.texts())
+
+
+def test_items_that_show_the_same_are_one_group(tmp_path: Path) -> None:
+    digests = [[5, 9], [5, 9], [5, 8], [4, 9], [0, 0], [0, 0]]
+    with write_artifact(tmp_path / "dataset", "dataset", {}, {"items": len(digests)}) as draft:
+        (draft / "items").mkdir()
+        columns = dict(zip(DIGESTS, map(pa.array, zip(*digests, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), part_path(draft / "items", 0))
+    dataset = Dataset.open(tmp_path / "dataset")
+
+    def same(**switch: bool) -> list[list[int]]:
+        groups = dataset.content_groups(ContentSwitch(**switch))
+        assert groups.shape == (7,)
+        return [np.flatnonzero(groups == group).tolist() for group in np.unique(groups)[1:]]
+
+    assert same() == [[5, 6], [4], [3], [1, 2]]
+    assert same(picture=False) == [[5, 6], [4], [1, 2, 3]]
+    assert same(text=False) == [[5, 6], [3], [1, 2, 4]]
+
+
+def test_groups_of_an_earlier_dataset_say_what_to_do(path: Path) -> None:
+    with pytest.raises(UserError, match="no words_digest of its items; prepare it again"):
+        Dataset.open(path).content_groups(ContentSwitch())
 
 
 def test_a_damaged_dataset_is_refused(path: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
 
-Arguments: JSON file with a list of runs `{name, coarse, stop_after}`, rank, world, directory.
+Arguments: JSON file with a list of runs `{name, coarse, stop_after, spoilt}`, rank, world, directory.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from coldstart.config.recipe import Coarse, ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
-from coldstart.training.coarse_loop import CoarseTask, train_coarse
+from coldstart.training.coarse_loop import CoarseTask, Diverged, train_coarse
 
 ITEMS = 40
 
@@ -65,13 +65,15 @@ def task(root: Path, run: dict[str, Any]) -> CoarseTask:
     )
 
 
-def limited(limit: int | None) -> Any:
-    """A stream that dies, as a preempted machine does, after `limit` training batches."""
+def faulty(run: dict[str, Any]) -> Any:
+    """A stream that dies, as a preempted machine does, or from the third training batch on spoils an item's picture."""
 
     def cut(order: Any, transform: Any, batch_size: int) -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(stream(order, transform, batch_size)):
-            if limit is not None and number >= limit:
+            if run["stop_after"] is not None and number >= run["stop_after"]:
                 os._exit(9)
+            if number >= 2:
+                batch["pixel_values"][batch["item_idx"] == run["spoilt"]] = np.nan
             yield batch
 
     return cut
@@ -88,7 +90,10 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}.meet", rank=rank, world_size=world)
     table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))
     for run in runs:
-        train_coarse(task(root, run), table, limited(run.get("stop_after")))
+        try:
+            train_coarse(task(root, run), table, faulty(run))
+        except Diverged as error:
+            (root / run["name"] / f"diverged-{rank}").write_text(json.dumps([error.step, error.items.tolist()]))
     dist.destroy_process_group()
 
 

@@ -15,8 +15,13 @@ from transformers import AutoModelForImageTextToText
 
 from coldstart.config import Journal
 from coldstart.encoders import Encoder, make_mllm
+from coldstart.training.checkpoint import Checkpoints
 
 RANK = Path(__file__).with_name("coarse_rank.py")
+EVERYTHING = {
+    "learn_temperature": True,
+    "negatives": {"beside": 12, "popularity": 0.5, "log_q": True},
+}
 COARSE = {"batch": 16, "epochs": 3, "checkpoint_every": 2, "learning_rate": 1e-3}
 
 
@@ -31,8 +36,8 @@ def start(root: Path, world: int, *runs: dict[str, Any]) -> list[int]:
 
 
 def run(name: str, **more: Any) -> dict[str, Any]:
-    stop_after = more.pop("stop_after", None)
-    return {"name": name, "coarse": COARSE | more, "stop_after": stop_after}
+    faults = {fault: more.pop(fault, None) for fault in ("stop_after", "spoilt")}
+    return {"name": name, "coarse": COARSE | more, **faults}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two ranks at every ZeRO stage, and of one rank, on a catalogue with missing pictures and words."""
     path = tmp_path_factory.mktemp("coarse")
     make_mllm(path / "mllm", ["red round vase blue lamp steel"] * 9, picture_size=32, seed=1)
-    assert start(path, 2, *(run(f"zero{stage}", zero_stage=stage) for stage in range(4))) == [0, 0]
-    assert start(path, 1, run("alone")) == [0]
+    stages = [run(f"zero{stage}", zero_stage=stage) for stage in range(4)]
+    passes = [run(f"passes{stage}", zero_stage=stage, micro_batch=4, **EVERYTHING) for stage in range(4)]
+    assert start(path, 2, *stages, *passes, run("spoilt", spoilt=7)) == [0, 0]
+    assert start(path, 1, run("alone"), run("at once", **EVERYTHING)) == [0]
     return path
 
 
@@ -59,6 +66,31 @@ def test_zero_stages_learn_alike(root: Path, stage: int):
 
 def test_one_rank_learns_like_two(root: Path):
     np.testing.assert_allclose(losses(root, "alone"), losses(root, "zero2"), rtol=2e-5)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_passes_learn_like_the_whole_batch_at_once(root: Path, stage: int):
+    """With all that can be set: a temperature that is learnt, and drawn negatives with their correction."""
+    np.testing.assert_allclose(losses(root, f"passes{stage}"), losses(root, "at once"), rtol=2e-5)
+    for figure in ("temperature", "gradient_norm"):
+        ours, whole = (
+            [line[figure] for line in Journal(root / name / "journal.jsonl").read()]
+            for name in (f"passes{stage}", "at once")
+        )
+        np.testing.assert_allclose(ours, whole, rtol=2e-3)
+        assert len(set(ours)) == 6
+
+
+def test_content_that_gives_no_number_stops_all_ranks_and_is_named(root: Path):
+    step, items = json.loads((root / "spoilt" / "diverged-0").read_text())
+    assert items == [7]
+    assert (root / "spoilt" / "diverged-1").read_text() == (root / "spoilt" / "diverged-0").read_text()
+    assert [line["done"] for line in Journal(root / "spoilt" / "journal.jsonl").read()] == list(range(1, step))
+    np.testing.assert_allclose(losses(root, "spoilt"), losses(root, "zero2")[: step - 1])
+    newest = Checkpoints(root / "spoilt" / "checkpoints", "k").newest()
+    assert newest is not None
+    assert newest["step"] == (step - 1) // 2 * 2
+    assert not (root / "spoilt" / "result").exists()
 
 
 def test_killed_and_started_again_learns_as_if_nothing_had_happened(root: Path):
@@ -90,3 +122,12 @@ def test_epochs_end_with_the_retrieval_of_held_out_items(root: Path):
     measured = [line for line in Journal(root / "zero2" / "journal.jsonl").read() if "recall_at_10" in line]
     assert [line["done"] for line in measured] == [2, 4, 6]
     assert measured[0]["chance_recall_at_10"] == 0.25
+    assert 1 <= measured[0]["mean_rank"] <= 40
+    assert measured[0]["uniformity"] < 0
+
+
+def test_every_step_says_how_it_went(root: Path):
+    for stage in range(4):
+        lines = Journal(root / f"zero{stage}" / "journal.jsonl").read()
+        assert all(line["gradient_norm"] > 0 and 0 <= line["data_wait"] < 1 for line in lines)
+        assert [line["temperature"] for line in lines] == [pytest.approx(0.2)] * 6

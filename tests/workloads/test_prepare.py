@@ -11,7 +11,7 @@ from PIL import Image
 
 from coldstart.config import Artifact, Journal, Recipe, UserError
 from coldstart.data import cleaning
-from coldstart.data.contract import TEST, TRAIN, UNUSED, VALID
+from coldstart.data.contract import DIGESTS, TEST, TRAIN, UNUSED, VALID
 from coldstart.data.dataset import Dataset
 from workloads import prepare
 
@@ -66,6 +66,9 @@ def test_pictures_and_words_arrive_unchanged(generated: Path) -> None:
     for ours, theirs in (("title", "title"), ("text", "text"), ("picture", "image")):
         pairs = zip(items[ours], source[theirs], strict=True)
         assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs)
+    contents = Dataset.open(generated / "dataset").contents(np.arange(1, len(items) + 1))
+    for name in DIGESTS:
+        assert items[name].tolist() == [getattr(content, name)() for content in contents]
 
 
 def test_time_parts_the_splits_and_only_train_reaches_the_items(generated: Path) -> None:
