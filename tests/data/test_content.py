@@ -69,10 +69,9 @@ def test_any_colour_mode_becomes_rgb(mode: str) -> None:
     assert decode_picture(_encoded(Image.new(mode, (5, 5)), kind), **LIMITS).mode == "RGB"
 
 
-def test_digests_tell_words_and_pictures_apart_and_nothing_is_zero():
-    assert Content("a", "b").words_digest() == Content("a", "b", b"p").words_digest() != 0
-    assert len({Content(*said).words_digest() for said in [("a", "b"), ("ab", ""), ("", "ab"), ("b", "a")]}) == 4
-    assert Content("a").words_digest() == Content("a", "").words_digest()
-    assert Content(picture=b"p").words_digest() == Content("", "").words_digest() == 0
-    assert Content("a", picture=b"p").picture_digest() == Content("b", picture=b"p").picture_digest() != 0
-    assert Content("a").picture_digest() == 0
+def test_digests_tell_words_and_pictures_apart():
+    assert Content("a", "b").words_digest == Content("a", "b", b"p").words_digest
+    assert len({Content(*said).words_digest for said in [("a", "b"), ("ab",), (None, "ab"), ("b", "a"), ()]}) == 5
+    assert Content("a", picture=b"p").picture_digest == Content("b", picture=b"p").picture_digest
+    assert Content("a", picture=b"p").picture_digest != Content("a").picture_digest
+    assert Content("a").words_digest.bit_length() < 64

@@ -68,7 +68,7 @@ def test_pictures_and_words_arrive_unchanged(generated: Path) -> None:
         assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs)
     contents = Dataset.open(generated / "dataset").contents(np.arange(1, len(items) + 1))
     for name in DIGESTS:
-        assert items[name].tolist() == [getattr(content, name)() for content in contents]
+        assert items[name].tolist() == [getattr(content, name) for content in contents]
 
 
 def test_time_parts_the_splits_and_only_train_reaches_the_items(generated: Path) -> None:

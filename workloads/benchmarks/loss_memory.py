@@ -1,8 +1,8 @@
 """Peak memory and time of the coarse loss against the batch: in tiles, and as the full matrix of scores.
 
-Each size runs in a process of its own: what its resident set grows by, at its highest, during forward and backward (on
-a GPU: allocated memory), inputs left out. The slope is that of a straight line through both logarithms. Seconds are those
-of the processor, of one thread (on a GPU: of the clock).
+Each size runs in a process of its own. Memory is what its resident set grows by, at its highest, during forward and
+backward (on a GPU: allocated memory), inputs left out; seconds are those of the processor, of one thread (on a GPU: of
+the clock). The slope is that of a straight line through both logarithms.
 
     make bench-loss
 """
