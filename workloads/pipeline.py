@@ -143,7 +143,8 @@ def _inputs(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str
     facts |= {kind: artifacts[kind].fingerprint for kind in stage.upstream}
     if stage.kind == "dataset" and recipe.data.source == "files":
         files = recipe.data.files
-        facts["files"] = [_stamp(files.root / name) for name in (files.items, files.events)]
+        tables = [name for name in (files.items, files.events, files.users) if name is not None]
+        facts["files"] = [_stamp(files.root / name) for name in tables]
     if "bring" in stage.sections:
         facts["files"] = [_stamp(path) for path in recipe.bring.files]
     return digest(facts)

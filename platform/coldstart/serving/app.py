@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from coldstart.serving import errors
+from coldstart.serving import errors, openapi
 from coldstart.serving.guard import Guard
 from coldstart.serving.routes import routers
 from coldstart.serving.schemas import ErrorAnswer
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def make_app(gateway: "Gateway") -> FastAPI:
     """The HTTP application of one gateway replica."""
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 401, 408, 413, 415, 422, 429, 503, 504)
+        status: {"model": ErrorAnswer} for status in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)
     }
-    app = FastAPI(title="coldstart", version="1", description="Rank with brand-new items.", responses=problems)
+    app = FastAPI(title="coldstart", version="1", responses=problems, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, settings=gateway.settings.security, max_bytes=gateway.settings.max_request_bytes)
     errors.install(app)
     for router in routers(gateway):
         app.include_router(router)
+    openapi.describe(app, tokens=gateway.settings.security.tokens_file is not None)
     return app

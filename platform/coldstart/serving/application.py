@@ -15,7 +15,7 @@ import torch
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, HTTPOptions, ProxyLocation
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import UserError, digest
@@ -24,6 +24,7 @@ from coldstart.encoders import read_proxies
 from coldstart.rankers import load_id_rows
 from coldstart.rankers.storage import vocabulary
 from coldstart.registry import Release
+from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
 from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.gateway import Gateway
@@ -62,12 +63,12 @@ def deploy(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     check_tokens(settings)
     _fill_store(release, store_dir, settings.store)
-    http = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=2 * settings.request_timeout_s)
     try:
-        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=_quiet())
+        ingress.start(settings, _quiet())
     except RuntimeError as error:
         shutdown()
-        raise _taken(settings) from error
+        check_port(settings)
+        raise UserError(f"Serve does not start: {str(error).strip().splitlines()[-1]}") from error
     models = _models(release, settings)
     standing = serve.status().applications
     missing = models.keys() - standing.keys()
@@ -131,11 +132,14 @@ def check_port(settings: Serving) -> None:
 
 def shutdown() -> None:
     """Takes the application and Serve down; published items stay on disk."""
+    files = ingress.directory()
     # Asked by its own client, the controller's death is reported on the terminal as a failed task that is retried.
     with suppress(ValueError, RayActorError):
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_STOP_SECONDS)
     serve.shutdown()  # type: ignore[no-untyped-call]
+    if files is not None:
+        ingress.remove(files)
 
 
 def _describe(release: Release) -> ReleaseAnswer:
@@ -160,6 +164,7 @@ def _deployment(
         ray_actor_options={"num_cpus": num_cpus, "resources": resources or {}},
         max_ongoing_requests=2 * waiting,
         max_queued_requests=8 * waiting,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,

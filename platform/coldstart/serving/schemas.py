@@ -24,7 +24,8 @@ MAX_USERS = 64
 """Most users of one request."""
 MAX_FEATURES = 200
 MAX_NEIGHBOURS = 100
-_LAST_SECOND = 253_402_300_799  # of the year 9999
+MAX_ID = 256
+LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 def _decoded(value: Any) -> Any:
@@ -43,10 +44,10 @@ def _few(value: Any) -> Any:
     return value
 
 
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
-UserId = Annotated[str, Field(min_length=1, max_length=256)]
-Time = Annotated[int, Field(ge=0, le=_LAST_SECOND, description="Unix seconds")]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+UserId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+Time = Annotated[int, Field(ge=0, le=LAST_SECOND, description="Unix seconds")]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Features = Annotated[
@@ -87,6 +88,10 @@ class Parts(Strict):
 
 class PublishRequest(Parts):
     """A new item, or new content of one that was published before."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "new-1", "title": "Witty poetry tips", "text": "in ten minutes"}]}
+    )
 
     item_id: ItemId
 

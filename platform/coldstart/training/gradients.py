@@ -85,12 +85,15 @@ class GradientSum:
             self._room = int(SPARE * counts.max())
             self.start()
             return self._received(tables, dense)
-        widths = [weight.numel() for weight in dense] + [self._room * (table.shape[1] + 1) for table in tables]
-        _, *parts = torch.split(everyone, [facts.shape[1], *widths], dim=1)
-        for weight, part, owners in zip(dense, parts, facts.T, strict=False):
-            weight.grad = part.sum(0).view_as(weight).to(weight.dtype) if owners.any() else None
+        before, sizes = facts.shape[1], [weight.numel() for weight in dense]
+        total = everyone[:, before : before + sum(sizes)].sum(0)
+        for weight, part, owners in zip(dense, torch.split(total, sizes), facts.T.bool(), strict=False):
+            weight.grad = part.view_as(weight).to(weight.dtype) if owners.any() else None
+        parts = torch.split(
+            everyone[:, before + sum(sizes) :], [self._room * (table.shape[1] + 1) for table in tables], dim=1
+        )
         found = []
-        for table, part, count in zip(tables, parts[len(dense) :], counts.T, strict=True):
+        for table, part, count in zip(tables, parts, counts.T, strict=True):
             padded = part.reshape(world_size(), self._room, table.shape[1] + 1)
             rows = torch.cat([padded[of, :some] for of, some in enumerate(count)])
             found.append((rows[:, 0].contiguous().view(torch.int32).long(), rows[:, 1:].to(table.dtype)))

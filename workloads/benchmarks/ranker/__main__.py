@@ -57,9 +57,9 @@ def windows_per_step(train: UserWindows, workers: int) -> int:
     return max(round(BATCH * len(train) / train.num_targets / workers), 1) * workers
 
 
-def tune(arena: Arena) -> dict[Contender, dict[str, Any]]:
+def tune(arena: Arena, contenders: Sequence[Contender]) -> dict[Contender, dict[str, Any]]:
     """The settings of the grid with the best validation GAUC, for each contender."""
-    tries = [(contender, choice, SEEDS[0]) for contender in CONTENDERS for choice in GRID]
+    tries = [(contender, choice, SEEDS[0]) for contender in contenders for choice in GRID]
     outcomes = _settle(arena, "tuned", tries)
     best: dict[Contender, tuple[float, dict[str, Any]]] = {}
     for (contender, choice, _), outcome in zip(tries, outcomes, strict=True):
@@ -69,13 +69,13 @@ def tune(arena: Arena) -> dict[Contender, dict[str, Any]]:
     return {contender: choice for contender, (_, choice) in best.items()}
 
 
-def compare(arena: Arena) -> list[Standing]:
+def compare(arena: Arena, contenders: Sequence[Contender]) -> list[Standing]:
     """Tunes everybody, trains everybody with each seed, and times everybody by turns."""
-    choices = tune(arena)
-    runs = [(contender, choices[contender], seed) for contender in CONTENDERS for seed in SEEDS]
+    choices = tune(arena, contenders)
+    runs = [(contender, choices[contender], seed) for contender in contenders for seed in SEEDS]
     settled = _settle(arena, "trained", runs)
-    timed: dict[Contender, list[Outcome]] = {contender: [] for contender in CONTENDERS}
-    for turn, contender in product(range(ROUNDS), CONTENDERS):
+    timed: dict[Contender, list[Outcome]] = {contender: [] for contender in contenders}
+    for turn, contender in product(range(ROUNDS), contenders):
         epochs = PEER_EPOCHS if contender.library else OUR_EPOCHS
         timed[contender].append(arena.time(contender, choices[contender], SEEDS[0], epochs=epochs))
         CONSOLE.print(f"[green]done[/]  timed   {contender.name}, {turn + 1} of {ROUNDS}")
@@ -87,7 +87,7 @@ def compare(arena: Arena) -> list[Standing]:
             [outcome for run, outcome in zip(runs, settled, strict=True) if run[0] == contender],
             timed[contender],
         )
-        for contender in CONTENDERS
+        for contender in contenders
     ]
 
 
@@ -108,13 +108,16 @@ def _settle(arena: Arena, done: str, runs: Sequence[tuple[Contender, dict[str, A
 def main() -> None:
     """Compares, and prints the section for RESULTS.md or adds it there."""
     parser = recipe_arguments("benchmarks.ranker", __doc__)
+    models = sorted({contender.model for contender in CONTENDERS})
+    parser.add_argument("--models", nargs="+", choices=models, default=models, help="compare only these")
     parser.add_argument("--record", action="store_true", help=f"add the result to {RESULTS.name}")
     arguments = parser.parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         recipe = recipe.model_copy(update={"paths": Paths(runs=recipe.paths.runs / "bench-ranker")})
         entrants = arena(recipe)
-        text = section(compare(entrants), _about(entrants))
+        chosen = [contender for contender in CONTENDERS if contender.model in arguments.models]
+        text = section(compare(entrants, chosen), _about(entrants))
     CONSOLE.print(text, soft_wrap=True, markup=False)
     if arguments.record:
         RESULTS.write_text(f"{RESULTS.read_text()}\n{text}")

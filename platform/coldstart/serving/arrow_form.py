@@ -1,0 +1,246 @@
+"""The compact form of ranking: an Arrow IPC stream of one record batch, a row per user.
+
+Columns of a request, with the names, meaning and limits of JSON; those marked `?` may be left out:
+
+    candidates      list<string>, all ids; or list<struct<item_id, title, text, picture (binary), features (struct)>>
+    history?        list<struct<item_id: string, label: integer, timestamp: integer>>
+    user_id?        string, may be null
+    now?            integer, may be null
+    user_features?  struct, a field per feature
+    context?        struct, a field per feature
+
+The answer has `scores` list<float>, `vectors` list<string>, `release` string and `ms` double.
+
+Bytes from anywhere are handed to Arrow here, so what could make it work for nothing is refused by looking at the
+messages alone: compressed buffers, dictionaries, and extension types, which may run code of their libraries.
+"""
+
+import struct
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import types
+
+from coldstart.serving.body import validated
+from coldstart.serving.call import RankCall
+from coldstart.serving.errors import ApiError
+from coldstart.serving.schemas import LAST_SECOND, MAX_HISTORY, MAX_ID, MAX_USERS, RankAnswer, RankRequest
+from coldstart.serving.scoring import Ints
+
+ARROW = "application/vnd.apache.arrow.stream"
+_ANSWER = pa.schema(
+    {"scores": pa.list_(pa.float32()), "vectors": pa.list_(pa.string()), "release": pa.string(), "ms": pa.float64()}
+)
+_HEAD, _END = _ANSWER.serialize().to_pybytes(), b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_COLUMNS = {"candidates", "history", "user_id", "now", "user_features", "context"}
+_EVENT = {"item_id", "label", "timestamp"}
+
+
+class _History(NamedTuple):
+    ids: list[str]
+    labels: Ints
+    times: Ints
+
+
+_NONE_YET = _History([], np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def read_arrow(raw: bytes) -> list[RankCall]:
+    """Reads and checks a request: a call for each user.
+
+    Raises:
+        ApiError: 400, these bytes are no such stream; 422, where and what is wrong.
+    """
+    try:
+        columns, users = _columns(raw)
+    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error, StopIteration) as error:
+        raise ApiError(400, "bad_request", "the body is not an Arrow IPC stream of one plain record batch") from error
+    if not 1 <= users <= MAX_USERS:
+        raise _wrong("the batch", f"it has {users} rows, one for each user; 1 to {MAX_USERS} are allowed")
+    if unknown := sorted(columns.keys() - _COLUMNS):
+        raise _wrong(unknown[0][:MAX_ID], "Extra inputs are not permitted")
+    if "candidates" not in columns:
+        raise _wrong("candidates", "Field required")
+    histories = _histories(columns["history"]) if "history" in columns else [_NONE_YET] * users
+    names = _plain(columns, "user_id", types.is_string, "string") or [None] * users
+    moments = _plain(columns, "now", types.is_integer, "integer") or [None] * users
+    calls = []
+    for row, call in enumerate(_candidates(columns)):
+        name, now = names[row], moments[row]
+        if name is not None and not 1 <= len(name) <= MAX_ID:
+            raise _wrong("user_id", f"1 to {MAX_ID} characters are allowed")
+        if now is not None and not 0 <= now <= LAST_SECOND:
+            raise _wrong("now", f"0 to {LAST_SECOND} is allowed")
+        past = histories[row]
+        calls.append(
+            replace(
+                call,
+                user_id=name,
+                now=now,
+                history_ids=past.ids,
+                history_labels=past.labels,
+                history_times=past.times,
+            )
+        )
+    return calls
+
+
+def write_arrow(answers: list[RankAnswer]) -> bytes:
+    """The answers as a stream, a row each."""
+    offsets = np.cumsum([0, *(len(answer.scores) for answer in answers)], dtype=np.int32)
+    scores = np.array([score for answer in answers for score in answer.scores], np.float32)
+    vectors = pa.array([vector for answer in answers for vector in answer.vectors], pa.string())
+    batch = pa.record_batch(
+        [
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(scores)),
+            pa.ListArray.from_arrays(pa.array(offsets), vectors),
+            pa.array([answer.release for answer in answers], pa.string()),
+            pa.array([answer.ms for answer in answers], pa.float64()),
+        ],
+        schema=_ANSWER,
+    )
+    return b"".join((_HEAD, batch.serialize(), _END))
+
+
+def _columns(raw: bytes) -> tuple[dict[str, Any], int]:
+    """Columns of the one record batch, and its rows; whatever is odd raises one of many exceptions."""
+    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(raw))
+    head = messages.read_next_message()
+    if head.type != "schema" or b"ARROW:extension" in head.metadata.to_pybytes():
+        raise ValueError("no plain schema")
+    schema = pa.ipc.read_schema(head)
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("a name twice")
+    for field in schema:
+        _check_type(field.type)
+    message = messages.read_next_message()
+    if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
+        raise ValueError("no plain record batch")
+    batch = pa.ipc.read_record_batch(message, schema)
+    batch.validate(full=True)
+    return dict(zip(schema.names, batch.columns, strict=True)), batch.num_rows
+
+
+def _check_type(kind: pa.DataType) -> None:
+    """Refuses types whose values may be many without being there, or that this API has no use for."""
+    if types.is_list(kind):
+        _check_type(kind.value_type)
+    elif types.is_struct(kind):
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("a name twice, or none")
+        for i in range(kind.num_fields):
+            _check_type(kind.field(i).type)
+    elif not (
+        types.is_string(kind)
+        or types.is_binary(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+    ):
+        raise ValueError("a type of no use")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Reads the flatbuffer of a message as Arrow's Message.fbs lays it out: Message.header, RecordBatch.compression."""
+
+    def field(table: int, slot: int) -> int:
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        at = 4 + 2 * slot
+        if vtable < 0 or at + 2 > struct.unpack_from("<H", metadata, vtable)[0]:
+            return 0
+        offset: int = struct.unpack_from("<H", metadata, vtable + at)[0]
+        return table + offset if offset else 0
+
+    header = field(struct.unpack_from("<I", metadata, 0)[0], 2)
+    return header == 0 or field(header + struct.unpack_from("<I", metadata, header)[0], 3) != 0
+
+
+def _wrong(where: str, what: str) -> ApiError:
+    return ApiError(422, "invalid", f"{where}: {what}")
+
+
+def _plain(columns: dict[str, Any], name: str, fits: Any, kind: str) -> list[Any] | None:
+    if name not in columns:
+        return None
+    if not fits(columns[name].type):
+        raise _wrong(name, f"the column must be of type {kind}")
+    values: list[Any] = columns[name].to_pylist()
+    return values
+
+
+def _flat(column: pa.Array, name: str) -> tuple[list[tuple[int, int]], pa.Array]:
+    """Where each row of a column of lists begins and ends in all its values, and these."""
+    if not types.is_list(column.type):
+        raise _wrong(name, "the column must be of lists")
+    values = column.flatten()
+    if column.null_count or values.null_count:
+        raise _wrong(name, "null is not allowed")
+    offsets = column.offsets.to_numpy()
+    return list(pairwise((offsets - offsets[0]).tolist())), values
+
+
+def _ids(values: pa.Array, where: str) -> list[str]:
+    if not types.is_string(values.type) or values.null_count:
+        raise _wrong(where, "must be of type string, without null")
+    ids: list[str] = values.to_pylist()
+    if ids and not 1 <= min(map(len, ids)) <= max(map(len, ids)) <= MAX_ID:
+        raise _wrong(where, f"1 to {MAX_ID} characters are allowed")
+    return ids
+
+
+def _ints(values: pa.Array, where: str, most: int) -> Ints:
+    if not types.is_integer(values.type) or values.null_count:
+        raise _wrong(where, "must be of an integer type, without null")
+    numbers = values.to_numpy()
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) <= most:
+        raise _wrong(where, f"0 to {most} is allowed")
+    return np.asarray(numbers, np.int64)
+
+
+def _histories(column: pa.Array) -> list[_History]:
+    rows, events = _flat(column, "history")
+    if not types.is_struct(events.type) or {field.name for field in events.type.fields} != _EVENT:
+        raise _wrong("history", "must be a list of struct<item_id, label, timestamp>")
+    if any(end - begin > MAX_HISTORY for begin, end in rows):
+        raise _wrong("history", f"at most {MAX_HISTORY} events are allowed")
+    ids = _ids(events.field("item_id"), "history.item_id")
+    labels = _ints(events.field("label"), "history.label", 1)
+    times = _ints(events.field("timestamp"), "history.timestamp", LAST_SECOND)
+    return [_History(ids[begin:end], labels[begin:end], times[begin:end]) for begin, end in rows]
+
+
+def _candidates(columns: dict[str, Any]) -> list[RankCall]:
+    """A call for each row, still without its history; anything but ids goes through the checks of JSON."""
+    rows, values = _flat(columns["candidates"], "candidates")
+    only_ids = not types.is_struct(values.type)
+    given = {name: columns[name].to_pylist() for name in ("user_features", "context") if name in columns}
+    if only_ids and not given:
+        ids: list[str | None] = [*_ids(values, "candidates")]
+        if any(begin == end for begin, end in rows):
+            raise _wrong("candidates", "at least one is needed")
+        return [RankCall(ids[begin:end], *_NONE_YET) for begin, end in rows]
+    if only_ids:
+        items = [{"item_id": item_id} for item_id in _ids(values, "candidates")]
+    else:
+        items = [_known(item) for item in values.to_pylist()]
+    return [
+        RankCall.of(
+            validated(
+                RankRequest,
+                {"candidates": items[begin:end]}
+                | {name: _known(values[row]) for name, values in given.items() if values[row] is not None},
+            )
+        )
+        for row, (begin, end) in enumerate(rows)
+    ]
+
+
+def _known(given: Any) -> Any:
+    """A struct without the fields that are null, as JSON would leave them out."""
+    if not isinstance(given, dict):
+        return given
+    return {name: _known(value) for name, value in given.items() if value is not None}

@@ -1,0 +1,65 @@
+"""A gateway on its own, with models that answer, wait, refuse or break on command."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from ray.serve.exceptions import BackPressureError
+
+from coldstart.config.recipe import Data, Serving
+from coldstart.rankers import DinDcn, save_ranker
+from coldstart.serving.app import make_app
+from coldstart.serving.gateway import Gateway
+from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.schemas import ReleaseAnswer
+from tests.serving.tiny import IDS, ITEMS, TRAINED, tiny_recipe
+
+SPACE = "a" * 64
+
+
+class Model:
+    """Stands for a deployment handle: `model.method.remote(...)` gives `answer`, or does what `mood` says."""
+
+    def __init__(self, answer):
+        self.answer, self.mood, self.asked = answer, "fine", []
+        self.read = self.adapt = self.rank = self
+
+    async def remote(self, argument):
+        if asyncio.iscoroutine(argument):
+            argument = await argument
+        self.asked += argument if isinstance(argument, list) else [argument]
+        if self.mood == "slow":
+            await asyncio.sleep(60)
+        if self.mood == "full":
+            raise BackPressureError(num_queued_requests=9, max_queued_requests=9)
+        if self.mood == "broken":
+            raise RuntimeError("secret /path/of/weights")
+        return self.answer(argument)
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
+    ranker.trained[1 : TRAINED + 1] = True
+    save_ranker(ranker, tmp_path, IDS)
+    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
+    release = ReleaseAnswer(
+        release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
+    )
+    settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
+    return Gateway(
+        Model(lambda content: content),
+        Model(lambda reading: np.full(8, 3.0, np.float32)),
+        Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
+        release,
+        tmp_path,
+        settings,
+        Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
+        tmp_path,
+    )
+
+
+@pytest.fixture
+def client(gateway):
+    return TestClient(make_app(gateway), raise_server_exceptions=False)
