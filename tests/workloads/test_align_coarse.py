@@ -12,6 +12,7 @@ from coldstart.config import Journal, Recipe, UserError, read_artifact, write_ar
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
 from coldstart.rankers import DinDcn, save_ranker
+from coldstart.training.coarse_loop import Diverged
 from workloads import align_coarse, embed_items, prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
@@ -128,3 +129,23 @@ def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
 def test_batch_larger_than_the_mature_items_is_refused(runs: Path) -> None:
     with pytest.raises(UserError, match=r"coarse.batch 256 exceeds the \d+ mature items"):
         align_coarse.run(recipe(runs, batch=256))
+
+
+def test_a_loss_that_is_no_number_names_items_and_what_is_left(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe(runs)
+    payload = {
+        "recipe": settings.model_dump(mode="json"),
+        "run_dir": str(settings.run_dir.absolute()),
+        "mllm": "tiny",
+        "key": "k" * 64,
+    }
+    ids = Dataset.open(settings.run_dir / "dataset").items(["item_id"])["item_id"].to_pylist()
+
+    def diverge(*_: object) -> None:
+        raise Diverged(41, "loss", np.array([3, 150]))
+
+    monkeypatch.setattr(align_coarse, "train_coarse", diverge)
+    with pytest.raises(
+        UserError, match=f"loss of step 41 .* item_id {ids[2]}, {ids[149]}; no checkpoint was due.*lower"
+    ):
+        align_coarse._worker(payload)

@@ -18,8 +18,8 @@ def retrieval(
         lengths: Of the lists in which the own row counts as found.
 
     Returns:
-        For each length `recall_at_<length>` and its chance level; `mean_rank` (1 is best), `mean_reciprocal_rank`,
-        `mean_cosine` with the own row, and `uniformity` of the proxies.
+        `recall_at_<length>` for each length, and the chance level of the last; `mean_rank` (1 is best),
+        `mean_reciprocal_rank`, `mean_cosine` with the own row, and `uniformity` of the proxies.
     """
     coarse, ranks = coarse.float(), []
     mine = (coarse * candidates[own].float()).sum(dim=1)
@@ -33,8 +33,8 @@ def retrieval(
     figures = {}
     for length in lengths:
         figures[f"recall_at_{length}"] = (rank <= length).float().mean().item()
-        figures[f"chance_recall_at_{length}"] = min(1.0, length / len(candidates))
     return figures | {
+        f"chance_recall_at_{lengths[-1]}": min(1.0, lengths[-1] / len(candidates)),
         "mean_rank": rank.mean().item(),
         "mean_reciprocal_rank": (1 / rank).mean().item(),
         "mean_cosine": mine.mean().item(),
