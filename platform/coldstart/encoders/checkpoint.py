@@ -118,6 +118,8 @@ def outline_mllm(mllm: str, *, tokens: int) -> PreTrainedModel:
         model = AutoModelForImageTextToText.from_config(load_config(mllm))
         if tokens > model.config.get_text_config().vocab_size:
             model.resize_token_embeddings(tokens, mean_resizing=False)
+        # Weights of the two ends are one where the family says so, and counted once.
+        model.tie_weights()
     return model
 
 

@@ -1,0 +1,165 @@
+"""What a rank of the coarse stage holds in memory, before a machine has to hold it.
+
+States follow from counts (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 3 and figure 1, with the float32
+gradients and the copies that DeepSpeed keeps). Activations are measured: one item is read by a model of the real size
+whose weights are all the same zero, so that they take no memory, and what autograd keeps for the backward pass is
+added up.
+
+Legend: `P` all parameters, `T` trained ones, `N` ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder
+from coldstart.encoders.freezing import ParameterCount, count_parameters
+
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Sizes that memory is computed from.
+
+    Attributes:
+        counts: Parameters of the encoder.
+        value_bytes: Of a weight while computing: 4 in float32, 2 in bfloat16.
+        largest_layer: Parameters that ZeRO-3 has together at a time: those of the largest module gathered whole.
+        item_bytes: Activations that one item leaves for the backward pass.
+        layer_bytes: Of those, what is there for one layer at a time when activations are computed again.
+        tokens: Of one item.
+    """
+
+    counts: ParameterCount
+    value_bytes: int
+    largest_layer: int
+    item_bytes: int
+    layer_bytes: int
+    tokens: int
+
+    @property
+    def parameters(self) -> int:
+        """`P`."""
+        return self.counts.trained + self.counts.frozen
+
+    def states(self, stage: int, ranks: int) -> int:
+        """Bytes of weights, gradients and optimizer states on each rank.
+
+        Args:
+            stage: ZeRO 0 to 3.
+            ranks: `N`.
+        """
+        trained, everything = self.counts.trained, self.parameters
+        weights = self.value_bytes * everything
+        gradients = self.value_bytes * trained
+        # Two moments and, where the weights that compute are not the ones that are stepped, a float32 copy of those.
+        optimizer = (8 if self.value_bytes == 4 and stage == 0 else 12) * trained
+        if stage >= 1:
+            optimizer = -(-optimizer // ranks)
+        if stage >= 2:
+            gradients = -(-gradients // ranks)
+        if stage >= 3:
+            weights = -(-weights // ranks) + self.value_bytes * self.largest_layer
+        return weights + gradients + optimizer
+
+    def activations(self, items: int) -> int:
+        """Bytes that a pass over so many items keeps for its backward pass, and the layer that is in work."""
+        return items * (self.item_bytes + self.layer_bytes)
+
+    def total(self, stage: int, ranks: int, items: int) -> int:
+        """Bytes on each rank at the peak of a step."""
+        return self.states(stage, ranks) + self.activations(items)
+
+    def resume_bytes(self) -> int:
+        """Bytes of a resumable checkpoint, all ranks together."""
+        return self.value_bytes * self.parameters + 12 * self.counts.trained
+
+    def encoder_bytes(self) -> int:
+        """Bytes of the encoder that is registered at the end."""
+        return self.value_bytes * self.parameters
+
+
+def footprint(
+    mllm: str, settings: EncoderSettings, *, width: int, content: ContentSwitch, sample: Sequence[Content]
+) -> Footprint:
+    """Measures an encoder without its weights.
+
+    Args:
+        mllm: Checkpoint directory or hub name.
+        settings: Section of the recipe.
+        width: `d`.
+        content: Modalities that are read.
+        sample: Items to be read, the larger the better: the largest of them counts.
+
+    Raises:
+        UserError: an encoder cannot be made as the settings say.
+    """
+    outline = Encoder.outline(mllm, settings, width=width, content=content)
+    counts, largest_layer = count_parameters(outline), _largest_layer(outline)
+    dtype = getattr(torch, settings.dtype)
+    encoder = weightless(outline, dtype)
+    rows = encoder.prepare(list(sample))
+    kept = _kept(encoder, rows)
+    layer = 0
+    if settings.gradient_checkpointing:
+        whole = Encoder.outline(
+            mllm, settings.model_copy(update={"gradient_checkpointing": False}), width=width, content=content
+        )
+        layer = _kept(weightless(whole, dtype), rows) // _depth(outline)
+    return Footprint(
+        counts=counts,
+        value_bytes=dtype.itemsize,
+        largest_layer=largest_layer,
+        item_bytes=kept,
+        layer_bytes=layer,
+        tokens=int(max(encoder.prompt.lengths(rows))),
+    )
+
+
+def weightless(module: Any, dtype: torch.dtype) -> Any:
+    """The module with zeros for weights, each of them one number that is seen everywhere."""
+    # A weight that stands in two places stays one.
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False, remove_duplicate=False)):
+            if weight not in made:
+                empty = torch.zeros((), dtype=dtype).expand(weight.shape)
+                made[weight] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+            part.register_parameter(name, made[weight])
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+    return module.train()
+
+
+def _kept(encoder: Encoder, rows: dict[str, Any]) -> int:
+    """Bytes that autograd keeps for the largest item."""
+    largest = int(encoder.prompt.lengths(rows).argmax())
+    inputs = encoder.inputs({name: column[largest : largest + 1] for name, column in rows.items()}, "cpu")
+    weights = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        where = tensor.untyped_storage().data_ptr()
+        if where not in weights:
+            kept[where] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(inputs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _depth(module: nn.Module) -> int:
+    """Layers of the deepest stack."""
+    return max((len(part) for part in module.modules() if isinstance(part, nn.ModuleList)), default=1)
+
+
+def _largest_layer(module: nn.Module) -> int:
+    return max(sum(weight.numel() for weight in part.parameters(recurse=False)) for part in module.modules())

@@ -1,0 +1,90 @@
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+
+from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import Encoder as Settings
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder
+from coldstart.encoders.freezing import ParameterCount
+from coldstart.training.footprint import Footprint, footprint
+from coldstart.training.plan import USABLE, best, rows
+from tests.families import FAMILIES, PICTURE_SIZE, make_family
+
+ALL = ContentSwitch()
+
+
+@pytest.fixture(scope="module")
+def item():
+    picture = BytesIO()
+    Image.new("RGB", (80, 60), "red").save(picture, "PNG")
+    return Content(title="red vase", text="a small box", picture=picture.getvalue())
+
+
+def of(trained, *, frozen=0, value_bytes=2, largest_layer=0, item_bytes=0):
+    return Footprint(
+        counts=ParameterCount(trained=trained, frozen=frozen),
+        value_bytes=value_bytes,
+        largest_layer=largest_layer,
+        item_bytes=item_bytes,
+        layer_bytes=0,
+        tokens=1,
+    )
+
+
+@pytest.mark.parametrize(("stage", "gigabytes"), [(0, 120), (1, 31.4), (2, 16.6), (3, 1.9)])
+def test_states_are_those_of_the_paper(stage, gigabytes):
+    """Figure 1 of the ZeRO paper: 7.5 billion parameters in 16 bits on 64 ranks."""
+    assert of(7_500_000_000).states(stage, 64) / 1e9 == pytest.approx(gigabytes, abs=0.05)
+
+
+def test_frozen_weights_have_no_gradient_and_no_states():
+    assert of(0, frozen=1000).states(0, 1) == 2000
+    assert of(10, frozen=1000).states(0, 1) == 2020 + 20 + 120
+    assert of(10, frozen=990, largest_layer=50).states(3, 2) == 1000 + 100 + 10 + 60
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_those_of_the_model_with_its_weights(family, checkpointing, item, tmp_path):
+    mllm = str(make_family(family, tmp_path))
+    settings = Settings(mllm=mllm, picture_size=PICTURE_SIZE, gradient_checkpointing=checkpointing)
+    found = footprint(mllm, settings, width=8, content=ALL, sample=[item])
+    encoder = Encoder.create(mllm, settings, width=8, content=ALL, seed=0).train()
+    own = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(encoder.inputs(encoder.prepare([item]), "cpu"))
+    real = sum(tensor.untyped_storage().nbytes() for where, tensor in kept.items() if where not in own)
+    assert found.item_bytes == pytest.approx(real, rel=0.02)
+    assert found.parameters == sum(weight.numel() for weight in encoder.parameters())
+    assert (found.layer_bytes > 0) == checkpointing
+
+
+def test_checkpointing_keeps_less_and_bfloat16_half(item, tmp_path):
+    mllm = str(make_family("qwen2_5_vl", tmp_path))
+
+    def kept(**options):
+        settings = Settings(mllm=mllm, picture_size=PICTURE_SIZE, **options)
+        return footprint(mllm, settings, width=8, content=ALL, sample=[item]).item_bytes
+
+    assert kept(gradient_checkpointing=True) < 0.5 * kept()
+    assert 0.4 < kept(dtype="bfloat16") / kept() < 0.75  # Norms and softmax stay float32.
+
+
+def test_the_largest_passes_that_fit_are_chosen_and_then_the_least_exchange():
+    size = of(1_000_000, item_bytes=1_000_000)
+    needed = size.total(2, 4, 8)
+    found = rows(size, ranks=4, share=16, memory=int(needed / USABLE) + 1)
+    assert [row.micro_batch for row in found] == [0, 4, 8, 8]
+    assert best(found).stage == 2
+    assert best(found).total == needed
+    assert best(rows(size, ranks=1, share=16, memory=1000)) is None
+    assert {row.micro_batch for row in rows(size, ranks=4, share=12, memory=10**12)} == {12}
