@@ -157,21 +157,21 @@ def _deployment(
     replica: Any, name: str, settings: Serving, *, num_cpus: float, resources: dict[str, float] | None = None
 ) -> Any:
     """Limits everywhere: Serve's own defaults queue without end and scale in and out faster than models load."""
-    waiting = 4 * settings.max_batch
+    scaling = settings.scaling
     return serve.deployment(
         replica,
         name=name,
         ray_actor_options={"num_cpus": num_cpus, "resources": resources or {}},
-        max_ongoing_requests=2 * waiting,
-        max_queued_requests=8 * waiting,
+        max_ongoing_requests=settings.max_ongoing,
+        max_queued_requests=settings.max_queued,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            target_ongoing_requests=settings.max_batch,
-            look_back_period_s=20,
-            upscale_delay_s=20,
-            downscale_delay_s=300,
+            target_ongoing_requests=getattr(scaling, name),
+            look_back_period_s=scaling.look_back_s,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=scaling.downscale_delay_s,
         ),
         health_check_period_s=10,
         health_check_timeout_s=30,

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -65,6 +65,54 @@ class Store(Section):
         return url
 
 
+class Scaling(Section):
+    """When replicas come and go: each deployment by its own load per replica, mean over the look-back."""
+
+    gateway: PositiveFloat = 16.0
+    """Requests in a gateway."""
+    ranker: PositiveFloat = 2.0
+    """Calls in a ranker, each of up to `max_batch` queries: one is scored, one has arrived."""
+    encoder: PositiveFloat = 16.0
+    """Contents in an encoder, read or waiting."""
+    adaptor: PositiveFloat = 32.0
+    look_back_s: PositiveFloat = 10.0
+    upscale_delay_s: PositiveFloat = 10.0
+    downscale_delay_s: PositiveFloat = 300.0
+    """Much longer than up: a replica takes seconds to load, and load that left may be back."""
+
+    @model_validator(mode="after")
+    def _no_thrashing(self) -> Self:
+        for name in ("upscale_delay_s", "downscale_delay_s"):
+            if getattr(self, name) < self.look_back_s:
+                raise ValueError(
+                    f"serving.scaling.{name} {getattr(self, name):g} is below look_back_s {self.look_back_s:g}: "
+                    "replicas would come and go by load that is over; raise it or lower look_back_s"
+                )
+        return self
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "latency": {
+        "max_batch": 8,
+        "batch_wait_ms": 0.5,
+        "max_waiting": 64,
+        "min_replicas": 2,
+        "max_replicas": 8,
+        "scaling": {"gateway": 8.0, "ranker": 1.0, "encoder": 8.0},
+    },
+    "throughput": {
+        "max_batch": 64,
+        "batch_wait_ms": 5.0,
+        "max_waiting": 512,
+        "max_ongoing": 2048,
+        "max_queued": 512,
+        "max_replicas": 16,
+        "scaling": {"gateway": 64.0, "encoder": 64.0, "adaptor": 128.0},
+    },
+}
+
+
 class Serving(Section):
     """The Ray Serve application."""
 
@@ -75,20 +123,50 @@ class Serving(Section):
     take three times the CPU time per request."""
     max_candidates: PositiveInt = 1000
     max_request_bytes: PositiveInt = 20_000_000
+    preset: Literal["small", "latency", "throughput"] = "small"
+    """What fits the fields below that are not given. small: one machine of a few cores. latency: more replicas stand
+    ready and share less. throughput: larger batches, more replicas under load."""
     max_batch: PositiveInt = 16
+    """Rank queries in one forward pass, and contents in one of the encoder."""
     batch_wait_ms: PositiveFloat = 2.0
+    """Longest that a query waits for company while a call of the ranker is under way; without one it never waits."""
     ranker_calls: PositiveInt = 4
     """Calls of the ranker that one gateway has under way; queries that wait meanwhile travel together in the next."""
-    max_waiting: PositiveInt = 256
-    """Rank queries that wait in one gateway before it answers 429."""
+    max_waiting: PositiveInt = 128
+    """Rank queries that wait in one gateway before it answers 429: about a quarter of a second of work."""
+    max_ongoing: PositiveInt = 512
+    """Requests in one replica of any deployment; above `max_waiting`, or Serve's plain refusal comes before ours."""
+    max_queued: Annotated[int, Field(ge=-1)] = 128
+    """Requests that wait for a replica with room, -1 without end; above it callers are told to come back (429)."""
     request_timeout_s: PositiveFloat = 30.0
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 2
+    scaling: Scaling = Scaling()
     store: Store = Store()
     poll_s: PositiveFloat = 2.0
     """Pause between two looks at the registry for another champion, s; one look is a handful of small queries."""
 
     security: Security = Security()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """What the preset says, where the recipe says nothing."""
+        if not isinstance(given, dict) or given.get("preset") not in _PRESETS:
+            return given
+        preset = _PRESETS[given["preset"]]
+        scaling = given.get("scaling", {})
+        if isinstance(scaling, dict):
+            scaling = preset.get("scaling", {}) | scaling
+        return preset | given | {"scaling": scaling}
+
+    @model_validator(mode="after")
+    def _own_refusals(self) -> Self:
+        if self.max_ongoing <= self.max_waiting:
+            raise ValueError(
+                f"serving.max_ongoing {self.max_ongoing} must be above serving.max_waiting {self.max_waiting}: raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
