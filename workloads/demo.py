@@ -17,9 +17,9 @@ from coldstart.data.dataset import Dataset
 from coldstart.evaluation.report import terminal_table
 from coldstart.registry import Registry, promote, sentence
 from coldstart.serving import check_port
+from coldstart.serving.golden import golden_figures
 from workloads import pipeline
 from workloads.console import CONSOLE
-from workloads.golden import golden_figures
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
 from workloads.serve import serving
 

@@ -43,6 +43,9 @@ def test_override_reaches_a_nested_field(tmp_path):
         ({"coarse": {"batch": 127}}, [], ["coarse.batch", "127", "multiple of 2"]),
         ({"data": {"split": {"valid": 0.5, "test": 0.5}}}, [], ["split.valid", "0.8"]),
         ({"serving": {"min_replicas": 4}}, [], ["serving.max_replicas", "raise"]),
+        ({"serving": {"preset": "fast"}}, [], ["serving.preset", "throughput"]),
+        ({"serving": {"max_waiting": 600}}, [], ["serving.max_ongoing", "raise"]),
+        ({"serving": {"scaling": {"upscale_delay_s": 3}}}, [], ["upscale_delay_s", "look_back_s"]),
     ],
 )
 def test_mistakes_are_named_with_the_fix(tmp_path, values, overrides, words):
@@ -72,3 +75,11 @@ def test_the_dump_is_the_same_recipe(tmp_path):
     assert again == recipe
     assert digest(again) == digest(recipe)
     assert digest(again) != digest(Recipe(name="other"))
+
+
+@pytest.mark.parametrize("preset", ["small", "latency", "throughput"])
+def test_a_serving_preset_fills_what_the_recipe_leaves_open_and_survives_a_dump(preset):
+    given = Serving(preset=preset, max_batch=3, scaling={"encoder": 5})
+    assert (given.max_batch, given.scaling.encoder) == (3, 5)
+    assert Serving(preset="throughput").max_batch > Serving().max_batch > Serving(preset="latency").max_batch
+    assert Serving.model_validate(given.model_dump()) == given

@@ -15,8 +15,8 @@ from coldstart.encoders import read_proxies
 from coldstart.rankers import load_ranker
 from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
+from coldstart.serving.golden import golden_figures
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content, register_run, tiny_recipe, write_run
-from workloads.golden import golden_figures
 
 pytestmark = pytest.mark.ray
 

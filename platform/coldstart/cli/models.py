@@ -89,7 +89,7 @@ def promote(
     """Promote a version if it passes the gates; exit code 1 when they refuse."""
     from coldstart.registry import decide, sentence
     from coldstart.registry import promote as move
-    from workloads.golden import golden_figures
+    from coldstart.serving.golden import golden_figures
 
     registry, loaded = _open(recipe, overrides)
     settings = loaded.registry

@@ -28,6 +28,7 @@ from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
 from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.gateway import Gateway
+from coldstart.serving.parity import check_parity
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
@@ -75,11 +76,14 @@ def deploy(
     try:
         if missing:
             serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
+            check_parity(release, *(serve.get_app_handle(name) for name in models))
         gateway = _gateway(release, list(models), settings, data or Data(), store_dir)
         serve.run(gateway, name=NAME, route_prefix="/", logging_config=_quiet())
-    except RuntimeError as error:
+    except (RuntimeError, UserError) as error:
         for name in missing:
             serve.delete(name)
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"release {release.name} does not come up on Serve: {str(error).splitlines()[0]}; see the logs in the Ray "
             "session directory under logs/serve"
@@ -170,6 +174,7 @@ def _deployment(
             max_replicas=settings.max_replicas,
             target_ongoing_requests=getattr(scaling, name),
             look_back_period_s=scaling.look_back_s,
+            metrics_interval_s=scaling.look_back_s / 5,
             upscale_delay_s=scaling.upscale_delay_s,
             downscale_delay_s=scaling.downscale_delay_s,
         ),

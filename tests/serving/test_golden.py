@@ -10,8 +10,8 @@ from coldstart.encoders import read_proxies
 from coldstart.encoders.proxies import first_proxies
 from coldstart.rankers import DinDcn
 from coldstart.registry import Release
+from coldstart.serving.golden import CANDIDATES, REQUESTS, _requests, golden, golden_figures
 from tests.serving.tiny import ITEMS, TRAINED, tiny_recipe, write_run
-from workloads.golden import CANDIDATES, REQUESTS, _requests, golden, golden_figures
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_requests_are_the_same_every_time_and_show_trained_and_new_items(release
     _, again = golden(release).served()
     np.testing.assert_array_equal(once, again)
     assert once.shape == (REQUESTS * CANDIDATES,)
-    assert {len(query.positions) > 0 for query in golden(release)._queries()} == {True}
+    assert {len(query.positions) > 0 for query in golden(release).queries()} == {True}
 
 
 def test_a_path_that_sees_other_vectors_shows_in_the_parity(release):
@@ -57,7 +57,7 @@ def test_features_are_part_of_the_parity(release):
     featured = replace(drawn, ranker=ranker, sequences=_requests(ITEMS, schema))
     _, served = featured.served()
     np.testing.assert_allclose(served, featured.offline(), atol=1e-5)
-    assert {query.features.categorical.shape for query in featured._queries()} == {(CANDIDATES, 1)}
+    assert {query.features.categorical.shape for query in featured.queries()} == {(CANDIDATES, 1)}
 
 
 def test_first_proxies_are_those_of_the_first_items(release):

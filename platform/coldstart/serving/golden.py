@@ -1,6 +1,8 @@
 """Golden requests: the same few rankings for every release, as they are served and as they are evaluated.
 
-Drawn from the release alone, so that they can be asked of any version at any time. Legend: `N` items, `d` ID width.
+Drawn from the release alone, so that they can be asked of any version at any time.
+
+Legend: `N` items, `d` ID width, `D` MLLM width, `G` layer groups.
 """
 
 import statistics
@@ -22,7 +24,7 @@ from coldstart.evaluation.metrics import sigmoid
 from coldstart.evaluation.scoring import score_rows
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.registry import Release
-from coldstart.serving.scoring import RankQuery, score
+from coldstart.serving.scoring import Floats, RankQuery, score
 
 ITEMS, REQUESTS, SEEN, CANDIDATES = 256, 64, 50, 32
 """Catalogue items that are drawn from, requests, and events and candidates of each."""
@@ -36,11 +38,17 @@ class Golden:
     Attributes:
         ranker: In eval mode.
         slots: [N + 1, d] vector that stands for each of the first items: the ID row if trained, else the fine proxy.
+        coarse: [N, d] what the adaptor reads of them.
+        states: [N, G, D] likewise.
+        fine: [N, d] what it makes of that.
         sequences: One user per request: what was seen, then the candidates, all at one time.
     """
 
     ranker: Ranker
     slots: Tensor
+    coarse: Floats
+    states: Floats
+    fine: Floats
     sequences: Sequences
 
     def served(self) -> tuple[list[float], np.ndarray]:
@@ -49,7 +57,7 @@ class Golden:
         Processor time, all threads together: what a request waits for depends on who else uses the machine.
         """
         milliseconds, answers = [], []
-        for query in self._queries():
+        for query in self.queries():
             began = time.process_time()
             answers.append(score(self.ranker, [query], history=self.ranker.history)[0])
             milliseconds.append(1000 * (time.process_time() - began))
@@ -62,7 +70,8 @@ class Golden:
             rows, logits = score_rows(self.ranker, windows.sweep(windows_per_step=REQUESTS), {"release": self.slots})
         return sigmoid(logits["release"])[np.argsort(rows)]
 
-    def _queries(self) -> list[RankQuery]:
+    def queries(self) -> list[RankQuery]:
+        """The requests, as a gateway sends them to the ranker."""
         events, queries = self.sequences, []
         for user, (start, end) in enumerate(pairwise(events.offsets)):
             past, asked = slice(start, end - CANDIDATES), slice(end - CANDIDATES, end)
@@ -92,7 +101,7 @@ def golden(release: Release) -> Golden:
         known = torch.arange(len(fine) + 1)
         slots = ranker.id_slots(known[None])[0].clone()
         slots[1:] = torch.where(ranker.trained[1 : len(slots), None], slots[1:], fine)
-    return Golden(ranker, slots, _requests(len(fine), ranker.features))
+    return Golden(ranker, slots, coarse, states, fine.numpy(), _requests(len(fine), ranker.features))
 
 
 def golden_figures(release: Release) -> dict[str, float]:

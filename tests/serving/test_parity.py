@@ -1,0 +1,69 @@
+"""A release whose deployments answer otherwise than it does offline never reaches traffic."""
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart.alignment import load_adaptor
+from coldstart.config import UserError, read_artifact
+from coldstart.rankers import load_ranker
+from coldstart.registry import Release
+from coldstart.serving.parity import check_parity
+from coldstart.serving.scoring import score
+from tests.serving.tiny import tiny_recipe, write_run
+
+
+class Deployed:
+    """Stands for the handle of a deployment."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.rank = self.adapt = self
+
+    def remote(self, asked):
+        return type("Response", (), {"result": lambda _, timeout_s: self.answer(asked)})()
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "parity")
+    write_run(recipe)
+    parts = {kind: read_artifact(recipe.run_dir / kind, kind) for kind in ("ranker", "encoder", "adaptor", "proxies")}
+    return Release("parity", None, {"adaptor": 3}, "d" * 64, **parts)
+
+
+def check(release, *, scores=lambda scores: scores, proxies=lambda proxy: proxy) -> None:
+    ranker, adaptor = load_ranker(release.ranker.path), load_adaptor(release.adaptor.path)
+
+    def rank(queries):
+        return [scores(answer.copy()) for answer in score(ranker, queries, history=ranker.history)]
+
+    def adapt(reading):
+        with torch.inference_mode():
+            coarse, states = (torch.from_numpy(part[None]) for part in reading)
+            return proxies(adaptor(coarse, states).numpy()[0])
+
+    check_parity(release, None, Deployed(adapt), Deployed(rank))
+
+
+def test_the_release_itself_passes(release):
+    check(release)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"scores": lambda scores: scores + 1e-3}, "ranker 1.0e-03"),
+        ({"scores": lambda scores: scores * np.nan}, "ranker nan"),
+        ({"proxies": lambda proxy: -proxy}, "adaptor"),
+    ],
+)
+def test_other_answers_are_refused_with_the_figures(release, wrong, named):
+    with pytest.raises(UserError, match=r"parity-adaptor/3 is refused") as refused:
+        check(release, **wrong)
+    assert named in str(refused.value)
+
+
+def test_a_replica_that_fails_is_an_error(release):
+    with pytest.raises(RuntimeError, match="golden"):
+        check_parity(release, None, None, Deployed(lambda queries: [ValueError("x") for _ in queries]))
