@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe
+from coldstart.config.recipe import Serving
 from workloads.job import RECIPES
 
 
