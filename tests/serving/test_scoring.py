@@ -1,11 +1,14 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
 
-from coldstart.data.batches import UserWindows
+from coldstart.data.batches import UserWindows, rank_request
+from coldstart.data.features import NO_FEATURES
 from coldstart.rankers import Ranker
 from coldstart.rankers.kinds import CLASSES
-from coldstart.serving.scoring import RankQuery, golden_query, score
+from coldstart.serving.scoring import RankQuery, golden_query, score, stack
 from tests.events import Events
 from tests.serving.tiny import HISTORY, ITEMS, TRAINED, tiny_recipe
 
@@ -40,6 +43,21 @@ def test_queries_scored_together_equal_queries_scored_alone(ranker):
     together = score(ranker, queries, history=HISTORY)
     for asked, answer in zip(queries, together, strict=True):
         np.testing.assert_allclose(answer, score(ranker, [asked], history=HISTORY)[0], atol=1e-6)
+
+
+def test_rows_are_those_of_single_requests():
+    rng = np.random.default_rng(8)
+    queries = [query(rng, seen, targets) for seen, targets in ((0, 3), (4, 1), (30, 5))]
+    queries.append(replace(queries[2], history_time=np.sort(queries[2].history_time), now=10**6))
+    together = stack(queries, HISTORY, NO_FEATURES)
+    for row, one in enumerate(queries):
+        times = one.history_time
+        alone = rank_request(one.history_idx, one.history_label, times, one.item_idx, one.now, history=HISTORY)
+        for field in fields(alone):
+            wanted, got = getattr(alone, field.name)[0], getattr(together, field.name)[row]
+            assert got.dtype == wanted.dtype
+            got = got[tuple(slice(length) for length in wanted.shape)]
+            np.testing.assert_array_equal(got, wanted)
 
 
 def test_proxy_stands_in_the_slot_of_its_candidate_only(ranker):

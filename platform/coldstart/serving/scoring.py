@@ -3,17 +3,15 @@
 Legend: `B` queries, `L` history, `T` candidates, `d` ID width.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from coldstart.data.batches import RankBatch, rank_request
+from coldstart.data.batches import RankBatch
 from coldstart.data.content import Content
-from coldstart.data.features import Coded
+from coldstart.data.features import Coded, FeatureSchema
 from coldstart.rankers import Ranker
 
 Ints = npt.NDArray[np.int64]
@@ -62,20 +60,7 @@ def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Flo
         queries: At least one.
         history: Longest history the ranker was trained with.
     """
-    batch = stack(
-        [
-            rank_request(
-                q.history_idx,
-                q.history_label,
-                q.history_time,
-                q.item_idx,
-                q.now,
-                history=history,
-                features=q.features or ranker.features.unknown(len(q.item_idx)),
-            )
-            for q in queries
-        ]
-    )
+    batch = stack(queries, history, ranker.features)
     with torch.inference_mode():
         slots = ranker.id_slots(batch.target_idx)
         for row, query in enumerate(queries):
@@ -85,21 +70,50 @@ def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Flo
     return [row[: len(query.item_idx)] for row, query in zip(probabilities, queries, strict=True)]
 
 
-def stack(batches: list[RankBatch]) -> RankBatch:
-    """Puts the rows of several batches under each other, padded with candidates and events that nobody sees."""
-    if len(batches) == 1:
-        return batches[0]
-    past = max(batch.history_idx.shape[1] for batch in batches)
-    targets = max(batch.target_idx.shape[1] for batch in batches)
+def stack(queries: list[RankQuery], history: int, schema: FeatureSchema) -> RankBatch:
+    """Queries as rows under each other, padded with candidates and events that nobody sees.
 
-    def padded(name: str, value: Tensor) -> Tensor:
-        if name == "visible":
-            return F.pad(value, (0, past - value.shape[2], 0, targets - value.shape[1]))
-        if name in ("categorical", "numeric"):
-            return F.pad(value, (0, 0, 0, targets - value.shape[1]))
-        length = past if name.startswith("history") else targets
-        return F.pad(value, (0, length - value.shape[1]))
-
+    Each row is that of `rank_request`; made here in one go, since a row at a time costs as much as the ranker.
+    """
+    seen = [_seen(query, history) for query in queries]
+    rows, past = len(queries), max(1, *(len(order) for order in seen))
+    shape = rows, max(len(query.item_idx) for query in queries)
+    history_idx, history_time = np.zeros((rows, past), np.int64), np.zeros((rows, past), np.int64)
+    history_label, visible = np.zeros((rows, past), np.float32), np.zeros((*shape, past), np.bool_)
+    target_idx, target_time = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    weight, known = np.zeros(shape, np.float32), [query.features or schema.unknown(0) for query in queries]
+    categorical = np.zeros((*shape, known[0].categorical.shape[1]), np.int64)
+    numeric = np.zeros((*shape, known[0].numeric.shape[1]), np.float32)
+    for row, (query, order, features) in enumerate(zip(queries, seen, known, strict=True)):
+        length, targets = len(order), len(query.item_idx)
+        history_idx[row, :length] = query.history_idx[order]
+        history_label[row, :length] = query.history_label[order]
+        history_time[row, :length] = query.history_time[order]
+        visible[row, :targets, :length] = True
+        target_idx[row, :targets] = query.item_idx
+        target_time[row, :targets] = query.now
+        weight[row, :targets] = 1
+        if query.features is not None:
+            categorical[row, :targets], numeric[row, :targets] = features.categorical, features.numeric
     return RankBatch(
-        **{f.name: torch.cat([padded(f.name, getattr(batch, f.name)) for batch in batches]) for f in fields(RankBatch)}
+        history_idx=torch.from_numpy(history_idx),
+        history_label=torch.from_numpy(history_label),
+        history_time=torch.from_numpy(history_time),
+        target_idx=torch.from_numpy(target_idx),
+        target_time=torch.from_numpy(target_time),
+        visible=torch.from_numpy(visible),
+        label=torch.zeros(shape),
+        weight=torch.from_numpy(weight),
+        row=torch.full(shape, -1, dtype=torch.int64),
+        categorical=torch.from_numpy(categorical),
+        numeric=torch.from_numpy(numeric),
     )
+
+
+def _seen(query: RankQuery, history: int) -> Ints:
+    """Which events of the past are seen, the oldest first: the last ones earlier than `now`."""
+    time = query.history_time
+    if not len(time) or (time[-1] < query.now and (time[1:] >= time[:-1]).all()):
+        return np.arange(max(len(time) - history, 0), len(time))
+    order: Ints = np.argsort(time, kind="stable")
+    return order[time[order] < query.now][-history:]
