@@ -16,6 +16,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import UserError, digest
@@ -112,7 +113,7 @@ def _models(release: Release, settings: Serving) -> dict[str, Application]:
 def _gateway(release: Release, models: list[str], settings: Serving, data: Data, store_dir: Path) -> Application:
     deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
     application: Application = deployment.bind(
-        *(serve.get_app_handle(name) for name in models),
+        *(_handle(name, settings) for name in models),
         _describe(release),
         release.ranker.path,
         settings,
@@ -120,6 +121,14 @@ def _gateway(release: Release, models: list[str], settings: Serving, data: Data,
         store_dir.absolute(),
     )
     return application
+
+
+def _handle(name: str, settings: Serving) -> DeploymentHandle[Any]:
+    handle: DeploymentHandle[Any] = serve.get_app_handle(name)
+    if settings.ingress != "haproxy":
+        return handle
+    # This program has not the flags that Serve has, so its handles must be told: over gRPC, with the C pickler.
+    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
 
 
 def check_port(settings: Serving) -> None:
