@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from coldstart.serving import errors, openapi
 from coldstart.serving.guard import Guard
 from coldstart.serving.routes import routers
+from coldstart.serving.routes.rank import ShortWay
 from coldstart.serving.schemas import ErrorAnswer
 
 if TYPE_CHECKING:
@@ -23,5 +25,6 @@ def make_app(gateway: "Gateway") -> FastAPI:
     errors.install(app)
     for router in routers(gateway):
         app.include_router(router)
+    app.router.routes.insert(0, Route("/v1/rank", ShortWay(gateway), methods=["POST"]))
     openapi.describe(app, tokens=gateway.settings.security.tokens_file is not None)
     return app
