@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint bench bench-loss bench-ranker clean
+.PHONY: demo test test-slow lint bench bench-loss bench-ranker bench-serve clean
 
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
@@ -32,6 +32,10 @@ bench-loss: $(READY)
 bench-ranker: $(READY)
 	$(BIN)/python -m workloads.benchmarks.ranker \
 		$(if $(DATA),--recipe movielens --set data.files.root=$(DATA),--recipe $(RECIPE)) $(ARGS)
+
+# Eight minutes; the figures mean something only where nothing else runs.
+bench-serve: $(READY)
+	$(BIN)/python -m workloads.benchmarks.serving $(ARGS)
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
