@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError
 from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway
+from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from tests.serving.tiny import IDS, ITEMS, TRAINED, tiny_recipe
@@ -48,12 +48,14 @@ def gateway(tmp_path):
         release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
     )
     settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
-    return Gateway(
+    models = (
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 3.0, np.float32)),
         Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
-        release,
-        tmp_path,
+    )
+    return Gateway(
+        [Served(release, tmp_path, *models)],
+        None,
         settings,
         Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
         tmp_path,

@@ -15,7 +15,7 @@ from coldstart.data.sequences import Sequences
 from coldstart.rankers import load_ranker, save_ranker
 from coldstart.rankers.kinds import CLASSES
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway
+from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.scoring import score
@@ -99,12 +99,15 @@ def client(request, tmp_path, sequences) -> TestClient:
     loaded = load_ranker(tmp_path)
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
     ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [proxies])
-    gateway = Gateway(
+    models = (
         Model(lambda content: content),
         Model(lambda reading: np.full(8, 0.5, np.float32)),
         Model(lambda queries: score(loaded, queries, history=HISTORY)),
-        ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE}),
-        tmp_path,
+    )
+    release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    gateway = Gateway(
+        [Served(release, tmp_path, *models)],
+        None,
         Serving(max_candidates=40, max_request_bytes=200_000),
         Data(),
         tmp_path,

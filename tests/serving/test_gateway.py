@@ -181,7 +181,8 @@ def test_unknown_path_and_method_have_the_stable_body(client):
 def test_openapi_names_the_api_and_its_errors(client):
     schema = client.get("/openapi.json").json()
     items = {"/v1/items", "/v1/items/{item_id}", "/v1/items/{item_id}/neighbours"}
-    assert {*items, "/v1/rank", "/v1/release", "/healthz", "/readyz"} <= set(schema["paths"])
+    watched = {"/v1/release", "/v1/feedback", "/v1/watch", "/healthz", "/readyz"}
+    assert {*items, *watched, "/v1/rank"} <= set(schema["paths"])
     rank = schema["paths"]["/v1/rank"]["post"]
     assert {"200", "413", "422", "429", "503", "504"} <= set(rank["responses"])
     assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from coldstart.config.recipe import Data, Serving, Store
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway
+from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.items import _Commits
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import PublishRequest, ReleaseAnswer
@@ -48,12 +48,15 @@ def gateway(tmp_path) -> Gateway:
     store.write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
     store.mature.write(IDS[:TRAINED], ROWS)
     store.close()
-    return Gateway(
+    models = (
         Model(lambda content: content),
         Model(proxy_of),
         Model(lambda queries: [np.full(len(query.item_idx), 0.5, np.float32) for query in queries]),
-        ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE}),
-        tmp_path,
+    )
+    release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    return Gateway(
+        [Served(release, tmp_path, *models)],
+        None,
         Serving(max_request_bytes=200_000, store=Store(max_bulk=4)),
         Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
         tmp_path,
@@ -180,7 +183,13 @@ def test_another_release_that_is_served_knows_the_item_too(gateway, tmp_path):
 
     other = ProxyStore(tmp_path, "b" * 64)
     arm = type(gateway.champion)(
-        gateway.release, gateway.champion.models, gateway.champion.catalogue, other, gateway.settings, gateway.data
+        gateway.release,
+        gateway.champion.models,
+        gateway.champion.catalogue,
+        other,
+        gateway.settings,
+        gateway.data,
+        gateway.watch,
     )
     request = PublishRequest(item_id="new", title="abc")
     gateway.items.arms = [gateway.champion, arm]

@@ -206,6 +206,26 @@ def reliability(label: Integers | Floats, probability: Floats, *, bins: int) -> 
     return Reliability.from_sums(bin_sums(label, probability, bins=bins))
 
 
+def stability(expected: Floats, found: Floats) -> float:
+    """Population stability index of two histograms over the same bins: 0 if alike; above 0.2 is taken for a shift.
+
+    The symmetric Kullback-Leibler divergence of the two (Jeffreys, 1946). Half a row is added to each bin, so that an
+    empty one does not make it infinite.
+
+    Args:
+        expected: [bins] rows per bin.
+        found: [bins] rows per bin.
+
+    Returns:
+        NaN if either has no rows.
+    """
+    if not (np.sum(expected) and np.sum(found)):
+        return float("nan")
+    p, q = (np.asarray(counts, np.float64) + 0.5 for counts in (expected, found))
+    p, q = p / p.sum(), q / q.sum()
+    return float(((q - p) * np.log(q / p)).sum())
+
+
 def sigmoid(logit: Floats) -> NDArray[np.float64]:
     """Probability of a click, without overflow at large negative logits."""
     x = np.asarray(logit, np.float64)

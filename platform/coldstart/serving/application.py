@@ -3,7 +3,8 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,17 @@ from coldstart.rankers.storage import vocabulary
 from coldstart.registry import Release
 from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
+from coldstart.serving.board import board_of_gateways, open_trial, take_down
 from coldstart.serving.encoder_replica import EncoderReplica
-from coldstart.serving.gateway import Gateway
+from coldstart.serving.figures import Sums
+from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.parity import check_parity
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.tokens import check_tokens
+
+LOG = logging.getLogger("ray.serve")
 
 NAME = "coldstart"
 _READY_SECONDS = 120.0
@@ -44,7 +49,14 @@ _HEAD = {"node:__internal_head__": 0.001}
 
 
 def deploy(
-    release: Release, settings: Serving, store_dir: Path, *, data: Data | None = None, beside: Release | None = None
+    release: Release,
+    settings: Serving,
+    store_dir: Path,
+    *,
+    data: Data | None = None,
+    beside: Release | None = None,
+    challenger: Release | None = None,
+    references: Mapping[str, Sums] | None = None,
 ) -> str:
     """Puts a release up on the Ray that is running, waits until it scores, and returns its URL.
 
@@ -57,6 +69,10 @@ def deploy(
         store_dir: Proxy stores, on local disk of the head node; made ready for this release.
         data: Limits of pictures; default the recipe's defaults.
         beside: Release that was served until now: its models stay up, so that a rollback need not load them.
+        challenger: Release that answers a share of the users, as `serving.challenger` says. One that does not come up
+            is left out, with a warning.
+        references: Click probabilities that releases gave in their evaluation, by name of the release, in bins of
+            `figures.PROBABILITIES`; what they give from now on is compared with them.
 
     Raises:
         UserError: the port is taken, tokens are needed and there are none, or the release does not come up; what was
@@ -64,6 +80,7 @@ def deploy(
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     check_tokens(settings)
+    tried = challenger if challenger and settings.challenger.share and challenger.name != release.name else None
     _fill_store(release, store_dir, settings.store)
     try:
         ingress.start(settings, _quiet())
@@ -75,10 +92,10 @@ def deploy(
     standing = serve.status().applications
     missing = models.keys() - standing.keys()
     try:
-        if missing:
-            serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
-            check_parity(release, *(serve.get_app_handle(name) for name in models))
-        gateway = _gateway(release, list(models), settings, data or Data(), store_dir)
+        _run(release, models, missing)
+        if tried and not _comes_up(tried, settings, store_dir, standing.keys() | models.keys()):
+            tried = None
+        gateway = _gateway(release, tried, settings, data or Data(), store_dir, references or {})
         serve.run(gateway, name=NAME, route_prefix="/", logging_config=_quiet())
     except (RuntimeError, UserError) as error:
         for name in missing:
@@ -91,10 +108,33 @@ def deploy(
         ) from error
     url = f"http://{settings.host}:{settings.port}"
     _wait_ready(url, release.name)
-    kept = {NAME, *models, *(_models(beside, settings) if beside else ())}
+    kept = {NAME, *models}.union(*(_models(other, settings) for other in (beside, tried) if other))
     for name in standing.keys() - kept:
         serve.delete(name)
     return url
+
+
+def _run(release: Release, models: dict[str, Application], missing: AbstractSet[str]) -> None:
+    """Puts up those models of a release that do not stand, and checks that all answer as they should."""
+    if missing:
+        serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
+        check_parity(release, *(serve.get_app_handle(name) for name in models))
+
+
+def _comes_up(challenger: Release, settings: Serving, store_dir: Path, standing: AbstractSet[str]) -> bool:
+    """Puts a challenger's models up; what they share with the champion stands already."""
+    models = _models(challenger, settings)
+    missing = models.keys() - standing
+    try:
+        _fill_store(challenger, store_dir, settings.store)
+        _run(challenger, models, missing)
+    except (RuntimeError, UserError, OSError) as error:
+        why = str(error).splitlines()[0]
+        LOG.warning("challenger %s does not come up, the champion answers all: %s", challenger.name, why)
+        for name in missing & serve.status().applications.keys():
+            serve.delete(name)
+        return False
+    return True
 
 
 def _models(release: Release, settings: Serving) -> dict[str, Application]:
@@ -104,22 +144,32 @@ def _models(release: Release, settings: Serving) -> dict[str, Application]:
         "adaptor": _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1).bind(release.adaptor.path, settings),
         "ranker": _deployment(RankerReplica, "ranker", settings, num_cpus=0.2).bind(release.ranker.path, settings),
     }
-    return {
-        f"{kind}-{digest([release.fingerprints[kind], settings.model_dump(mode='json')])[:16]}": model
-        for kind, model in made.items()
-    }
+    # What only gateways read must not make the models load anew.
+    of_models = settings.model_dump(mode="json", exclude={"challenger", "watch"})
+    return {f"{kind}-{digest([release.fingerprints[kind], of_models])[:16]}": model for kind, model in made.items()}
 
 
-def _gateway(release: Release, models: list[str], settings: Serving, data: Data, store_dir: Path) -> Application:
-    deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
-    application: Application = deployment.bind(
-        *(_handle(name, settings) for name in models),
-        _describe(release),
-        release.ranker.path,
-        settings,
-        data,
-        store_dir.absolute(),
+def _gateway(
+    release: Release,
+    challenger: Release | None,
+    settings: Serving,
+    data: Data,
+    store_dir: Path,
+    references: Mapping[str, Sums],
+) -> Application:
+    board = board_of_gateways()
+    trial = open_trial(
+        board,
+        release.name,
+        challenger.name if challenger else None,
+        {f"reference|{name}": counts for name, counts in references.items()},
     )
+    served = [
+        Served(_describe(arm), arm.ranker.path, *(_handle(name, settings) for name in _models(arm, settings)))
+        for arm in filter(None, (release, challenger))
+    ]
+    deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
+    application: Application = deployment.bind(served, trial, settings, data, store_dir.absolute(), board)
     return application
 
 
@@ -151,6 +201,7 @@ def shutdown() -> None:
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_STOP_SECONDS)
     serve.shutdown()  # type: ignore[no-untyped-call]
+    take_down()
     if files is not None:
         ingress.remove(files)
 

@@ -20,6 +20,7 @@ from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.publications import Proxy
 from coldstart.serving.schemas import RankAnswer, ReleaseAnswer
 from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
+from coldstart.serving.watch import Watch
 
 _HEALTH_SECONDS = 10.0
 Answer = TypeVar("Answer")
@@ -35,6 +36,7 @@ class Arm:
         store: Proxies of the release.
         settings: The recipe's section.
         data: Limits of pictures.
+        watch: Told how long the stages of a request take.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class Arm:
         store: ProxyStore,
         settings: Serving,
         data: Data,
+        watch: Watch,
     ) -> None:
         self.release, self.models, self.catalogue, self.store = release, models, catalogue, store
-        self.settings, self.data = settings, data
+        self.settings, self.data, self.watch = settings, data, watch
         self._golden_proxy: Vectors | None = None
 
     async def read(self, content: Content, features: Mapping[str, Value] | None) -> Proxy:
@@ -69,6 +72,7 @@ class Arm:
             raise ApiError(422, "invalid", f"candidates: {given} are given, at most {allowed} are allowed")
         choice = self.catalogue.choose(call.candidate_ids)
         features = self._features(call, choice)
+        self.watch.stage("choose", time.perf_counter() - began)
         proxies = choice.proxies | await self._within(self._contents(call.contents))
         positions = sorted(proxies)
         query = RankQuery(
@@ -81,7 +85,11 @@ class Arm:
             proxies=np.array([proxies[position] for position in positions], np.float32),
             features=features,
         )
+        sent = time.perf_counter()
         scores = await self._within(self.models.rank(query))
+        self.watch.stage("rank", time.perf_counter() - sent)
+        if not np.isfinite(scores).all():
+            raise RuntimeError(f"{self.release.release} gives scores that are not finite")
         return RankAnswer(
             scores=scores.tolist(), vectors=choice.vectors, release=self.release.release, ms=_since(began)
         )
@@ -121,9 +129,13 @@ class Arm:
 
     async def _contents(self, contents: Mapping[int, Content]) -> dict[int, Vectors]:
         """Proxies of the candidates given by content, by position."""
+        if not contents:
+            return {}
         for position, content in contents.items():
             await self._check(content, f"candidates.{position}.picture")
+        sent = time.perf_counter()
         proxies = await asyncio.gather(*map(self.models.proxy, contents.values()))
+        self.watch.stage("encode", time.perf_counter() - sent)
         return dict(zip(contents, proxies, strict=True))
 
     async def _check(self, content: Content, where: str) -> None:

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from coldstart.serving.request_id import HEADER, incoming
+
 LOG = logging.getLogger("ray.serve")
 
 Message = MutableMapping[str, Any]
@@ -65,7 +67,9 @@ def install(app: FastAPI) -> None:
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse(body("internal", "the request failed inside the server"), 500)
+        # This answer passes by the middleware that adds the header to all others.
+        named = {HEADER: incoming().request_id}
+        return JSONResponse(body("internal", "the request failed inside the server"), 500, named)
 
     app.add_exception_handler(ApiError, ours)
     app.add_exception_handler(RequestValidationError, invalid)

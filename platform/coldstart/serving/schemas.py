@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -170,6 +170,36 @@ class RankRequests(Strict):
     requests: Annotated[list[RankRequest], Field(min_length=1, max_length=MAX_USERS), FailFast()]
 
 
+RequestId = Annotated[str, Field(min_length=1, max_length=64, description="X-Request-Id of the answer it is about")]
+
+
+class Feedback(Strict):
+    """What a user did with an item that was ranked for him. Send the final word once: the first one counts."""
+
+    item_id: ItemId
+    label: Annotated[int, Field(ge=0, le=1, description="1 if clicked, 0 if shown and not clicked")]
+    request_id: RequestId | None = None
+    user_id: UserId | None = Field(default=None, description="without request_id: the user's latest answer is meant")
+
+    @model_validator(mode="after")
+    def _names_an_answer(self) -> Self:
+        if self.request_id is None and self.user_id is None:
+            raise ValueError("give request_id, or user_id")
+        return self
+
+
+class FeedbackRequest(Strict):
+    """Feedback on items; those that were shown and not clicked count as much as those that were clicked."""
+
+    events: Annotated[list[Feedback], Field(min_length=1, max_length=1_000)]
+
+
+class FeedbackAnswer(BaseModel):
+    """Taken; which answers it belongs to is found out within seconds, if they are still remembered."""
+
+    accepted: int
+
+
 class PublishAnswer(BaseModel):
     """The item is rankable from now on, and after a restart."""
 
@@ -205,6 +235,7 @@ class PublishAnswers(BaseModel):
 
 
 Vector = Literal["id", "fine", "oov"]
+VECTORS: tuple[Vector, ...] = get_args(Vector)
 
 
 class ItemAnswer(BaseModel):
@@ -267,6 +298,20 @@ class RankAnswers(BaseModel):
     answers: list[RankAnswer]
 
 
+class TrialAnswer(BaseModel):
+    """A challenger on live traffic.
+
+    `state` is `answering` (it answers its share of users), `shadow` (it scores unseen) or `aborted`.
+    """
+
+    release: str
+    versions: dict[str, int]
+    state: Literal["answering", "shadow", "aborted"]
+    share: float
+    reason: str | None = Field(default=None, description="why it was aborted")
+    aborted_at: float | None = Field(default=None, description="Unix seconds")
+
+
 class ReleaseAnswer(BaseModel):
     """What is served."""
 
@@ -275,6 +320,79 @@ class ReleaseAnswer(BaseModel):
     alias: str | None
     versions: dict[str, int]
     fingerprints: dict[str, str]
+    challenger: TrialAnswer | None = None
+
+
+class Latency(BaseModel):
+    """Of the last minute; percentiles are `None` while nothing was seen."""
+
+    per_s: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+
+
+class Calibration(BaseModel):
+    """Predicted against observed clicks, where feedback came."""
+
+    rows: int
+    predicted: float | None = Field(description="mean click probability")
+    observed: float | None = Field(description="share of clicks")
+    error: float | None = Field(description="expected calibration error")
+
+
+class ArmFigures(BaseModel):
+    """How one release does, on all gateways together."""
+
+    release: str
+    requests: Latency
+    refused_per_s: float = Field(description="requests with an error of the client's")
+    failed_per_s: float
+    vectors: dict[Vector, float] = Field(description="share of candidates by what stood for them, last minute")
+    mean_score: float | None
+    drift: dict[Literal["evaluation", "first"], float | None] = Field(
+        description="population stability index of the scores against the evaluation's, and against its first minutes"
+    )
+    calibration: dict[str, Calibration] = Field(description="by vector, and `all`")
+    earned: "Earned | None" = None
+
+
+class Earned(BaseModel):
+    """Cosine between the proxy of items and the ID row the next ranker learned for them.
+
+    The new ranker's rows lie in another space, so it is turned onto the old one's by the items both have rows for.
+    `ceiling` is what those items' own rows reach after that, `chance` what proxies reach against the rows of others.
+    """
+
+    items: int
+    cosine: float
+    ceiling: float
+    chance: float
+    before: str
+
+
+class ShadowFigures(BaseModel):
+    """How a challenger's unseen scores differ from those that were returned."""
+
+    candidates: int
+    mean_difference: float | None
+    mean_absolute_difference: float | None
+    skipped: int = Field(description="requests it was too slow to be asked")
+
+
+class WatchAnswer(BaseModel):
+    """How serving does, over all gateways."""
+
+    gateways: int
+    champion: ArmFigures
+    challenger: ArmFigures | None
+    shadow: ShadowFigures | None
+    stages: dict[str, Latency]
+    publish: Latency
+    in_flight: int
+    feedback_received: int
+    feedback_joined: int
+    remembered_candidates: int
 
 
 class AliveAnswer(BaseModel):

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from coldstart.config.recipe.adaptor import Fine
+from coldstart.config.recipe.challenger import Challenger, Watch
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives
 from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
@@ -19,6 +20,7 @@ from coldstart.config.section import Section
 __all__ = [
     "CUE",
     "Bring",
+    "Challenger",
     "Cluster",
     "Coarse",
     "Columns",
@@ -42,6 +44,7 @@ __all__ = [
     "Store",
     "Table",
     "Trained",
+    "Watch",
 ]
 
 

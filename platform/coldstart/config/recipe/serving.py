@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from coldstart.config.recipe.challenger import Challenger, Watch
 from coldstart.config.section import Section
 
 
@@ -145,6 +146,8 @@ class Serving(Section):
     store: Store = Store()
     poll_s: PositiveFloat = 2.0
     """Pause between two looks at the registry for another champion, s; one look is a handful of small queries."""
+    challenger: Challenger = Challenger()
+    watch: Watch = Watch()
 
     security: Security = Security()
 
