@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make_app(gateway: "Gateway") -> FastAPI:
     """The HTTP application of one gateway replica."""
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 401, 403, 408, 413, 415, 422, 429, 503, 504)
+        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
     }
 
     @asynccontextmanager
