@@ -17,6 +17,7 @@ messages alone: compressed buffers, dictionaries, and extension types, which may
 
 import struct
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ _ANSWER = pa.schema(
     {"scores": pa.list_(pa.float32()), "vectors": pa.list_(pa.string()), "release": pa.string(), "ms": pa.float64()}
 )
 _HEAD, _END = _ANSWER.serialize().to_pybytes(), b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_MARK, _MAX_SCHEMA = 0xFFFFFFFF, 16_384
 _COLUMNS = {"candidates", "history", "user_id", "now", "user_features", "context"}
 _EVENT = {"item_id", "label", "timestamp"}
 
@@ -56,7 +58,7 @@ def read_arrow(raw: bytes) -> list[RankCall]:
     """
     try:
         columns, users = _columns(raw)
-    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error, StopIteration) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, struct.error, EOFError) as error:
         raise ApiError(400, "bad_request", "the body is not an Arrow IPC stream of one plain record batch") from error
     if not 1 <= users <= MAX_USERS:
         raise _wrong("the batch", f"it has {users} rows, one for each user; 1 to {MAX_USERS} are allowed")
@@ -90,38 +92,41 @@ def read_arrow(raw: bytes) -> list[RankCall]:
 
 def write_arrow(answers: list[RankAnswer]) -> bytes:
     """The answers as a stream, a row each."""
-    offsets = np.cumsum([0, *(len(answer.scores) for answer in answers)], dtype=np.int32)
-    scores = np.array([score for answer in answers for score in answer.scores], np.float32)
-    vectors = pa.array([vector for answer in answers for vector in answer.vectors], pa.string())
-    batch = pa.record_batch(
-        [
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(scores)),
-            pa.ListArray.from_arrays(pa.array(offsets), vectors),
-            pa.array([answer.release for answer in answers], pa.string()),
-            pa.array([answer.ms for answer in answers], pa.float64()),
-        ],
-        schema=_ANSWER,
+    columns = (
+        [answer.scores for answer in answers],
+        [answer.vectors for answer in answers],
+        [answer.release for answer in answers],
+        [answer.ms for answer in answers],
     )
-    return b"".join((_HEAD, batch.serialize(), _END))
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _ANSWER, strict=True)]
+    return b"".join((_HEAD, pa.RecordBatch.from_arrays(arrays, schema=_ANSWER).serialize(), _END))
 
 
 def _columns(raw: bytes) -> tuple[dict[str, Any], int]:
     """Columns of the one record batch, and its rows; whatever is odd raises one of many exceptions."""
-    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(raw))
-    head = messages.read_next_message()
-    if head.type != "schema" or b"ARROW:extension" in head.metadata.to_pybytes():
-        raise ValueError("no plain schema")
-    schema = pa.ipc.read_schema(head)
-    if len(set(schema.names)) < len(schema.names):
-        raise ValueError("a name twice")
-    for field in schema:
-        _check_type(field.type)
-    message = messages.read_next_message()
+    mark, size = struct.unpack_from("<Ii", raw)
+    if mark != _MARK or not 0 < size <= _MAX_SCHEMA:
+        raise ValueError("no message")
+    schema = _schema(raw[: 8 + size])
+    message = pa.ipc.read_message(pa.py_buffer(raw).slice(8 + size))
     if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
         raise ValueError("no plain record batch")
     batch = pa.ipc.read_record_batch(message, schema)
     batch.validate(full=True)
     return dict(zip(schema.names, batch.columns, strict=True)), batch.num_rows
+
+
+@lru_cache(maxsize=64)
+def _schema(head: bytes) -> pa.Schema:
+    """The schema in the first message; kept, since a client sends the same one with every request."""
+    if b"ARROW:extension" in head:
+        raise ValueError("an extension type")
+    schema = pa.ipc.read_schema(pa.py_buffer(head))
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("a name twice")
+    for field in schema:
+        _check_type(field.type)
+    return schema
 
 
 def _check_type(kind: pa.DataType) -> None:
@@ -176,10 +181,10 @@ def _flat(column: pa.Array, name: str) -> tuple[list[tuple[int, int]], pa.Array]
     """Where each row of a column of lists begins and ends in all its values, and these."""
     if not types.is_list(column.type):
         raise _wrong(name, "the column must be of lists")
-    values = column.flatten()
+    offsets = column.offsets.to_numpy()
+    values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
     if column.null_count or values.null_count:
         raise _wrong(name, "null is not allowed")
-    offsets = column.offsets.to_numpy()
     return list(pairwise((offsets - offsets[0]).tolist())), values
 
 
