@@ -1,0 +1,41 @@
+"""What the dashboard and the alerts ask for exists in code, and the other way round."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from coldstart.serving import meters
+
+MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
+PARTS = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
+
+
+def existing() -> dict[str, str]:
+    """Name as Prometheus knows it -> name in code."""
+    source = Path(meters.__file__).read_text()
+    found = re.findall(r'(Counter|Gauge|Histogram)\(\s*"(coldstart_\w+)"', source)
+    assert len(found) > 20
+    return {f"ray_{name}{part}": name for kind, name in found for part in PARTS[kind]}
+
+
+def expressions() -> dict[str, list[str]]:
+    dashboard = json.loads((MONITORING / "serving.json").read_text())
+    return {
+        "serving.json": [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]],
+        "alerts.yml": [line for line in (MONITORING / "alerts.yml").read_text().splitlines() if "expr:" in line],
+    }
+
+
+@pytest.mark.parametrize("file", ["serving.json", "alerts.yml"])
+def test_every_metric_asked_for_exists(file):
+    for expression in expressions()[file]:
+        asked = re.findall(r"ray_\w+", expression)
+        assert asked, expression
+        assert set(asked) <= set(existing()), expression
+
+
+def test_every_metric_is_shown_but_for_what_is_known_at_a_swap_only():
+    shown = {existing()[name] for text in expressions()["serving.json"] for name in re.findall(r"ray_\w+", text)}
+    assert set(existing().values()) - shown <= {"coldstart_earned_cosine"}
