@@ -63,6 +63,7 @@ def _deploy(recipe: Recipe, registry: Registry, served: Releases, *, beside: Rel
         beside=beside,
         challenger=challenger,
         references={arm.name: scores for arm in arms if (scores := _evaluated(registry, arm)) is not None},
+        dataset=recipe.run_dir / "dataset",
     )
 
 

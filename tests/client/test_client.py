@@ -9,7 +9,6 @@ import time
 from email.utils import formatdate
 
 import pytest
-import uvicorn
 
 from coldstart.client import (
     AsyncClient,
@@ -21,6 +20,7 @@ from coldstart.client import (
     HistoryEvent,
     PublishRequest,
     RankRequest,
+    RankRequests,
     RefusedError,
     Retries,
     UnreachableError,
@@ -30,7 +30,8 @@ from coldstart.client.calls import Call
 from coldstart.serving.app import make_app
 from coldstart.serving.schemas import HealthAnswer
 from tests.client.trouble import DRIBBLE, RESET, SILENCE, Answer, problem, trouble
-from tests.serving.test_gateway import gateway  # noqa: F401
+from tests.serving.conftest import gateway  # noqa: F401
+from tests.serving.local import listening
 from tests.serving.tiny import IDS, picture
 
 READY = Answer(200, {"status": "ready", "release": "demo-adaptor/1"})
@@ -185,15 +186,8 @@ def test_what_must_not_happen_twice_is_only_repeated_if_it_did_not_begin(step, s
 
 @pytest.fixture
 def served(gateway):  # noqa: F811
-    config = uvicorn.Config(make_app(gateway), port=0, log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(make_app(gateway)) as url:
+        yield url
 
 
 def test_the_gateway_understands_the_client(call, served):
@@ -205,12 +199,20 @@ def test_the_gateway_understands_the_client(call, served):
     candidates = [Candidate(item_id="new"), Candidate(item_id=IDS[0]), Candidate(title="t", picture=picture(3))]
     answer = call(url, "rank", RankRequest(history=seen, candidates=candidates, now=10))
     assert answer.vectors == ["fine", "id", "fine"]
+    both = call(url, "rank_many", RankRequests(requests=[RankRequest(candidates=candidates, now=10)] * 2))
+    assert [one.vectors for one in both.answers] == [["fine", "id", "fine"]] * 2
+    several = call(url, "publish_many", [item, PublishRequest(item_id="a/b ?", title="odd"), item])
+    assert (several.published, several.failed) == (3, 0)
+    assert call(url, "item", "a/b ?").vector == "fine"
+    assert call(url, "withdraw", "a/b ?").item_id == "a/b ?"
+    with pytest.raises(RefusedError, match="404 not_found"):
+        call(url, "neighbours", "a/b ?")
     with pytest.raises(RefusedError, match="at most 40"):
         call(url, "rank", RankRequest(candidates=[Candidate(item_id="x")] * 41))
 
 
 def test_threads_share_a_client():
-    with trouble(*[SCORED] * 40) as server, Client(server.url, connections=4) as client:
+    with trouble(*[SCORED] * 80) as server, Client(server.url, connections=4) as client:
         threads = [threading.Thread(target=lambda: [client.rank(ONE) for _ in range(5)]) for _ in range(8)]
         for thread in threads:
             thread.start()

@@ -39,6 +39,7 @@ class Trouble(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 64
 
     def __init__(self, script: list[Answer | str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,6 +1,7 @@
 """The client for programs with threads."""
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -12,11 +13,17 @@ from coldstart.client.connection import JSON, Bearer, Reply, Token, limits
 from coldstart.client.retries import Answer, Attempts, Counts, Retries, Tally
 from coldstart.serving.schemas import (
     HealthAnswer,
+    ItemAnswer,
+    NeighboursAnswer,
     PublishAnswer,
+    PublishAnswers,
     PublishRequest,
     RankAnswer,
+    RankAnswers,
     RankRequest,
+    RankRequests,
     ReleaseAnswer,
+    WithdrawAnswer,
 )
 
 
@@ -49,9 +56,29 @@ class Client:
         """Scores candidates for a user."""
         return self._answer(calls.rank(request), deadline_s)
 
+    def rank_many(self, request: RankRequests, *, deadline_s: float | None = None) -> RankAnswers:
+        """Scores candidates for several users, in one request."""
+        return self._answer(calls.rank_many(request), deadline_s)
+
     def publish(self, request: PublishRequest, *, deadline_s: float | None = None) -> PublishAnswer:
         """Publishes an item, or replaces its content; on return it can be ranked, and survives a crash."""
         return self._answer(calls.publish(request), deadline_s)
+
+    def publish_many(self, items: Iterable[PublishRequest], *, deadline_s: float | None = None) -> PublishAnswers:
+        """Publishes items; each has an outcome of its own, so look at `failed`."""
+        return self._answer(calls.publish_many(items), deadline_s)
+
+    def item(self, item_id: str, *, deadline_s: float | None = None) -> ItemAnswer:
+        """What is known of an item, and what stands for it when it is ranked."""
+        return self._answer(calls.item(item_id), deadline_s)
+
+    def neighbours(self, item_id: str, k: int = 10, *, deadline_s: float | None = None) -> NeighboursAnswer:
+        """Mature items nearest to an item's proxy."""
+        return self._answer(calls.neighbours(item_id, k), deadline_s)
+
+    def withdraw(self, item_id: str, *, deadline_s: float | None = None) -> WithdrawAnswer:
+        """Makes an item unknown again, until it is published anew."""
+        return self._answer(calls.withdraw(item_id), deadline_s)
 
     def release(self, *, deadline_s: float | None = None) -> ReleaseAnswer:
         """What is served."""

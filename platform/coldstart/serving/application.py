@@ -57,6 +57,7 @@ def deploy(
     beside: Release | None = None,
     challenger: Release | None = None,
     references: Mapping[str, Sums] | None = None,
+    dataset: Path | None = None,
 ) -> str:
     """Puts a release up on the Ray that is running, waits until it scores, and returns its URL.
 
@@ -73,6 +74,7 @@ def deploy(
             is left out, with a warning.
         references: Click probabilities that releases gave in their evaluation, by name of the release, in bins of
             `figures.PROBABILITIES`; what they give from now on is compared with them.
+        dataset: Directory where the release's dataset lies, if at all: the console shows pictures from it.
 
     Raises:
         UserError: the port is taken, tokens are needed and there are none, or the release does not come up; what was
@@ -95,7 +97,7 @@ def deploy(
         _run(release, models, missing)
         if tried and not _comes_up(tried, settings, store_dir, standing.keys() | models.keys()):
             tried = None
-        gateway = _gateway(release, tried, settings, data or Data(), store_dir, references or {})
+        gateway = _gateway(release, tried, settings, data or Data(), store_dir, references or {}, dataset)
         serve.run(gateway, name=NAME, route_prefix="/", logging_config=_quiet())
     except (RuntimeError, UserError) as error:
         for name in missing:
@@ -156,6 +158,7 @@ def _gateway(
     data: Data,
     store_dir: Path,
     references: Mapping[str, Sums],
+    dataset: Path | None,
 ) -> Application:
     board = board_of_gateways()
     trial = open_trial(
@@ -169,7 +172,9 @@ def _gateway(
         for arm in filter(None, (release, challenger))
     ]
     deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)
-    application: Application = deployment.bind(served, trial, settings, data, store_dir.absolute(), board)
+    application: Application = deployment.bind(
+        served, trial, settings, data, store_dir.absolute(), board, dataset and dataset.absolute()
+    )
     return application
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from coldstart.serving.models import Models
 from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.publications import Proxy
 from coldstart.serving.schemas import RankAnswer, ReleaseAnswer
-from coldstart.serving.scoring import GOLDEN_CONTENT, RankQuery, golden_query
+from coldstart.serving.scoring import GOLDEN_CONTENT, Floats, RankQuery, golden_query
 from coldstart.serving.watch import Watch
 
 _HEALTH_SECONDS = 10.0
@@ -93,6 +93,10 @@ class Arm:
         return RankAnswer(
             scores=scores.tolist(), vectors=choice.vectors, release=self.release.release, ms=_since(began)
         )
+
+    async def score(self, queries: Sequence[RankQuery]) -> list[Floats]:
+        """Click probabilities `[T]` of each query."""
+        return await self._within(asyncio.gather(*map(self.models.rank, queries)))
 
     async def health(self) -> None:
         """Sends a golden request through every model; the encoder only until it has answered once.

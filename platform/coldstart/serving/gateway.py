@@ -60,6 +60,7 @@ class Gateway:
         data: Limits of pictures.
         store_dir: Where published proxies are kept.
         board: What gateways share; `None` for one alone.
+        dataset: Directory of the dataset the release was made from, for the console's pictures; it may be missing.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class Gateway:
         data: Data,
         store_dir: Path,
         board: Any | None = None,
+        dataset: Path | None = None,
     ) -> None:
-        self.settings, self.data = settings, data
+        self.settings, self.data, self.dataset = settings, data, dataset
         self.watch = Watch(settings, trial.number if trial else None)
         champion, challenger = (*(self._arm(one, store_dir) for one in served), None)[:2]
         assert champion is not None

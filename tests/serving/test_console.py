@@ -1,0 +1,341 @@
+"""The console: what its paths answer, and the page in a real Chromium against real tiny models."""
+
+import os
+import re
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+
+from coldstart.config import read_artifact, write_artifact
+from coldstart.config.recipe import Data, Serving
+from coldstart.data.contract import ITEMS as ITEM_COLUMNS
+from coldstart.data.contract import ITEMS_PER_ROW_GROUP, SEQUENCES, TRAIN
+from coldstart.rankers.storage import load_id_rows
+from coldstart.serving.app import make_app
+from coldstart.serving.console import Samples
+from coldstart.serving.gateway import Gateway, Served
+from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.routes.console import PAGES
+from coldstart.serving.schemas import ReleaseAnswer
+from tests.serving.local import LocalModels, listening
+from tests.serving.tiny import IDS, ITEMS, TRAINED, content, picture, tiny_recipe, write_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+USERS, EVENTS = 9, 10
+
+
+def write_dataset(path) -> str:
+    """Items of the tiny run, one without a picture, and users who saw the trained ones; returns the fingerprint."""
+    rng = np.random.default_rng(0)
+    contents = [content(index) for index in range(1, ITEMS + 1)]
+    contents[0] = replace(contents[0], picture=None)
+    seen = [0 if index > TRAINED else 5 for index in range(1, ITEMS + 1)]
+    columns = {
+        "item_idx": range(1, ITEMS + 1),
+        "item_id": IDS,
+        "title": [one.title for one in contents],
+        "text": [one.text for one in contents],
+        "picture": [one.picture for one in contents],
+        "created_at": [None] * ITEMS,
+        "first_event_at": [None] * ITEMS,
+        "num_train_events": seen,
+        "num_train_clicks": seen,
+    }
+    events = {
+        "user_idx": range(USERS),
+        "user_id": [f"user {number}" for number in range(USERS)],
+        "item_idx": rng.integers(1, TRAINED + 1, (USERS, EVENTS)).tolist(),
+        "label": rng.integers(0, 2, (USERS, EVENTS)).tolist(),
+        "timestamp": [list(range(1000, 1000 + EVENTS))] * USERS,
+        "split": [[TRAIN] * EVENTS] * USERS,
+    }
+    with write_artifact(path, "dataset", {}, {"items": ITEMS}) as draft:
+        for name, table in (("items", pa.table(columns, ITEM_COLUMNS)), ("sequences", pa.table(events, SEQUENCES))):
+            (draft / name).mkdir()
+            pq.write_table(table, draft / name / "part-00000.parquet", row_group_size=ITEMS_PER_ROW_GROUP)
+    return read_artifact(path, "dataset").fingerprint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "looked")
+    write_run(recipe)
+    return recipe.run_dir, write_dataset(recipe.run_dir / "dataset"), LocalModels(recipe.run_dir)
+
+
+def make_gateway(run, store, *, fingerprint=None, **settings) -> Gateway:
+    run_dir, dataset, models = run
+    space, known = ProxyStore(store, "a" * 64), load_id_rows(run_dir / "ranker")
+    space.write_catalogue(IDS, iter([np.zeros((ITEMS + 1, 8), np.float32)]))
+    space.mature.write(IDS[:TRAINED], known.rows[1 : TRAINED + 1].numpy())
+    release = ReleaseAnswer(
+        release="looked-adaptor/1",
+        project="looked",
+        alias="champion",
+        versions={},
+        fingerprints={"adaptor": "a" * 64, "dataset": fingerprint or dataset},
+    )
+    serving, data = Serving.model_validate(settings), Data(max_picture_bytes=50_000)
+    served = Served(release, run_dir / "ranker", None, None, None)
+    gateway = Gateway([served], None, serving, data, store, dataset=run_dir / "dataset")
+    gateway.champion.models = models
+    return gateway
+
+
+@pytest.fixture
+def gateway(run, tmp_path) -> Gateway:
+    return make_gateway(run, tmp_path)
+
+
+@pytest.fixture
+def client(gateway) -> TestClient:
+    return TestClient(make_app(gateway), base_url="http://127.0.0.1")
+
+
+def test_page_may_load_nothing_but_its_own_files(client):
+    for path, (_, media) in PAGES.items():
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == media
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert set(re.findall(r"\w+://[^\s\"')]+", answer.text)) <= {"http://www.w3.org/2000/svg"}
+        assert " style=" not in answer.text
+
+
+def test_look_tells_where_an_item_lands_and_keeps_nothing(client, gateway):
+    answer = client.post("/v1/console/look", json={"title": "film number 3"}).raise_for_status().json()
+    near = answer["neighbours"]
+    assert len(near) == 6
+    assert [one["cosine"] for one in near] == sorted((one["cosine"] for one in near), reverse=True)
+    assert {one["item_id"] for one in near} <= set(IDS[:TRAINED])
+    for one in near:
+        assert one["title"].startswith("film number")
+        assert (one["picture"] is None) == (one["item_id"] == IDS[0])
+    assert answer["histories"] == "dataset"
+    assert answer["pictures"] is None
+    assert len(answer["users"]) == USERS
+    assert all(0 < user["proxy"] < 1 and user["proxy"] != user["oov"] for user in answer["users"])
+    assert client.post("/v1/rank", json={"candidates": [{"title": "film number 3"}]}).json()["vectors"] == ["fine"]
+    assert client.get(f"/v1/items/{IDS[-1]}x").status_code in (404, 405)
+
+
+def test_rates_are_those_that_rank_answers(client, gateway, run):
+    look = client.post("/v1/console/look", json={"title": "film number 3"}).json()
+    samples = Samples(gateway.dataset, run[1], gateway.champion.catalogue, gateway.data)
+    for user, told in zip(samples.users(), look["users"], strict=True):
+        history = [
+            {"item_id": IDS[item - 1], "label": int(label), "timestamp": int(at)}
+            for item, label, at in zip(user.item_idx, user.label, user.timestamp, strict=True)
+        ]
+        candidates = [{"title": "film number 3"}, {"item_id": "nobody"}]
+        body = {"history": history, "candidates": candidates, "now": int(user.timestamp[-1]) + 1}
+        scores = client.post("/v1/rank", json=body).json()["scores"]
+        assert [told["proxy"], told["oov"]] == pytest.approx(scores, abs=1e-5)
+
+
+def test_example_is_an_item_that_nobody_clicked(client):
+    told = client.get("/v1/console/example").json()
+    assert told["item_id"] in IDS[TRAINED:]
+    assert told["picture"].startswith("data:image/")
+
+
+@pytest.mark.parametrize("dataset", ["nowhere", "another"])
+def test_without_its_dataset_the_page_says_so(run, tmp_path, dataset):
+    gateway = make_gateway(run, tmp_path, fingerprint="e" * 64 if dataset == "another" else None)
+    if dataset == "nowhere":
+        gateway.dataset = tmp_path / "nowhere"
+    client = TestClient(make_app(gateway), base_url="http://127.0.0.1")
+    answer = client.post("/v1/console/look", json={"title": "film"}).raise_for_status().json()
+    assert answer["pictures"].startswith("No pictures: ")
+    assert str(tmp_path) not in answer["pictures"]
+    assert answer["histories"] == "made up"
+    assert answer["users"]
+    assert {one["picture"] for one in answer["neighbours"]} == {None}
+    assert client.get("/v1/console").json()["example"] is False
+    assert client.get("/v1/console/example").status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"title": ""}, {"picture": "%"}, {"title": "t", "url": "http://x"}])
+def test_look_refuses_what_cannot_be_read(client, body):
+    assert client.post("/v1/console/look", json=body).status_code == 422
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A tab on the console; knows what went wrong in it and whom it asked."""
+
+    def __init__(self, browser, url: str, **context) -> None:
+        self.page = browser.new_context(**context).new_page()
+        self.page.set_default_timeout(60_000)
+        self.problems, self.hosts = [], set()
+        self.page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda asked: self.hosts.add(asked.url.split("/")[2] if "//" in asked.url else ""))
+        self.page.goto(f"{url}/console")
+
+    def until(self, expression: str) -> None:
+        # Playwright's own way to wait needs `eval`, which the page's policy forbids.
+        deadline = time.monotonic() + 60
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < deadline, expression
+            self.page.wait_for_timeout(30)
+
+    def said(self, words: str) -> None:
+        self.until(f"document.getElementById('said').textContent.includes('{words}')")
+
+    def looked(self) -> None:
+        self.page.wait_for_selector("#shelf li")
+        self.said("Done.")
+
+    def violations(self) -> list[str]:
+        """What axe-core finds against WCAG 2.2 AA and its best practices."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        # Axe reads colours; those of a card that is fading in are not the ones that stay.
+        self.until("document.getAnimations().every((one) => one.playState === 'finished')")
+        found = Axe().run(self.page).response["violations"]
+        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
+
+
+DROP = """(bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "new.png", { type: "image/png" }));
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.getElementById("drop").dispatchEvent(new DragEvent(kind, { dataTransfer: data, bubbles: true }));
+}"""
+
+
+@in_chromium
+def test_a_dropped_picture_and_a_title_show_neighbours_and_rates(browser, gateway):
+    with listening(make_app(gateway)) as url:
+        visit = Visit(browser, url)
+        page = visit.page
+        page.evaluate(DROP, list(picture(70)))
+        page.wait_for_selector("#preview[src^='data:image/png']")
+        page.get_by_label("Title").fill("film number 9")
+        page.get_by_role("button", name="Show where it lands").click()
+        visit.looked()
+        assert page.locator("#shelf li").count() == 6
+        assert page.locator("#shelf img").count() >= 5
+        assert re.search(r"\d % with the proxy, [\d.]+ % as an unknown item", page.inner_text("#summary"))
+        assert page.locator("#users tr").count() == 6
+        assert page.locator("#histogram .bin-proxy").count() == page.locator("#histogram .bin-oov").count() > 10
+        assert "looked-adaptor/1" in page.inner_text("#release")
+        assert page.get_by_role("alert").count() == 0
+        assert "nothing" not in page.inner_text("#shelf")
+        assert (visit.problems, visit.hosts - {""}) == ([], {url.split("/")[2]})
+
+
+@in_chromium
+def test_everything_can_be_done_with_the_keyboard_alone(browser, gateway):
+    with listening(make_app(gateway)) as url:
+        visit = Visit(browser, url)
+        page, reached = visit.page, []
+        page.wait_for_selector("#example:not([hidden])")
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+            if reached[-1] == "title":
+                page.keyboard.type("film number 9")
+            elif reached[-1] == "example":
+                break
+        assert reached == ["skip", "picture", "title", "text", "look", "example"]
+        page.keyboard.press("Enter")
+        visit.said("Filled in")
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Enter")
+        visit.looked()
+        assert page.evaluate("document.activeElement.id") == "look"
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.type("by-keyboard")
+        page.keyboard.press("Enter")
+        visit.said("by-keyboard is published")
+        assert visit.problems == []
+
+
+@in_chromium
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"color_scheme": "light"},
+        {"color_scheme": "dark", "reduced_motion": "reduce"},
+        {"viewport": {"width": 360, "height": 700}, "color_scheme": "light"},
+    ],
+    ids=["light", "dark", "phone"],
+)
+def test_axe_finds_nothing_before_and_after(browser, gateway, context):
+    with listening(make_app(gateway)) as url:
+        visit = Visit(browser, url, **context)
+        assert visit.violations() == []
+        visit.page.get_by_label("Title").fill("film number 9")
+        visit.page.get_by_role("button", name="Show where it lands").click()
+        visit.looked()
+        assert visit.violations() == []
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        visit.page.get_by_label("Title").fill("")
+        visit.page.get_by_role("button", name="Show where it lands").click()
+        visit.page.get_by_role("alert").wait_for()
+        assert visit.violations() == []
+
+
+@in_chromium
+def test_a_token_is_asked_for_and_kept_in_memory_only(browser, run, tmp_path):
+    from coldstart.serving.tokens import new_token
+
+    file = tmp_path / "tokens"
+    token = new_token(file, "me")
+    gateway = make_gateway(run, tmp_path, security={"tokens_file": file})
+    with listening(make_app(gateway)) as url:
+        visit = Visit(browser, url)
+        page = visit.page
+        page.get_by_role("dialog").wait_for()
+        assert page.evaluate("document.activeElement.id") == "token"
+        assert visit.violations() == []
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("That token is not accepted").wait_for()
+        page.keyboard.type(token)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#release:not([hidden])")
+        page.get_by_label("Title").fill("film number 9")
+        page.get_by_role("button", name="Show where it lands").click()
+        visit.looked()
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        assert kept == '[{},{},""]'
+        assert token not in page.content()
+        page.reload()
+        page.get_by_role("dialog").wait_for()
+
+
+@in_chromium
+def test_what_fails_is_told_and_can_be_tried_again(browser, gateway):
+    with listening(make_app(gateway)) as url:
+        page = Visit(browser, url).page
+        page.get_by_label("Title").fill("film number 9")
+        page.route("**/v1/console/look", lambda route: route.abort())
+        page.get_by_role("button", name="Show where it lands").click()
+        page.get_by_role("alert").get_by_text("does not answer").wait_for()
+        page.unroute("**/v1/console/look")
+        page.get_by_role("button", name="Show where it lands").click()
+        page.wait_for_selector("#shelf li")
+        assert page.get_by_role("alert").count() == 0

@@ -1,0 +1,143 @@
+"""The soak's own judgement, and two minutes of it for real."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from coldstart.client import RankAnswer
+from coldstart.config import read_artifact
+from coldstart.data.content import Content
+from tests.client.trouble import Answer, problem, trouble
+from tests.serving.local import LocalModels
+from tests.serving.tiny import IDS, TRAINED, content, tiny_recipe, write_run
+from workloads.benchmarks.soak.load import Tally, send
+from workloads.benchmarks.soak.processes import SETTLE_S, Family, growth_of
+from workloads.benchmarks.soak.releases import Request, expected, make_release
+
+SCORES = {
+    "demo-adaptor/1": {"id": [0.1, 0.2], "fine": [0.3, 0.4]},
+    "demo-adaptor/2": {"id": [0.5, 0.6], "fine": [0, 0]},
+}
+
+
+def answer(release: str, *scores: float) -> RankAnswer:
+    return RankAnswer(scores=list(scores), vectors=["id", "fine"], release=release, ms=1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (answer("demo-adaptor/1", 0.1, 0.4), None),
+        (answer("demo-adaptor/1", 0.1 + 1e-4, 0.4), "off by 1.0e-04"),
+        (answer("demo-adaptor/1", 0.5, 0.0), "first score is of demo-adaptor/2"),
+        (answer("demo-adaptor/9", 0.1, 0.4), "was never promoted"),
+    ],
+)
+def test_an_answer_must_be_that_of_the_release_it_names(given, told):
+    tally = Tally()
+    tally.compare(1.0, given, SCORES)
+    assert [told in why for _, why in tally.wrong] == ([True] if told else [])
+    assert tally.releases == {given.release: 1}
+
+
+def test_load_keeps_its_rate_and_reports_failures_and_retries():
+    scored = Answer(200, {"scores": [0.1, 0.4], "vectors": ["id", "fine"], "release": "demo-adaptor/1", "ms": 1.0})
+    candidates = [{"item_id": "a"}, {"item_id": "b"}]
+    with trouble(scored, problem(503, "not_ready"), problem(422, "invalid"), *[scored] * 500) as server:
+        plan = {
+            "url": server.url,
+            "rate": 50.0,
+            "deadline_s": 20.0,
+            "publish_every_s": 0.1,
+            "requests": [{"candidates": candidates}],
+            "items": [],
+            "expected": {name: {kind: [row] for kind, row in kinds.items()} for name, kinds in SCORES.items()},
+        }
+
+        async def for_a_second() -> Tally:
+            until = asyncio.Event()
+            asyncio.get_running_loop().call_later(1.0, until.set)
+            return await send(plan, until)
+
+        tally = asyncio.run(for_a_second())
+    assert (tally.retries, len(tally.failed), tally.wrong) == ({"503": 1}, 1, [])
+    assert "422 invalid" in tally.failed[0][1]
+    assert tally.releases["demo-adaptor/1"] == len(tally.milliseconds) > 5
+
+
+@pytest.mark.parametrize(("per_minute", "flat"), [(0.0, True), (-1.0, True), (1.0, False)])
+def test_growth_is_told_from_noise(per_minute, flat):
+    rng = np.random.default_rng(0)
+    series = []
+    for size in (300.0, 420.0):
+        at = np.arange(SETTLE_S, SETTLE_S + 900, 5)
+        noise = np.convolve(rng.normal(0, 1, len(at) + 3), np.ones(4) / 4, "valid")
+        series.append(np.column_stack([at, size + per_minute * at / 60 + noise]))
+    found = growth_of(series)
+    assert found.flat == flat
+    assert found.per_minute == pytest.approx(per_minute, abs=4 * found.error)
+    assert found.processes == 2
+
+
+def test_a_replica_is_found_by_its_title_and_killed(tmp_path):
+    shown = "ray::ServeReplica:coldstart:gateway"
+    parent = subprocess.Popen(["bash", "-c", f"(exec -a {shown} sleep 60) & wait"])
+    try:
+        family = Family(parent.pid)
+        deadline = time.monotonic() + 20
+        while "gateway" not in family.roles().values():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family.sample()
+        assert family.kill_one("ranker") is None
+        killed = family.kill_one("gateway")
+        parent.wait(20)
+        assert not psutil.pid_exists(killed)
+    finally:
+        parent.kill()
+
+
+def test_releases_differ_and_what_is_expected_is_what_their_models_answer(tmp_path):
+    recipe = tiny_recipe(tmp_path, "soaked")
+    write_run(recipe)
+    made = tmp_path / "made"
+    make_release(recipe.run_dir, made, seed=1)
+    assert (
+        read_artifact(made / "adaptor", "adaptor").lineage["ranker"]
+        == read_artifact(made / "ranker", "ranker").fingerprint
+    )
+    new = content(3)
+    asked = Request("u", [IDS[0], IDS[TRAINED], "soak-1"], [-1, -1, 0], ([IDS[1]], [1], [5]), 10)
+    here, there = (expected(path, [asked], [new]) for path in (recipe.run_dir, made))
+    assert np.abs(here["fine"] - there["fine"]).min() > 1e-5
+    assert np.abs(here["id"] - there["id"])[0, 0] > 1e-5
+    from coldstart.serving.scoring import RankQuery
+
+    models = LocalModels(made)
+    proxy = asyncio.run(models.proxy(Content(new.title, new.text, new.picture)))
+    one = np.ones(1, np.int64)
+    query = RankQuery(2 * one, one, 5 * one, np.array([1, 0]), 10, one, proxy[None])
+    scores = asyncio.run(models.rank(query))
+    assert scores == pytest.approx([there["id"][0, 0], there["fine"][0, 2]], abs=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_minutes_of_kills_and_promotions(tmp_path):
+    command = [sys.executable, "-m", "workloads.benchmarks.soak", "--recipe", "tests/smoke.yaml", "--json"]
+    command += ["--minutes", "2", "--kill-every", "20", "--rate", "4", "--set", f"paths.runs={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.stdout, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    # Two minutes are too short to tell growth from settling.
+    broken = [name for name, holds in result["verdicts"].items() if not holds and name != "memory flat"]
+    assert broken == [], json.dumps([result["failed"][:3], result["wrong"][:3], result["log"]], indent=1)
+    assert sum("kill -9" in sentence for _, sentence in result["log"]) == 6

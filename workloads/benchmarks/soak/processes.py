@@ -1,0 +1,111 @@
+"""The processes of a server: who they are, how much memory they hold, and their end."""
+
+import math
+import random
+import re
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+_REPLICA = re.compile(r"ray::ServeReplica:(?P<application>[^:]+):(?P<deployment>\w+)")
+_OTHERS = {"ray::ProxyActor": "proxy", "ray::HAProxyManager": "proxy manager", "ray::ServeController": "controller"}
+SETTLE_S = 90.0
+"""What a process takes in its first seconds (imports, weights, warm caches) is not growth."""
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Memory of the processes of one role.
+
+    Attributes:
+        processes: How many were watched long enough.
+        megabytes: Median resident size.
+        per_minute: MB per minute, within processes.
+        error: Its standard error, with neighbouring samples taken as dependent (Newey and West, 1987).
+    """
+
+    processes: int
+    megabytes: float
+    per_minute: float
+    error: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether the slope is within two standard errors of none."""
+        return self.per_minute <= 2 * self.error
+
+
+class Family:
+    """A server's process and all that descend from it."""
+
+    def __init__(self, root: int, seed: int = 17) -> None:
+        self._root = psutil.Process(root)
+        self._random = random.Random(seed)
+        self._sizes: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+
+    def roles(self) -> dict[psutil.Process, str]:
+        """What each process does; those that are none of a server's are left out."""
+        found = {self._root: "server"}
+        for process in self._root.children(recursive=True):
+            try:
+                title = " ".join(process.cmdline()[:1])
+            except psutil.Error:
+                continue
+            replica = _REPLICA.match(title)
+            if replica:
+                found[process] = replica["deployment"]
+            elif title.startswith("ray::"):
+                role = next((role for start, role in _OTHERS.items() if title.startswith(start)), None)
+                if role:
+                    found[process] = role
+            elif title.rsplit("/", 1)[-1] in ("raylet", "gcs_server", "haproxy"):
+                found[process] = title.rsplit("/", 1)[-1]
+        return found
+
+    def sample(self) -> None:
+        """Notes what every process holds."""
+        now = time.monotonic()
+        for process, role in self.roles().items():
+            try:
+                self._sizes[role, process.pid].append((now, process.memory_info().rss / 2**20))
+            except psutil.Error:
+                continue
+
+    def kill_one(self, role: str) -> int | None:
+        """Ends one replica of a deployment as a power cut would; its process id, or None if there is none."""
+        replicas = [process for process, other in self.roles().items() if other == role]
+        if not replicas:
+            return None
+        victim = self._random.choice(replicas)
+        victim.kill()
+        return victim.pid
+
+    def growth(self) -> dict[str, Growth]:
+        """Role -> how its memory grew, of the roles that were watched long enough."""
+        series: dict[str, list[np.ndarray]] = defaultdict(list)
+        for (role, _), samples in self._sizes.items():
+            rows = np.array(samples)
+            rows = rows[rows[:, 0] > rows[0, 0] + SETTLE_S]
+            if len(rows) >= _FEWEST:
+                series[role].append(rows)
+        return {role: growth_of(rows) for role, rows in sorted(series.items())}
+
+
+def growth_of(series: list[np.ndarray]) -> Growth:
+    """One slope within the processes of a role, each given as [samples, (s, MB)]."""
+    centred = [rows - rows.mean(axis=0) for rows in series]
+    spread = sum(float((rows[:, 0] ** 2).sum()) for rows in centred)
+    slope = sum(float((rows[:, 0] * rows[:, 1]).sum()) for rows in centred) / spread
+    variance = 0.0
+    for rows in centred:
+        score = rows[:, 0] * (rows[:, 1] - slope * rows[:, 0])
+        lags = math.ceil(4 * (len(rows) / 100) ** (2 / 9))
+        variance += float((score**2).sum())
+        for lag in range(1, lags + 1):
+            variance += 2 * (1 - lag / (lags + 1)) * float((score[lag:] * score[:-lag]).sum())
+    size = float(np.median(np.concatenate([rows[:, 1] for rows in series])))
+    return Growth(len(series), size, 60 * slope, 60 * math.sqrt(max(variance, 0.0)) / spread)
