@@ -231,7 +231,7 @@ function drawStatus({ release, deployments, example, max_picture_bytes, watch })
   $("release").hidden = false;
   $("release").replaceChildren(node("b", {}, release.release), release.alias ? ` ${release.alias}` : "");
   $("example").hidden = !example;
-  const arms = watch ? [["", watch.champion], ["challenger ", watch.challenger]].filter(([, arm]) => arm) : [];
+  const arms = [["", watch.champion], ["challenger ", watch.challenger]].filter(([, arm]) => arm);
   $("tiles").replaceChildren(...arms.flatMap(([arm, { requests }]) => [
     tile(`${arm}requests a second`, requests.per_s.toFixed(1)),
     tile(`${arm}median latency`, ...milliseconds(requests.p50_ms)),
