@@ -1,17 +1,17 @@
 """Checkpoints of every MLLM family at tiny size, random and written without a network, as `save_pretrained` does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoTokenizer,
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -25,22 +25,34 @@ from transformers import (
     SmolVLMProcessor,
 )
 
-from coldstart.encoders import make_mllm
 from coldstart.encoders.checkpoint import without_video
 
 TEXTS = ["red round vase with stripes", "blue steel lamp", "a small box of old paper"]
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-PICTURE_SIZE = 56
-"""Fits all of them."""
 
 
-def make_family(name: str, path: Path, *, seed: int = 0) -> Path:
-    """Writes the checkpoint of a family of `FAMILIES` into a new directory."""
-    make_mllm(path / "words", TEXTS * 20, picture_size=32, seed=1)
+def make_family(name: str, path: Path, *, seed: int = 0, **text: Any) -> Path:
+    """Writes the checkpoint of a family of `FAMILIES` into a new directory; `text` changes its language layers.
+
+    Like any pre-trained one its tokenizer does not know `[EMB]`, and it has no spare token embeddings.
+    """
     torch.manual_seed(seed)
-    FAMILIES[name](path / name, AutoTokenizer.from_pretrained(path / "words"))
+    FAMILIES[name](path / name, text)
     return path / name
+
+
+def _tokenizer(marks: Sequence[str], **named: str) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<pad>", "<end>", *marks], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(TEXTS * 20, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", extra_special_tokens=named or list(marks)
+    )
 
 
 def _write(path: Path, processor: Any, model: Any) -> None:
@@ -52,8 +64,9 @@ def _write(path: Path, processor: Any, model: Any) -> None:
     model.save_pretrained(path)
 
 
-def _qwen2_5_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    start, end, image, video = _marks(tokenizer, QWEN_MARKS)
+def _qwen2_5_vl(path: Path, text: dict[str, Any]) -> None:
+    tokenizer = _tokenizer(QWEN_MARKS)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(QWEN_MARKS))
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
     config = Qwen2_5_VLConfig(
         vision_config={
@@ -64,7 +77,7 @@ def _qwen2_5_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             "out_hidden_size": 32,
             "fullatt_block_indexes": [1],
         },
-        text_config={**_words(tokenizer), "rope_parameters": _rope()},
+        text_config={**_words(tokenizer, text), "rope_parameters": _rope()},
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,
@@ -74,8 +87,9 @@ def _qwen2_5_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     _write(path, processor, Qwen2_5_VLForConditionalGeneration(config))
 
 
-def _qwen3_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    start, end, image, video = _marks(tokenizer, QWEN_MARKS)
+def _qwen3_vl(path: Path, text: dict[str, Any]) -> None:
+    tokenizer = _tokenizer(QWEN_MARKS)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(QWEN_MARKS))
     size = {"shortest_edge": 32 * 32, "longest_edge": 32 * 32 * 64}
     config = Qwen3VLConfig(
         vision_config={
@@ -87,7 +101,7 @@ def _qwen3_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },
-        text_config={**_words(tokenizer), "head_dim": 16, "rope_parameters": _rope()},
+        text_config={**_words(tokenizer, text), "head_dim": 16, "rope_parameters": _rope()},
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,
@@ -98,7 +112,10 @@ def _qwen3_vl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     _write(path, processor, Qwen3VLForConditionalGeneration(config))
 
 
-def _internvl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def _internvl(path: Path, text: dict[str, Any]) -> None:
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    names["video_token"] = "<video>"
+    tokenizer = _tokenizer(list(names.values()), **names)
     config = InternVLConfig(
         vision_config={
             "hidden_size": 32,
@@ -108,7 +125,7 @@ def _internvl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             "image_size": 28,
             "patch_size": 14,
         },
-        text_config={**_words(tokenizer), "model_type": "qwen2"},
+        text_config={**_words(tokenizer, text), "model_type": "qwen2"},
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=1,
     )
@@ -117,10 +134,9 @@ def _internvl(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     _write(path, processor, InternVLForConditionalGeneration(config))
 
 
-def _smolvlm(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    around, image, whole, end = "<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>"
+def _smolvlm(path: Path, text: dict[str, Any]) -> None:
     places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
-    _, image_id, *_ = _marks(tokenizer, (around, image, whole, end, *places))
+    tokenizer = _tokenizer(["<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>", *places])
     config = SmolVLMConfig(
         vision_config={
             "hidden_size": 32,
@@ -130,8 +146,8 @@ def _smolvlm(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             "image_size": 28,
             "patch_size": 14,
         },
-        text_config={**_words(tokenizer), "model_type": "llama", "head_dim": 16},
-        image_token_id=image_id,
+        text_config={**_words(tokenizer, text), "model_type": "llama", "head_dim": 16},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
     pictures = SmolVLMImageProcessorPil(size={"longest_edge": 4 * 28}, max_image_size={"longest_edge": 28})
@@ -139,7 +155,7 @@ def _smolvlm(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     _write(path, processor, SmolVLMForConditionalGeneration(config))
 
 
-FAMILIES: dict[str, Callable[[Path, PreTrainedTokenizerBase], None]] = {
+FAMILIES: dict[str, Callable[[Path, dict[str, Any]], None]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "internvl": _internvl,
@@ -147,15 +163,11 @@ FAMILIES: dict[str, Callable[[Path, PreTrainedTokenizerBase], None]] = {
 }
 
 
-def _marks(tokenizer: PreTrainedTokenizerBase, marks: tuple[str, ...]) -> list[int]:
-    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
-    return tokenizer.convert_tokens_to_ids(list(marks))
-
-
-def _words(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _words(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any]) -> dict[str, Any]:
     return {
         **TEXT,
         "num_key_value_heads": 2,
+        **text,
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config.recipe import Encoder
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import make_mllm
@@ -23,6 +24,7 @@ from workloads.job import main
 STAGE = "align_coarse"
 MOST_HELDOUT = 1024
 _NAMED = 20
+_BLOCK_BYTES = 128 * 2**20
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -101,6 +103,13 @@ def coarse_task(recipe: Recipe, dataset: Dataset, ids: IdRows, *, mllm: str, key
     )
 
 
+def block_rows(encoder: Encoder) -> int:
+    """Items that one Ray Data task prepares: few enough that their pixels fit a block of the size Ray aims at."""
+    # Three channels in float32, and some families show a still picture as two frames.
+    pixels = 2 * 3 * 4 * encoder.picture_size**2
+    return max(1, min(256, _BLOCK_BYTES // pixels))
+
+
 def _worker(payload: dict[str, Any]) -> None:
     run_dir = Path(payload["run_dir"])
     recipe = Recipe.model_validate(payload["recipe"])
@@ -109,7 +118,7 @@ def _worker(payload: dict[str, Any]) -> None:
     ids = load_id_rows(run_dir / "ranker")
     task = coarse_task(recipe, dataset, ids, mllm=payload["mllm"], key=payload["key"])
     try:
-        train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset"))
+        train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset", block_rows=block_rows(task.encoder)))
     except Diverged as error:
         raise UserError(_explain(error, task, dataset)) from error
 

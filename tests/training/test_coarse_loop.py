@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from coldstart.config import Journal
 from coldstart.encoders import Encoder, make_mllm
 from coldstart.training.checkpoint import Checkpoints
+from coldstart.training.coarse_loop import cut_passes
 
 RANK = Path(__file__).with_name("coarse_rank.py")
 EVERYTHING = {
@@ -79,6 +80,17 @@ def test_passes_learn_like_the_whole_batch_at_once(root: Path, stage: int):
         )
         np.testing.assert_allclose(ours, whole, rtol=2e-3)
         assert len(set(ours)) == 6
+
+
+def test_rows_of_like_length_are_read_together_and_padding_is_told(root: Path):
+    lengths = np.array([3, 9, 4, 8])
+    passes, padded = cut_passes(lengths, 2)
+    assert [rows.tolist() for rows in passes] == [[0, 2], [3, 1]]
+    assert padded == pytest.approx(1 - 24 / 26)
+    passes, padded = cut_passes(lengths, 4)
+    assert [rows.tolist() for rows in passes] == [[0, 1, 2, 3]]
+    assert padded == pytest.approx(1 - 24 / 36)
+    assert all(0 < line["padding"] < 1 for line in Journal(root / "passes2" / "journal.jsonl").read())
 
 
 def test_content_that_gives_no_number_stops_all_ranks_and_is_named(root: Path):

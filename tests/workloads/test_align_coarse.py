@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
 from coldstart.rankers import DinDcn, save_ranker
@@ -116,6 +117,12 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
     coarse, _ = read_proxies(embed_items.run(recipe(runs)).path, 150, groups=2)
     assert not coarse[:101].any()
     np.testing.assert_allclose(coarse[101:], np.stack(before["coarse"].to_numpy()[100:]), atol=1e-5)
+
+
+def test_blocks_stay_small_when_pictures_are_large() -> None:
+    assert align_coarse.block_rows(EncoderSettings()) == 256
+    assert align_coarse.block_rows(EncoderSettings(picture_size=448)) == 27
+    assert align_coarse.block_rows(EncoderSettings(picture_size=10_000)) == 1
 
 
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:

@@ -52,9 +52,7 @@ def load_processor(mllm: str) -> Any:
             f"{config.image_token_id}; its directory needs its own tokenizer.json"
         )
     if EMB not in processor.tokenizer.get_vocab():
-        processor.tokenizer.add_special_tokens(
-            {"additional_special_tokens": [EMB]}, replace_additional_special_tokens=False
-        )
+        processor.tokenizer.add_tokens([EMB], special_tokens=True)
     return processor
 
 

@@ -70,6 +70,8 @@ class Encoder(nn.Module):
         processor = load_processor(mllm)
         torch.manual_seed(seed)
         model = load_mllm(mllm, tokens=len(processor.tokenizer), dtype=settings.dtype)
+        # Loading may draw numbers, and not the same ones into shards.
+        torch.manual_seed(seed)
         return cls._on(model, processor, settings, width=width, content=content)
 
     @classmethod

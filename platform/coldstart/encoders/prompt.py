@@ -147,11 +147,6 @@ class Prompt:
         return _ids(self.processor.tokenizer, self._reserved.sub(" ", text))[: self.max_text_tokens]
 
 
-def padding(lengths: np.ndarray) -> float:
-    """Share of padded tokens among those that the MLLM reads for rows of these lengths."""
-    return 1 - float(lengths.sum()) / (len(lengths) * int(lengths.max()))
-
-
 def _ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

@@ -185,7 +185,8 @@ class _Loop:
         candidates = self._targets(self.negatives.candidates(step, items))
         losses = torch.zeros(self.share, device=device())
         norm, temperature = 0.0, torch.zeros(())
-        for rows in self._passes():
+        passes, padded = cut_passes(self.encoder.prompt.lengths(batch), self.task.coarse.micro(world_size()))
+        for rows in passes:
             inputs = self.encoder.inputs({name: column[rows] for name, column in batch.items()}, device())
             coarse, temperature = self.engine(inputs)
             loss = info_nce(coarse, self._targets(item_idx[rows]), candidates, temperature=temperature)
@@ -197,16 +198,13 @@ class _Loop:
             "loss": everyone.mean().item(),
             "gradient_norm": norm,
             "temperature": temperature.detach().item(),
+            "padding": padded,
         }
         for name in ("loss", "gradient_norm"):
             if not np.isfinite(figures[name]):
                 blamed = ~torch.isfinite(everyone).cpu().numpy()
                 raise Diverged(step + 1, name.replace("_", " "), items[blamed] if blamed.any() else items)
         return figures
-
-    def _passes(self) -> list[NDArray[np.int64]]:
-        """Which rows of this rank's share are read at a time."""
-        return np.split(np.arange(self.share), self.share // self.task.coarse.micro(world_size()))
 
     def _targets(self, item_idx: NDArray[np.int64]) -> Targets:
         """ID rows of items."""
@@ -268,6 +266,21 @@ class _Loop:
         shown = np.sort(np.concatenate([train, heldout]))
         own = torch.as_tensor(np.searchsorted(shown, heldout), device=device())
         return own, self.rows[torch.as_tensor(shown, device=device())]
+
+
+def cut_passes(lengths: NDArray[np.int64], size: int) -> tuple[list[NDArray[np.int64]], float]:
+    """Cuts rows into passes of like length; which rows are read together changes no gradient.
+
+    Args:
+        lengths: `[B]` tokens of each row.
+        size: Rows of a pass; a divisor of `B`.
+
+    Returns:
+        Row indices of each pass, and the share of padded tokens among those that are read.
+    """
+    order = np.argsort(lengths, kind="stable") if size < len(lengths) else np.arange(len(lengths))
+    passes = np.split(order, len(lengths) // size)
+    return passes, 1 - float(lengths.sum()) / sum(size * int(lengths[rows].max()) for rows in passes)
 
 
 def _finish(task: CoarseTask, encoder: Encoder, state: dict[str, Tensor], stream: Stream) -> None:

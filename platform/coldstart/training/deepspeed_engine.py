@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from coldstart.config.recipe import Coarse
+from coldstart.config import UserError
+from coldstart.config.recipe import Coarse, Offload
 from coldstart.training.ranks import rank, world_size
 
 # DeepSpeed and what it loads announce themselves at import.
@@ -31,12 +32,22 @@ def deepspeed_config(settings: Coarse, *, dtype: str) -> dict[str, Any]:
             "overlap_comm": gpu,
             "contiguous_gradients": True,
             "stage3_param_persistence_threshold": 10_000,
+            "offload_optimizer": _offload(settings.offload.optimizer, settings.offload),
+            "offload_param": _offload(settings.offload.parameters, settings.offload),
         },
+        # In bfloat16 a sum over micro-batches would be rounded at every one.
+        "data_types": {"grad_accum_dtype": "fp32"},
         # AdamW of torch: nothing is compiled at start, on any machine.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(place: str, settings: Offload) -> dict[str, Any]:
+    disk = {"nvme_path": str(settings.nvme_path)} if place == "nvme" else {}
+    return {"device": place, "pin_memory": torch.cuda.is_available(), **disk}
 
 
 def keep_partitioned(config: dict[str, Any]) -> object | None:
@@ -45,6 +56,7 @@ def keep_partitioned(config: dict[str, Any]) -> object | None:
         return None
     from transformers.integrations import HfDeepSpeedConfig
 
+    _join()
     alive: object = HfDeepSpeedConfig(config)
     return alive
 
@@ -60,9 +72,9 @@ def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *,
     """
     import deepspeed
 
-    # Would be compiled with the machine's C++ compiler, for inference only.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel(logging.ERROR)
+    _join()
+    if "nvme" in (settings.offload.optimizer, settings.offload.parameters):
+        _check_nvme()
     optimizer = torch.optim.AdamW(_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98))
     warmup = max(1, round(settings.warmup * total_steps))
 
@@ -71,11 +83,32 @@ def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *,
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
 
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=LambdaLR(optimizer, factor), config=config
     )
+    # What `from_pretrained` loads is in eval mode: no dropout, and no gradient checkpointing.
+    engine.train()
     return engine
+
+
+def _check_nvme() -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            "coarse.offload: nvme needs libaio and a C++ compiler on every machine (apt install libaio-dev g++); "
+            "`ds_report` shows async_io when they are there. Install them, or say cpu"
+        )
+
+
+def _join() -> None:
+    """Lets DeepSpeed use the process group that is there; before that it takes a rank for the only one."""
+    import deepspeed
+
+    # Would be compiled with the machine's C++ compiler, for inference only.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from coldstart.config.recipe.adaptor import Fine
 from coldstart.config.recipe.challenger import Challenger, Watch
 from coldstart.config.recipe.cluster import Cluster
-from coldstart.config.recipe.coarse import Coarse, Negatives
+from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
 from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
 from coldstart.config.recipe.encoder import CUE, Encoder, Lora, Trained
 from coldstart.config.recipe.evaluation import Evaluation
@@ -34,6 +34,7 @@ __all__ = [
     "Generated",
     "Lora",
     "Negatives",
+    "Offload",
     "Paths",
     "Ranker",
     "Recipe",

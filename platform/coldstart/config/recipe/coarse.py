@@ -1,5 +1,6 @@
 """Coarse alignment of content to ID rows."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -33,6 +34,23 @@ class Negatives(Section):
         return self
 
 
+class Offload(Section):
+    """Where ZeRO keeps what the GPUs have no room for; slower, but a larger model fits."""
+
+    optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """AdamW's states and its step. `cpu` from zero_stage 1 on, `nvme` with 3."""
+    parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Shards of the weights; zero_stage 3 only."""
+    nvme_path: Path | None = None
+    """Directory on a local NVMe disk of every machine."""
+
+    @model_validator(mode="after")
+    def _disk_is_named(self) -> Self:
+        if "nvme" in (self.optimizer, self.parameters) and self.nvme_path is None:
+            raise ValueError("nvme needs nvme_path: a directory on a local NVMe disk of every machine")
+        return self
+
+
 class Coarse(Section):
     """Coarse alignment: InfoNCE from content to the frozen ID rows of mature items (IDProxy, stage 1)."""
 
@@ -57,6 +75,7 @@ class Coarse(Section):
     hidden_words: Share = 0.2
     """Share of an item's words that a step does not show; a few thousand items are learnt by heart otherwise."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    offload: Offload = Offload()
     holdout: Share = 0.1
     """Seeded share of mature items, 1,024 at most, kept out of the loss to measure retrieval of their own ID."""
     checkpoint_every: PositiveInt = 50
@@ -65,3 +84,13 @@ class Coarse(Section):
     def micro(self, ranks: int) -> int:
         """Items that each of so many ranks reads at a time."""
         return self.micro_batch or self.batch // ranks
+
+    @model_validator(mode="after")
+    def _shards_can_be_offloaded(self) -> Self:
+        needed = max({"none": 0, "cpu": 1, "nvme": 3}[self.offload.optimizer], 3 * (self.offload.parameters != "none"))
+        if self.zero_stage < needed:
+            raise ValueError(
+                f"coarse.offload (optimizer {self.offload.optimizer}, parameters {self.offload.parameters}) needs "
+                f"coarse.zero_stage {needed} but it is {self.zero_stage}; raise it or drop coarse.offload"
+            )
+        return self
