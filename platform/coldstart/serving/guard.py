@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from coldstart.config.recipe import Security
 from coldstart.config.recipe.serving import is_loopback
@@ -13,6 +14,7 @@ from coldstart.serving.tokens import Tokens
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})
 """Answered to everybody: probes carry no token, and pages hold no data."""
 OPEN_FOLDERS = ("/docs/", "/console/")
+_FINISH_S = 1.0
 _REALM = (b"www-authenticate", b'Bearer realm="coldstart"')
 
 
@@ -41,6 +43,8 @@ class Guard:
                 self._admit(scope)
                 receive = await self._body(scope, receive)
             except ApiError as error:
+                if error.status == 413:
+                    await self._let_finish(receive)
                 await refuse(send, error)
                 return
             except _Gone:
@@ -103,6 +107,16 @@ class Guard:
             return message
 
         return replay
+
+    async def _let_finish(self, receive: Receive) -> None:
+        """Throws the rest of a body away, up to a point: a client that is cut off while it sends sees no answer."""
+        size, more = 0, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_S):
+                while more and size <= 2 * self.max_bytes:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     def _too_large(self) -> ApiError:
         message = f"the body may have at most {self.max_bytes} bytes"
