@@ -14,7 +14,7 @@ import numpy as np
 import ray
 import torch
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
@@ -28,7 +28,8 @@ from coldstart.rankers.storage import vocabulary
 from coldstart.registry import Release
 from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
-from coldstart.serving.board import board_of_gateways, open_trial, take_down
+from coldstart.serving.board import board_of_gateways, learn, open_trial, take_down
+from coldstart.serving.earned import earned
 from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.figures import Sums
 from coldstart.serving.gateway import Gateway, Served
@@ -113,7 +114,23 @@ def deploy(
     kept = {NAME, *models}.union(*(_models(other, settings) for other in (beside, tried) if other))
     for name in standing.keys() - kept:
         serve.delete(name)
+    if beside is not None and beside.ranker.fingerprint != release.ranker.fingerprint:
+        _look_back(beside, release, store_dir, settings.store)
     return url
+
+
+def _look_back(before: Release, after: Release, store_dir: Path, settings: Store) -> None:
+    """Puts on the board how well proxies foretold rows; a figure, so that no trouble with it is one of serving."""
+    try:
+        store = ProxyStore(store_dir, before.adaptor.fingerprint, settings)
+        try:
+            found = earned(before, after, store)
+        finally:
+            store.close()
+        if found is not None:
+            learn(board_of_gateways(), {f"earned|{after.name}": found.model_dump()})
+    except (UserError, OSError, ValueError, RayError) as error:
+        LOG.warning("what proxies of %s were worth is not known: %s", before.name, error)
 
 
 def _run(release: Release, models: dict[str, Application], missing: AbstractSet[str]) -> None:

@@ -120,7 +120,13 @@ class Board:
 def board_of_gateways() -> Any:
     """The board of the running Ray, made if there is none: on every machine it is the same."""
     made = ray.remote(Board).options(
-        name=_NAME, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, max_restarts=-1, num_cpus=0
+        name=_NAME,
+        namespace=_NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=3,
+        num_cpus=0,
     )
     return made.remote()
 
@@ -167,6 +173,11 @@ class Line:
 
 def open_trial(board: Any, champion: str, challenger: str | None, facts: Mapping[str, Any]) -> Trial | None:
     """Asks the board for the trial of a challenger, and tells it facts that no gateway could find out."""
-    ray.get(board.learn.remote(dict(facts)), timeout=_PATIENCE_S)
+    learn(board, facts)
     trial: Trial | None = ray.get(board.open_trial.remote(champion, challenger), timeout=_PATIENCE_S)
     return trial
+
+
+def learn(board: Any, facts: Mapping[str, Any]) -> None:
+    """Tells the board facts that no gateway could find out."""
+    ray.get(board.learn.remote(dict(facts)), timeout=_PATIENCE_S)
