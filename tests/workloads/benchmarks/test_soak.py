@@ -1,4 +1,4 @@
-"""The soak's own judgement, and two minutes of it for real."""
+"""The soak's own judgement, and a few minutes of it for real."""
 
 import asyncio
 import json
@@ -131,13 +131,15 @@ def test_releases_differ_and_what_is_expected_is_what_their_models_answer(tmp_pa
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_minutes_of_kills_and_promotions(tmp_path):
+def test_three_minutes_of_kills_and_promotions(tmp_path):
     command = [sys.executable, "-m", "workloads.benchmarks.soak", "--recipe", "tests/smoke.yaml", "--json"]
-    command += ["--minutes", "2", "--kill-every", "20", "--rate", "4", "--set", f"paths.runs={tmp_path}"]
+    command += ["--minutes", "3", "--kill-every", "30", "--rate", "4", "--set", f"paths.runs={tmp_path}"]
+    # At this rate the default share would not show a challenger often enough to be judged.
+    command += ["--set", "serving.challenger.share=0.5", "--set", "serving.challenger.min_requests=20"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.stdout, done.stderr[-3000:]
     result = json.loads(done.stdout)
-    # Two minutes are too short to tell growth from settling.
+    # Three minutes are too short to tell growth from settling.
     broken = [name for name, holds in result["verdicts"].items() if not holds and name != "memory flat"]
     assert broken == [], json.dumps([result["failed"][:3], result["wrong"][:3], result["log"]], indent=1)
     assert sum("kill -9" in sentence for _, sentence in result["log"]) == 6

@@ -39,7 +39,7 @@ from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_argu
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 REQUESTS, CANDIDATES, NEW_ITEMS = 64, 32, 8
-PROMOTIONS, ROLLBACK, CHALLENGE = (0.1, 0.3, 0.5), 0.65, 0.75
+PROMOTIONS, ROLLBACK, CHALLENGE = (0.08, 0.25, 0.42), 0.55, 0.65
 """When things happen, as shares of the run."""
 VICTIMS = ("gateway", "ranker", "encoder", "adaptor")
 _SAMPLE_S, _STARTS_WITHIN, _PUBLISH_EVERY_S, _DEADLINE_S = 5.0, 300.0, 2.0, 60.0
