@@ -183,4 +183,4 @@ def _about(task: CoarseTask, journal: Journal) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(STAGE, run, __doc__)
+    main(STAGE, run, __doc__, check=lambda recipe: check_mllm(recipe.encoder))

@@ -173,17 +173,30 @@ def recipe_arguments(program: str, about: str | None) -> argparse.ArgumentParser
     return parser
 
 
-def main(stage: str, run: Callable[[Recipe], Artifact], about: str | None = None) -> None:
-    """Runs a workload as a program."""
-    run_program(recipe_arguments(stage, about).parse_args(), partial(run_stage, stage, run))
+def main(
+    stage: str,
+    run: Callable[[Recipe], Artifact],
+    about: str | None = None,
+    *,
+    check: Callable[[Recipe], object] | None = None,
+) -> None:
+    """Runs a workload as a program; `check` raises what can be known before a cluster is touched."""
+    run_program(recipe_arguments(stage, about).parse_args(), partial(run_stage, stage, run), check=check)
 
 
-def run_program(arguments: argparse.Namespace, work: Callable[[Recipe], Artifact]) -> None:
+def run_program(
+    arguments: argparse.Namespace,
+    work: Callable[[Recipe], Artifact],
+    *,
+    check: Callable[[Recipe], object] | None = None,
+) -> None:
     """Runs `work` on a cluster with the recipe that the arguments name, and prints what it made."""
     if arguments.json:
         CONSOLE.stderr = True
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        if check is not None:
+            check(recipe)
         with ray_cluster(recipe, arguments.address):
             artifact = work(recipe)
     if arguments.json:

@@ -1,3 +1,4 @@
+import argparse
 import threading
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from coldstart.config import Journal, Recipe, UserError, read_artifact, write_ar
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
+from coldstart.encoders.check import check_mllm
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.training.coarse_loop import Diverged
 from workloads import align_coarse, embed_items, prepare
+from workloads.job import run_program
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
@@ -117,6 +120,13 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
     coarse, _ = read_proxies(embed_items.run(recipe(runs)).path, 150, groups=2)
     assert not coarse[:101].any()
     np.testing.assert_allclose(coarse[101:], np.stack(before["coarse"].to_numpy()[100:]), atol=1e-5)
+
+
+def test_a_missing_mllm_is_told_before_a_cluster_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = argparse.Namespace(recipe="demo", set=["encoder.mllm=/nothing"], address="127.0.0.1:1", json=False)
+    monkeypatch.setattr("workloads.job.ray_cluster", lambda *_: pytest.fail("touched a cluster"))
+    with pytest.raises(SystemExit, match="2"):
+        run_program(arguments, align_coarse.run, check=lambda recipe: check_mllm(recipe.encoder))
 
 
 def test_blocks_stay_small_when_pictures_are_large() -> None:
