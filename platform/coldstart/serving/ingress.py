@@ -29,6 +29,8 @@ _FILES = "COLDSTART_SERVE_FILES"
 _DRAIN_SECONDS = 3
 """HAProxy hears of a leaving replica within half a second; Serve's default of 30 is for cloud load balancers."""
 _HARD_STOP_SECONDS = 60
+_REPLAYED_BYTES = 65_536
+"""Largest request that HAProxy keeps until it is answered, and two such buffers per connection."""
 _PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to clients."""
 _PORTS_EACH = 200
@@ -93,6 +95,9 @@ def flags(files: Path, program: Path, pages: list[int]) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
         # A line per request to a collector in Python; gateways measure themselves.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # A request whose gateway dies before it has answered goes to another: asking again changes nothing here.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_REPLAYED_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HARD_STOP_SECONDS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DRAIN_SECONDS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
