@@ -137,7 +137,8 @@ def _run(release: Release, models: dict[str, Application], missing: AbstractSet[
     """Puts up those models of a release that do not stand, and checks that all answer as they should."""
     if missing:
         serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
-        check_parity(release, *(serve.get_app_handle(name) for name in models))
+        _, adaptor, ranker = models
+        check_parity(release, adaptor=adaptor, ranker=ranker)
 
 
 def _comes_up(challenger: Release, settings: Serving, store_dir: Path, standing: AbstractSet[str]) -> bool:

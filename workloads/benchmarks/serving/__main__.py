@@ -5,6 +5,7 @@ make bench-serve
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from workloads.benchmarks.serving import made, parity, table
@@ -81,9 +81,8 @@ def bare(run: Path) -> Iterator[Contender]:
     command = ["-m", "workloads.benchmarks.serving.bare", "--run", run, "--store", store, "--space", space]
     process = subprocess.Popen([sys.executable, *map(str, command), "--port", str(port)], text=True)
     try:
-        url = f"http://127.0.0.1:{port}"
-        _until_it_answers(url)
-        yield Contender("bare", url, process)
+        _until_it_listens(port)
+        yield Contender("bare", f"http://127.0.0.1:{port}", process)
     finally:
         process.terminate()
         process.wait()
@@ -180,14 +179,14 @@ def _cell(contender: Contender, shape: str, path: Path, steps: list[dict[str, An
     return about | {"shape": shape, "bodies": str(path), "steps": steps}
 
 
-def _until_it_answers(url: str) -> None:
+def _until_it_listens(port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            httpx.get(url)
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
             return
         time.sleep(0.2)
-    raise RuntimeError(f"{url} does not answer")
+    raise RuntimeError(f"nobody listens on port {port}")
 
 
 def main() -> None:
