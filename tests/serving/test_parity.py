@@ -43,7 +43,7 @@ def check(release, *, scores=lambda scores: scores, proxies=lambda proxy: proxy)
             coarse, states = (torch.from_numpy(part[None]) for part in reading)
             return proxies(adaptor(coarse, states).numpy()[0])
 
-    judge(release, gaps(release, Deployed(adapt), Deployed(rank)))
+    judge(release, gaps(release, Deployed(adapt).remote, Deployed(rank).remote))
 
 
 def test_the_release_itself_passes(release):
@@ -66,4 +66,4 @@ def test_other_answers_are_refused_with_the_figures(release, wrong, named):
 
 def test_a_replica_that_fails_is_an_error(release):
     with pytest.raises(RuntimeError, match="golden"):
-        gaps(release, None, Deployed(lambda queries: [ValueError("x") for _ in queries]))
+        gaps(release, None, Deployed(lambda queries: [ValueError("x") for _ in queries]).remote)

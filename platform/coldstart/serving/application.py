@@ -95,7 +95,7 @@ def deploy(
     standing = serve.status().applications
     missing = models.keys() - standing.keys()
     try:
-        _run(release, models, missing)
+        _run(release, models, missing, settings)
         if tried and not _comes_up(tried, settings, store_dir, standing.keys() | models.keys()):
             tried = None
         gateway = _gateway(release, tried, settings, data or Data(), store_dir, references or {}, dataset)
@@ -133,12 +133,11 @@ def _look_back(before: Release, after: Release, store_dir: Path, settings: Store
         LOG.warning("what proxies of %s were worth is not known: %s", before.name, error)
 
 
-def _run(release: Release, models: dict[str, Application], missing: AbstractSet[str]) -> None:
+def _run(release: Release, models: dict[str, Application], missing: AbstractSet[str], settings: Serving) -> None:
     """Puts up those models of a release that do not stand, and checks that all answer as they should."""
     if missing:
         serve.run_many([serve.RunTarget(models[name], name, None, _quiet()) for name in missing])
-        _, adaptor, ranker = models
-        check_parity(release, adaptor=adaptor, ranker=ranker)
+        check_parity(release, settings, *list(models)[1:])
 
 
 def _comes_up(challenger: Release, settings: Serving, store_dir: Path, standing: AbstractSet[str]) -> bool:
@@ -147,7 +146,7 @@ def _comes_up(challenger: Release, settings: Serving, store_dir: Path, standing:
     missing = models.keys() - standing
     try:
         _fill_store(challenger, store_dir, settings.store)
-        _run(challenger, models, missing)
+        _run(challenger, models, missing, settings)
     except (RuntimeError, UserError, OSError) as error:
         why = str(error).splitlines()[0]
         LOG.warning("challenger %s does not come up, the champion answers all: %s", challenger.name, why)
@@ -162,8 +161,10 @@ def _models(release: Release, settings: Serving) -> dict[str, Application]:
     made = {
         "encoder": _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2).bind(release.encoder.path, settings),
         "adaptor": _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1).bind(release.adaptor.path, settings),
-        "ranker": _deployment(RankerReplica, "ranker", settings, num_cpus=0.2).bind(release.ranker.path, settings),
     }
+    if settings.ranker == "apart":
+        ranker = _deployment(RankerReplica, "ranker", settings, num_cpus=0.2)
+        made["ranker"] = ranker.bind(release.ranker.path, settings)
     # What only gateways read must not make the models load anew.
     of_models = settings.model_dump(mode="json", exclude={"challenger", "watch"})
     return {f"{kind}-{digest([release.fingerprints[kind], of_models])[:16]}": model for kind, model in made.items()}

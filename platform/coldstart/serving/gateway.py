@@ -16,8 +16,9 @@ from coldstart.serving.board import Line
 from coldstart.serving.call import RankCall
 from coldstart.serving.catalogue import Catalogue
 from coldstart.serving.items import Items
-from coldstart.serving.models import Models
+from coldstart.serving.models import Models, Within
 from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import (
     FeedbackAnswer,
     FeedbackRequest,
@@ -40,14 +41,14 @@ class Served:
         ranker_dir: The ranker's artifact, for its item ids.
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
-        ranker: Handle of the ranker deployment.
+        ranker: Handle of the ranker deployment; None where gateways hold the ranker.
     """
 
     release: ReleaseAnswer
     ranker_dir: Path
     encoder: DeploymentHandle[Any]
     adaptor: DeploymentHandle[Any]
-    ranker: DeploymentHandle[Any]
+    ranker: DeploymentHandle[Any] | None = None
 
 
 class Gateway:
@@ -82,7 +83,8 @@ class Gateway:
 
     def _arm(self, served: Served, store_dir: Path) -> Arm:
         store = ProxyStore(store_dir, served.release.fingerprints["adaptor"], self.settings.store)
-        models = Models(served.encoder, served.adaptor, served.ranker, self.settings)
+        ranker = served.ranker or Within(RankerReplica(served.ranker_dir, self.settings))
+        models = Models(served.encoder, served.adaptor, ranker, self.settings)
         catalogue = Catalogue(served.ranker_dir, store)
         return Arm(served.release, models, catalogue, store, self.settings, self.data, self.watch)
 

@@ -11,11 +11,23 @@ from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.serving.batching import Together
 from coldstart.serving.proxy_store import Vectors
+from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.scoring import Floats, RankQuery, Reading
 
 _PAUSE_S = 0.05
 """Before a call is made again whose replica died: Serve needs about as long to stop sending there."""
 Answer = TypeVar("Answer")
+
+
+class Within:
+    """A ranker in this process, called as if it were a deployment."""
+
+    def __init__(self, ranker: RankerReplica) -> None:
+        self.ranker, self.rank = ranker, self
+
+    async def remote(self, queries: list[RankQuery]) -> list[Floats | Exception]:
+        """Scores queries."""
+        return await self.ranker.rank(queries)
 
 
 class Models:
@@ -27,7 +39,7 @@ class Models:
     Args:
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
-        ranker: Handle of the ranker deployment.
+        ranker: Handle of the ranker deployment, or the ranker itself.
         settings: The recipe's section.
     """
 
@@ -35,7 +47,7 @@ class Models:
         self,
         encoder: DeploymentHandle[Any],
         adaptor: DeploymentHandle[Any],
-        ranker: DeploymentHandle[Any],
+        ranker: DeploymentHandle[Any] | Within,
         settings: Serving,
     ) -> None:
         self.encoder, self.adaptor, self.ranker = encoder, adaptor, ranker

@@ -103,6 +103,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "scaling": {"gateway": 8.0, "ranker": 1.0, "encoder": 8.0},
     },
     "throughput": {
+        "ranker": "apart",
         "max_batch": 64,
         "batch_wait_ms": 5.0,
         "max_waiting": 512,
@@ -127,6 +128,9 @@ class Serving(Section):
     preset: Literal["small", "latency", "throughput"] = "small"
     """What fits the fields below that are not given. small: one machine of a few cores. latency: more replicas stand
     ready and share less. throughput: larger batches, more replicas under load."""
+    ranker: Literal["within", "apart"] = "within"
+    """within: every gateway holds the ranker; on a CPU scoring costs less than a call would.
+    apart: rankers are replicas that scale by their own load, as a GPU or an ID table of many GB asks for."""
     max_batch: PositiveInt = 16
     """Rank queries in one forward pass, and contents in one of the encoder."""
     batch_wait_ms: PositiveFloat = 2.0
