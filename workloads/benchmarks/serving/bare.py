@@ -17,6 +17,7 @@ from coldstart.serving.catalogue import Catalogue
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import RankRequest, ReleaseAnswer
 from coldstart.serving.scoring import Floats, RankQuery, score
+from coldstart.serving.watch import Watch
 
 
 class InProcess:
@@ -42,7 +43,8 @@ class Bare:
         proxies = ProxyStore(store, space)
         told = ReleaseAnswer(release="bare", project="bare", alias=None, versions={}, fingerprints={"adaptor": space})
         models: Any = InProcess(run / "ranker")
-        self.arm = Arm(told, models, Catalogue(run / "ranker", proxies), proxies, Serving(), Data())
+        catalogue, serving = Catalogue(run / "ranker", proxies), Serving()
+        self.arm = Arm(told, models, catalogue, proxies, serving, Data(), Watch(serving, None))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
