@@ -9,6 +9,7 @@ from typing import Any
 
 from coldstart.config import Artifact, Recipe, UserError, digest, dump_recipe, load_recipe, read_artifact
 from coldstart.config.permission import permit
+from coldstart.data import contract
 from coldstart.data.readers import check_files
 from coldstart.encoders.check import check_mllm
 from coldstart.rankers import ranker_class
@@ -141,6 +142,8 @@ def _inputs(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str
     facts: dict[str, Any] = {name: digest(getattr(recipe, name)) for name in stage.sections}
     facts["seed"] = recipe.seed
     facts |= {kind: artifacts[kind].fingerprint for kind in stage.upstream}
+    if stage.kind == "dataset":
+        facts["layout"] = contract.LAYOUT
     if stage.kind == "dataset" and recipe.data.source == "files":
         files = recipe.data.files
         tables = [name for name in (files.items, files.events, files.users) if name is not None]

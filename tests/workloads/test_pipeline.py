@@ -1,6 +1,7 @@
 import pytest
 
 from coldstart.config import Recipe
+from coldstart.data import contract
 from workloads.pipeline import PREPARE, _inputs
 
 
@@ -20,4 +21,10 @@ def test_a_changed_table_is_prepared_anew(recipe, table):
     assert before == _inputs(PREPARE, recipe, {})
     with (recipe.data.files.root / f"{table}.csv").open("a") as file:
         file.write("2\n")
+    assert before != _inputs(PREPARE, recipe, {})
+
+
+def test_what_an_earlier_release_prepared_is_prepared_anew(recipe, monkeypatch):
+    before = _inputs(PREPARE, recipe, {})
+    monkeypatch.setattr(contract, "LAYOUT", contract.LAYOUT + 1)
     assert before != _inputs(PREPARE, recipe, {})

@@ -34,6 +34,9 @@ Encoded features follow, named by their keys: `item.<name>` here, `user.<name>` 
 (a list) in the sequences.
 """
 
+LAYOUT = 2
+"""Raised with every change of what prepare writes, so that a pipeline prepares anew what an earlier release wrote."""
+
 DIGESTS = ("words_digest", "picture_digest")
 """Columns (int64) of the items after those of ITEMS: items that show the same have the same digest."""
 
