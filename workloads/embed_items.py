@@ -7,22 +7,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
-import torch
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import Artifact, Journal, Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Cluster
 from coldstart.data.dataset import Dataset, read_contents
 from coldstart.data.streaming import quiet_ray_data
-from coldstart.encoders import Encoder
 from coldstart.encoders.proxies import part_file, proxy_table, write_proxies
+from workloads.encoding import ITEMS_PER_BATCH, Reader, actors, check_capacity
 from workloads.job import main
 
 STAGE = "embed_items"
 ITEMS_PER_PART = 512
-ITEMS_PER_BATCH = 64
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -37,7 +34,7 @@ def run(recipe: Recipe) -> Artifact:
     run_dir = recipe.run_dir.absolute()
     dataset = Dataset.open(run_dir / "dataset")
     encoder = read_artifact(run_dir / "encoder", "encoder")
-    _check_capacity(recipe.cluster)
+    check_capacity(recipe.cluster)
     lineage = {**encoder.lineage, "dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
     parts = parts_dir(run_dir, encoder, dataset.artifact)
 
@@ -71,12 +68,9 @@ class _Embedder:
     """An actor that loaded the encoder once and writes the parts it is given."""
 
     def __init__(self, encoder: Path, dataset: Path, parts: Path, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder = Encoder.load(encoder, self.device)
+        self.reader = Reader(encoder, threads)
         self.dataset, self.parts = dataset, parts
 
-    @torch.inference_mode()
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows = []
         for part, first, last in zip(*(batch[name].tolist() for name in ("part", "first", "last")), strict=True):
@@ -88,9 +82,8 @@ class _Embedder:
         return {"rows": np.array(rows)}
 
     def _read(self, index: NDArray[np.int64]) -> pa.Table:
-        arrays = self.encoder.prepare(read_contents(self.dataset, index))
-        coarse, states = self.encoder(self.encoder.inputs(arrays, self.device))
-        return proxy_table(index, coarse.cpu().numpy(), states.float().cpu().numpy())
+        contents = read_contents(self.dataset, index)
+        return proxy_table(index, *self.reader.read(contents), [content.digest for content in contents])
 
 
 def _embed(
@@ -99,7 +92,6 @@ def _embed(
     """Runs the actors over the parts; yields the number of items of each part when it is written."""
     if not missing:
         return
-    actors = min(cluster.embed_actors, len(missing))
     done = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         _Embedder,
         fn_constructor_kwargs={
@@ -109,23 +101,10 @@ def _embed(
             "threads": cluster.threads_per_worker,
         },
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=cluster.gpus_per_worker or None,
+        **actors(cluster, len(missing)),
     )
     for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
         yield int(batch["rows"].sum())
-
-
-def _check_capacity(cluster: Cluster) -> None:
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    asked = {"CPU": cluster.embed_actors, "GPU": cluster.embed_actors * cluster.gpus_per_worker}
-    for kind, amount in asked.items():
-        if amount > there.get(kind, 0):
-            raise UserError(
-                f"the Ray cluster has {there.get(kind, 0):g} {kind}s but cluster.embed_actors {cluster.embed_actors} "
-                f"need {amount:g}: {amount - there.get(kind, 0):g} missing; lower cluster.embed_actors or add nodes"
-            )
 
 
 if __name__ == "__main__":

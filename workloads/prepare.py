@@ -68,7 +68,7 @@ def run(recipe: Recipe) -> Artifact:
     journal = Journal(run_dir / "journals" / "prepare.jsonl")
     journal.write(0, _STEPS)
     generated = recipe.data.source == "generated"
-    files = _generated_files(recipe, run_dir / "source") if generated else recipe.data.files
+    files = generated_files(recipe, run_dir / "source") if generated else recipe.data.files
     tables = check_files(files, extra=ORACLE if generated else ())
     journal.write(1, _STEPS)
     about: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def run(recipe: Recipe) -> Artifact:
     return read_artifact(run_dir / "dataset", "dataset", verify=False)
 
 
-def _generated_files(recipe: Recipe, source: Path) -> Files:
+def generated_files(recipe: Recipe, source: Path) -> Files:
     """The generated catalogue as if it were a user's; drawn again only if its settings, seed or revision differ."""
     marker = source / "settings.sha256"
     wanted = digest([recipe.data.generated.model_dump(), recipe.seed, REVISION])
@@ -154,15 +154,17 @@ def _of(declared: Sequence[FeatureColumn], owner: str) -> list[FeatureColumn]:
     return [feature for feature in declared if feature.owner == owner]
 
 
-def _map_pieces(table: SourceTable, columns: list[str], clean: Callable[[Chunk], pa.Table]) -> ray.data.Dataset:
-    """Reads a table piece by piece in Ray Data tasks and cleans every chunk."""
+def map_pieces(
+    table: SourceTable, columns: list[str], clean: Callable[[Chunk], pa.Table], only: list[Piece] | None = None
+) -> ray.data.Dataset:
+    """Reads a table, or some pieces of it, piece by piece in Ray Data tasks and cleans every chunk."""
     wanted, name = list(dict.fromkeys(columns)), table.name
 
     def read(block: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         for row in pa.table(block).to_pylist():
             yield from map(clean, read_piece(Piece(**row), wanted, field=name))
 
-    found = pieces(table)
+    found = pieces(table) if only is None else only
     # Starting a worker costs seconds, so a small table gets few tasks.
     tasks = min(1 + sum(piece.size for piece in found) // _TASK_BYTES, len(found))
     listing = ray.data.from_items([piece.as_row() for piece in found], override_num_blocks=tasks)
@@ -176,15 +178,16 @@ def _write_parts(
     placed = rows.map_batches(place, batch_size=None, batch_format="pyarrow")
     # Half the time of the hash shuffle on tables that fit one machine: it starts no actors.
     placed.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    return _whole(placed.groupby("part").map_groups(write, batch_format="pyarrow"))
+    return whole(placed.groupby("part").map_groups(write, batch_format="pyarrow"))
 
 
 def _collect(rows: ray.data.Dataset, columns: list[str]) -> pa.Table:
     """The named columns of all rows, on this machine."""
-    return _whole(rows.select_columns(columns))
+    return whole(rows.select_columns(columns))
 
 
-def _whole(rows: ray.data.Dataset) -> pa.Table:
+def whole(rows: ray.data.Dataset) -> pa.Table:
+    """All rows, on this machine."""
     tables = ray.get(rows.to_arrow_refs())
     return pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
 
@@ -194,7 +197,7 @@ def _read_items(
 ) -> ray.data.Dataset:
     limits = {"max_bytes": data.max_picture_bytes, "max_pixels": data.max_picture_pixels}
     names = [column for _, column in wanted_columns(columns, "items")]
-    return _map_pieces(table, names, lambda chunk: clean_items(chunk, columns, features=features, **limits))
+    return map_pieces(table, names, lambda chunk: clean_items(chunk, columns, features=features, **limits))
 
 
 def _read_events(
@@ -207,7 +210,7 @@ def _read_events(
     def clean(chunk: Chunk) -> pa.Table:
         return clean_events(chunk, columns, ray.get(known), label_at_least=threshold, oracle=oracle, features=features)
 
-    return _map_pieces(table, names, clean)
+    return map_pieces(table, names, clean)
 
 
 def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
@@ -227,7 +230,7 @@ def _align_users(
     if table is None:
         return {}
     names = [column for _, column in wanted_columns(columns, "users")]
-    rows = _whole(_map_pieces(table, names, lambda chunk: clean_users(chunk, columns, features)))
+    rows = whole(map_pieces(table, names, lambda chunk: clean_users(chunk, columns, features)))
     kept = quarantine.first_of_each(rows, "user_id", REPEATED_USER, "users")
     found = pc.index_in(users, value_set=kept["user_id"].combine_chunks())
     return {feature.key: kept[feature.key].combine_chunks().take(found) for feature in features}
@@ -328,7 +331,7 @@ def _learn_features(
         once = {key: values if contexts.get(key) == "numeric" else values.unique() for key, values in whole.items()}
         return pa.table({key: pa.ListArray.from_arrays([0, len(values)], values) for key, values in once.items()})
 
-    facts = _whole(event_rows.map_batches(seen, batch_size=None, batch_format="pyarrow"))
+    facts = whole(event_rows.map_batches(seen, batch_size=None, batch_format="pyarrow"))
     train = {key: pc.list_flatten(facts[key].combine_chunks()) for key in facts.column_names}
     keys = [feature.key for feature in _of(declared, "item")]
     items = _collect(item_rows, ["row", *keys])

@@ -144,7 +144,7 @@ def test_a_row_of_the_catalogue_gives_way_to_what_was_published_later(store):
     assert log.publish([entry("film", 2, origin="catalogue", at=40)]) == [0]
     assert log.publish([entry("film", 3, origin="catalogue", at=60)]) != [0]
     assert log.publish([entry("film", 4, origin="catalogue", at=30)]) != [0]
-    standing = log.standing(["film", "nobody"])
+    standing = log.standing()
     assert standing.keys() == {"film"}
     assert (standing["film"].origin, standing["film"].current, standing["film"].withdrawn) == ("catalogue", True, False)
 

@@ -71,7 +71,8 @@ def write_run(recipe: Recipe) -> None:
     with torch.inference_mode():
         coarse, states = encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
     with seal("proxies", {"width": width, "groups": 2, "hidden": encoder.hidden}) as draft:
-        write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse.numpy(), states.numpy()))
+        digests = [content.digest for content in contents]
+        write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse.numpy(), states.numpy(), digests))
     lineage["proxies"] = read_artifact(run_dir / "proxies", "proxies").fingerprint
 
     adaptor = Adaptor(width, 2, encoder.hidden, hidden=16, dropout=0.0)

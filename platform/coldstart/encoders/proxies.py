@@ -1,6 +1,7 @@
 """The proxies artifact: coarse proxies and layer states of every item, ordered by item index."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,23 @@ import pyarrow.parquet as pq
 from coldstart.config import UserError
 
 
-def proxy_table(item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray) -> pa.Table:
-    """Rows of the artifact from item indices `[B]`, coarse proxies `[B, d]` and layer states `[B, G, D]`."""
-    return pa.table(
-        {
-            "item_idx": pa.array(item_idx, pa.int32()),
-            "coarse": _lists(coarse),
-            "states": _lists(states.reshape(len(states), -1)),
-        }
-    )
+def proxy_table(
+    item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray, digests: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of the artifact.
+
+    Args:
+        item_idx: [B] item indices.
+        coarse: [B, d] coarse proxies.
+        states: [B, G, D] layer states.
+        digests: [B] of the contents that were read; without them nobody can tell later which contents changed.
+    """
+    columns = {
+        "item_idx": pa.array(item_idx, pa.int32()),
+        "coarse": _lists(coarse),
+        "states": _lists(states.reshape(len(states), -1)),
+    }
+    return pa.table(columns if digests is None else {**columns, "digest": pa.array(digests, pa.string())})
 
 
 def write_proxies(path: Path, table: pa.Table, *, part: int = 0) -> None:
@@ -50,7 +59,7 @@ def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray
         UserError: the artifact was made for another number of items.
     """
     parts = sorted((path / "proxies").glob("part-*.parquet"))
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    table = pa.concat_tables([pq.read_table(part, columns=["item_idx", "coarse", "states"]) for part in parts])
     index = table["item_idx"].to_numpy()
     if not np.array_equal(index, np.arange(1, num_items + 1)):
         raise UserError(
@@ -59,6 +68,14 @@ def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray
     coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
     zero = ((1, 0), (0, 0))
     return np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1)
+
+
+def content_digests(path: Path) -> pa.ChunkedArray | None:
+    """[N] digests of the contents that were read, in order of item index; None if the artifact does not tell."""
+    parts = sorted((path / "proxies").glob("part-*.parquet"))
+    if not all("digest" in pq.read_schema(part).names for part in parts):
+        return None
+    return pa.concat_tables([pq.read_table(part, columns=["digest"]) for part in parts])["digest"]
 
 
 def first_proxies(path: Path, most: int, *, groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,28 +3,22 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import ray
-import torch
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
-from coldstart.alignment import load_adaptor
 from coldstart.config import UserError, digest
-from coldstart.config.recipe import Data, Serving, Store
-from coldstart.encoders import read_proxies
-from coldstart.rankers import load_id_rows
-from coldstart.rankers.storage import vocabulary
+from coldstart.config.recipe import Data, Serving
 from coldstart.registry import Release
 from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
@@ -32,9 +26,9 @@ from coldstart.serving.board import board_of_gateways, learn, open_trial, take_d
 from coldstart.serving.earned import earned
 from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.figures import Sums
+from coldstart.serving.filling import fill_store
 from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.parity import check_parity
-from coldstart.serving.proxy_store import ProxyStore, Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.tokens import check_tokens
@@ -44,7 +38,6 @@ LOG = logging.getLogger("ray.serve")
 NAME = "coldstart"
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 60.0
-_CHUNK = 4096
 # A replica reads and writes the proxy store on local disk, so all gateways stand on the head node.
 _HEAD = {"node:__internal_head__": 0.001}
 
@@ -84,7 +77,7 @@ def deploy(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     check_tokens(settings)
     tried = challenger if challenger and settings.challenger.share and challenger.name != release.name else None
-    _fill_store(release, store_dir, settings.store)
+    fill_store(release, store_dir, settings.store)
     try:
         ingress.start(settings, _quiet())
     except RuntimeError as error:
@@ -279,26 +272,6 @@ def _taken(settings: Serving) -> UserError:
 
 def _quiet() -> dict[str, Any]:
     return {"log_level": "WARNING", "enable_access_log": False}
-
-
-def _fill_store(release: Release, store_dir: Path, settings: Store) -> None:
-    store = ProxyStore(store_dir, release.adaptor.fingerprint, settings)
-    item_ids = list(vocabulary(release.ranker.path))
-    store.write_catalogue(item_ids, _catalogue_proxies(release, len(item_ids)))
-    ids = load_id_rows(release.ranker.path)
-    mature = np.flatnonzero(ids.trained.numpy())
-    store.mature.write([item_ids[index - 1] for index in mature], ids.rows.numpy()[mature])
-    store.close()
-
-
-def _catalogue_proxies(release: Release, items: int) -> Iterator[Vectors]:
-    """Fine proxies of the catalogue by item index, row 0 included."""
-    coarse, states = read_proxies(release.proxies.path, items, groups=release.proxies.about["groups"])
-    adaptor = load_adaptor(release.adaptor.path)
-    with torch.inference_mode():
-        for first in range(0, len(coarse), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            yield adaptor(torch.from_numpy(coarse[part]), torch.from_numpy(states[part])).numpy()
 
 
 def _wait_ready(url: str, name: str) -> None:

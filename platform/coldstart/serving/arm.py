@@ -62,7 +62,7 @@ class Arm:
         coded = None if features is None else self._encoded("item", features, "features")
         await self._check(content, "picture")
         vector = await self._within(self.models.proxy(content))
-        return Proxy(vector, None if coded is None else np.concatenate([coded.categorical[0], coded.numeric[0]]))
+        return Proxy.of(vector, coded)
 
     async def rank(self, call: RankCall) -> RankAnswer:
         """Scores the candidates of one user."""

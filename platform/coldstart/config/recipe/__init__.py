@@ -13,6 +13,7 @@ from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Ge
 from coldstart.config.recipe.encoder import CUE, Encoder, Lora, Trained
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.ranker import Bring, Ranker, Table
+from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
 from coldstart.config.recipe.serving import Security, Serving, Store
 from coldstart.config.section import Section
@@ -38,6 +39,7 @@ __all__ = [
     "Paths",
     "Ranker",
     "Recipe",
+    "Refresh",
     "Registry",
     "Security",
     "Serving",
@@ -73,6 +75,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     registry: Registry = Registry()
     serving: Serving = Serving()
+    refresh: Refresh = Refresh()
 
     @property
     def run_dir(self) -> Path:

@@ -7,14 +7,14 @@ kept once, proxies per space, and each item carries a revision: a proxy counts o
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from coldstart.config import digest
 from coldstart.data.content import Content
-from coldstart.data.features import Value
+from coldstart.data.features import Coded, Value
 
 Vectors = npt.NDArray[np.float32]
 Origin = Literal["api", "catalogue"]
@@ -62,6 +62,11 @@ class Proxy:
 
     vector: Vectors
     features: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, vector: Vectors, coded: Coded | None) -> Self:
+        """From a vector `[d]` and encoded features `[1, C]` and `[1, N]`."""
+        return cls(vector, None if coded is None else np.concatenate([coded.categorical[0], coded.numeric[0]]))
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ class Publications(ABC):
         """Items of a revision above `after`, in that order, whose content has no proxy in this space yet."""
 
     @abstractmethod
-    def standing(self, item_ids: Sequence[str]) -> dict[str, Standing]:
-        """What is known of items; those never heard of are left out."""
+    def standing(self) -> dict[str, Standing]:
+        """What is known of every item that was published or withdrawn."""
 
     @abstractmethod
     def changes(self, since: int, most: int) -> list[Change]:

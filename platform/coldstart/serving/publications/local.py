@@ -72,7 +72,6 @@ SELECT items.item_id, title, text, picture, contents.features, published_at, ori
 FROM items JOIN contents ON contents.item_id = items.item_id
 LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ?
 """
-_MOST_NAMES = 500
 
 
 class LocalPublications(Publications):
@@ -144,23 +143,18 @@ class LocalPublications(Publications):
             rows = self._all.execute(f"{_ITEMS} {late}", (self._space, after, most)).fetchall()
         return [_item(*row) for row in rows]
 
-    def standing(self, item_ids: Sequence[str]) -> dict[str, Standing]:
+    def standing(self) -> dict[str, Standing]:
         """See `Publications.standing`."""
-        found: dict[str, Standing] = {}
-        for first in range(0, len(item_ids), _MOST_NAMES):
-            names = item_ids[first : first + _MOST_NAMES]
-            query = (
-                "SELECT items.item_id, digest, origin, published_at, made_from IS items.revision, withdrawn FROM items "
-                "LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ? "
-                f"WHERE items.item_id IN ({','.join('?' * len(names))})"
-            )
-            with self._lock:
-                rows = self._all.execute(query, (self._space, *names)).fetchall()
-            found |= {
-                item_id: Standing(digest, origin, at, bool(current), bool(withdrawn))
-                for item_id, digest, origin, at, current, withdrawn in rows
-            }
-        return found
+        query = (
+            "SELECT items.item_id, digest, origin, published_at, made_from IS items.revision, withdrawn FROM items "
+            "LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ?"
+        )
+        with self._lock:
+            rows = self._all.execute(query, (self._space,)).fetchall()
+        return {
+            item_id: Standing(digest, origin, at, bool(current), bool(withdrawn))
+            for item_id, digest, origin, at, current, withdrawn in rows
+        }
 
     def changes(self, since: int, most: int) -> list[Change]:
         """See `Publications.changes`; not for two threads at once."""

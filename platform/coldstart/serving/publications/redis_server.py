@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import redis
 from coldstart.config import UserError
 from coldstart.config.recipe import Store
 from coldstart.data.content import Content
-from coldstart.serving.publications.interface import Change, Item, Proxy, Publications, Standing
+from coldstart.serving.publications.interface import Change, Item, Origin, Proxy, Publications, Standing
 
 LOG = logging.getLogger("ray.serve")
 
@@ -162,20 +163,21 @@ class RedisPublications(Publications):
             found += [item for item in self._items(late[: most - len(found)]) if item is not None]
         return found
 
-    def standing(self, item_ids: Sequence[str]) -> dict[str, Standing]:
+    def standing(self) -> dict[str, Standing]:
         """See `Publications.standing`."""
-        with self._server.pipeline(transaction=False) as together:
-            for item_id in item_ids:
-                together.hmget(_key("item", item_id), "digest", "origin", "published_at", "revision", "withdrawn")
-                together.hget(self._proxy_key(item_id), "made_from")
-            told = together.execute()
-        return {
-            item_id: Standing(digest.decode(), origin.decode(), float(at), made_from == revision, withdrawn == b"1")
-            for item_id, (digest, origin, at, revision, withdrawn), made_from in zip(
-                item_ids, told[::2], told[1::2], strict=True
-            )
-            if revision is not None
-        }
+        found: dict[str, Standing] = {}
+        named = (name.decode() for key in ("items", "withdrawn") for name, _ in self._server.zscan_iter(_key(key)))
+        while item_ids := list(islice(named, _FETCH)):
+            with self._server.pipeline(transaction=False) as together:
+                for item_id in item_ids:
+                    together.hmget(_key("item", item_id), "digest", "origin", "published_at", "revision", "withdrawn")
+                    together.hget(self._proxy_key(item_id), "made_from")
+                told = together.execute()
+            for item_id, known, made_from in zip(item_ids, told[::2], told[1::2], strict=True):
+                digest, origin, at, revision, withdrawn = known
+                kind: Origin = "api" if origin == b"api" else "catalogue"
+                found[item_id] = Standing(digest.decode(), kind, float(at), made_from == revision, withdrawn == b"1")
+        return found
 
     def changes(self, since: int, most: int) -> list[Change]:
         """See `Publications.changes`; once `stirred` was asked, what the follower has heard."""
