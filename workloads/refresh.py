@@ -146,6 +146,7 @@ def renew(recipe: Recipe, release: Release) -> int:
     after = count = 0
     try:
         while unread := store.publications.unread(after, _PAGE):
+            check_capacity(recipe.cluster)
             after = unread[-1].revision
             shown = [(item.content.title, item.content.text, item.content.picture) for item in unread]
             names = [pa.string(), pa.string(), pa.large_binary()]

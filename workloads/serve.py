@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 import numpy as np
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
 from coldstart.config import Recipe, UserError, load_recipe
 from coldstart.evaluation.metrics import sigmoid
@@ -17,6 +19,7 @@ from coldstart.serving.figures import PROBABILITIES, binned
 from coldstart.serving.tokens import check_tokens
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from workloads.refresh import renew
 
 
 @contextmanager
@@ -55,7 +58,7 @@ def _deploy(recipe: Recipe, registry: Registry, served: Releases, *, beside: Rel
     release, challenger = (*served.values(), None)[:2]
     assert release is not None
     arms = [arm for arm in (release, challenger) if arm]
-    return deploy(
+    url = deploy(
         release,
         recipe.serving,
         recipe.run_dir / "store",
@@ -65,6 +68,18 @@ def _deploy(recipe: Recipe, registry: Registry, served: Releases, *, beside: Rel
         references={arm.name: scores for arm in arms if (scores := _evaluated(registry, arm)) is not None},
         dataset=recipe.run_dir / "dataset",
     )
+    Thread(target=_renew, args=(recipe, arms), daemon=True, name="renew").start()
+    return url
+
+
+def _renew(recipe: Recipe, arms: list[Release]) -> None:
+    """Reads anew, beside the requests, what was published under other releases; until then it ranks as unknown."""
+    for release in arms:
+        try:
+            if count := renew(recipe, release):
+                CONSOLE.print(f"read {count} published items anew for {release.name}")
+        except (UserError, RayError) as error:
+            _note(f"published items are not yet read anew for {release.name}: {error}; `coldstart run refresh` does it")
 
 
 def _evaluated(registry: Registry, release: Release) -> NDArray[np.float64] | None:

@@ -138,7 +138,7 @@ def _comes_up(challenger: Release, settings: Serving, store_dir: Path, standing:
     models = _models(challenger, settings)
     missing = models.keys() - standing
     try:
-        _fill_store(challenger, store_dir, settings.store)
+        fill_store(challenger, store_dir, settings.store)
         _run(challenger, models, missing, settings)
     except (RuntimeError, UserError, OSError) as error:
         why = str(error).splitlines()[0]

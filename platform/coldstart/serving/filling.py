@@ -28,9 +28,10 @@ def fill_store(release: Release, store_dir: Path, settings: Store) -> None:
     store = ProxyStore(store_dir, release.adaptor.fingerprint, settings)
     item_ids = list(vocabulary(release.ranker.path))
     store.write_catalogue(item_ids, _catalogue_proxies(release, len(item_ids)))
-    ids = load_id_rows(release.ranker.path)
-    mature = np.flatnonzero(ids.trained.numpy())
-    store.mature.write([item_ids[index - 1] for index in mature], ids.rows.numpy()[mature])
+    if not store.mature.written:
+        ids = load_id_rows(release.ranker.path)
+        mature = np.flatnonzero(ids.trained.numpy())
+        store.mature.write([item_ids[index - 1] for index in mature], ids.rows.numpy()[mature])
     store.close()
 
 

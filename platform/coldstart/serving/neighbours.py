@@ -35,9 +35,14 @@ class MatureItems:
         self._file, self._dataset = directory / "mature.arrow", directory / "mature.lance"
         self.ann_from = ann_from
 
+    @property
+    def written(self) -> bool:
+        """Whether the rows are there."""
+        return self._file.exists()
+
     def write(self, item_ids: Sequence[str], rows: Vectors) -> None:
         """Writes `[M, d]` rows, unless they are there."""
-        if self._file.exists():
+        if self.written:
             return
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         unit = (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
