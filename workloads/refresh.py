@@ -152,8 +152,7 @@ def renew(recipe: Recipe, release: Release) -> int:
             names = [pa.string(), pa.string(), pa.large_binary()]
             columns = [pa.array(column, kind) for column, kind in zip(zip(*shown, strict=True), names, strict=True)]
             table = pa.table([np.arange(len(unread)), *columns], names=["place", "title", "text", "picture"])
-            read = ray.data.from_arrow(table).repartition(-(-len(unread) // recipe.refresh.batch))
-            for batch in _through_actors(recipe, release, read, len(unread)):
+            for batch in _through_actors(recipe, release, ray.data.from_arrow(table), len(unread)):
                 items = [unread[place] for place in batch["place"].to_pylist()]
                 proxies = _proxies(schema, items, batch)
                 store.publications.renew(list(zip(items, proxies, strict=True)))
@@ -242,7 +241,8 @@ class _Encode:
 def _through_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
     """Adds the column `proxy` to rows that have title, text and picture."""
     size = recipe.refresh.batch
-    encoded = rows.map_batches(
+    # Blocks of that size, too, so that what is done is stored soon.
+    encoded = rows.repartition(target_num_rows_per_block=size).map_batches(
         _Encode,
         fn_constructor_kwargs={
             "encoder": release.encoder.path,

@@ -177,7 +177,7 @@ def test_published_items_are_read_anew_for_another_release(recipe):
 
 def test_a_pass_that_is_killed_goes_on_where_it_was(recipe, tmp_path):
     """SIGKILL to the real job after its first items are stored; then nothing is lost, and nothing done twice."""
-    fresh = {f"new-{number}": Content(f"film {number}") for number in range(60)}
+    fresh = {f"new-{number}": Content(f"film {number}") for number in range(200)}
     write_items(recipe, known(**fresh))
     release = release_of(recipe)
     store = store_of(recipe, release)
