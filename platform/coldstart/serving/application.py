@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from coldstart.config import UserError, digest
-from coldstart.config.recipe import Data, Serving
+from coldstart.config.recipe import Data, Serving, Store
 from coldstart.registry import Release
 from coldstart.serving import ingress
 from coldstart.serving.adaptor_replica import AdaptorReplica
@@ -29,6 +29,7 @@ from coldstart.serving.figures import Sums
 from coldstart.serving.filling import fill_store
 from coldstart.serving.gateway import Gateway, Served
 from coldstart.serving.parity import check_parity
+from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseAnswer
 from coldstart.serving.tokens import check_tokens
