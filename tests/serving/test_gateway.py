@@ -214,3 +214,18 @@ def test_the_documentation_needs_no_network(client):
     for part in parts:
         assert len(client.get(f"/{part}").raise_for_status().content) > 500
     assert client.get("/docs/__init__.py").status_code == 404
+
+
+@pytest.mark.parametrize(("given", "kept"), [("order-7:a", True), ("x" * 65, False), ("a b", False), ("", False)])
+@pytest.mark.parametrize(("path", "status"), [("/v1/rank", 200), ("/v2", 404)])
+def test_every_answer_has_the_id_of_its_request(client, given, kept, path, status):
+    answer = client.post(path, json=ids(IDS[0]), headers={"X-Request-Id": given})
+    assert answer.status_code == status
+    assert (answer.headers["x-request-id"] == given) is kept
+    assert 0 < len(answer.headers["x-request-id"]) <= 64
+
+
+def test_even_an_unexpected_failure_has_it(client, gateway):
+    gateway.champion.models.ranker.mood = "broken"
+    answer = client.post("/v1/rank", json=ids(IDS[0]), headers={"X-Request-Id": "mine"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
