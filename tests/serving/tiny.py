@@ -1,6 +1,7 @@
 """A whole run of real, tiny, random models: what the stages would leave, made in a second."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,13 @@ def tiny_recipe(runs: Path, name: str, **serving: object) -> Recipe:
     )
 
 
-def write_run(recipe: Recipe) -> None:
-    """Writes ranker, encoder, proxies and adaptor artifacts of one lineage into the run directory."""
+def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker: None) -> None:
+    """Writes ranker, encoder, proxies and adaptor artifacts of one lineage into the run directory.
+
+    Args:
+        recipe: Of the run.
+        spoil: Done to the ranker before it is written.
+    """
     torch.manual_seed(recipe.seed)
     lineage = {"dataset": "d" * 64}
     width, run_dir = recipe.ranker.width, recipe.run_dir
@@ -56,6 +62,7 @@ def write_run(recipe: Recipe) -> None:
     ranker = DinDcn(ITEMS + 1, recipe.ranker)
     _shake(ranker)
     ranker.trained[1 : TRAINED + 1] = True
+    spoil(ranker)
     with seal("ranker", {"width": width}) as draft:
         save_ranker(ranker, draft, IDS)
     lineage["ranker"] = read_artifact(run_dir / "ranker", "ranker").fingerprint

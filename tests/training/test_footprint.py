@@ -11,9 +11,10 @@ from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import ParameterCount
 from coldstart.training.footprint import Footprint, footprint
 from coldstart.training.plan import USABLE, best, rows
-from tests.families import FAMILIES, PICTURE_SIZE, make_family
+from tests.families import FAMILIES, make_family
 
 ALL = ContentSwitch()
+PICTURE_SIZE = 84
 
 
 @pytest.fixture(scope="module")

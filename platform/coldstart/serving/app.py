@@ -31,7 +31,8 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
     app = FastAPI(title="coldstart", version="1", responses=problems, docs_url=None, redoc_url=None, lifespan=running)
     app.add_middleware(Guard, settings=gateway.settings.security, max_bytes=gateway.settings.max_request_bytes)
-    app.add_middleware(RequestId)
+    # Serve's own proxy writes the header as well.
+    app.add_middleware(RequestId, announced=gateway.settings.ingress != "proxy")
     errors.install(app)
     for router in routers(gateway):
         app.include_router(router)

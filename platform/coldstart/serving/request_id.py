@@ -34,10 +34,15 @@ def incoming() -> Incoming:
 
 
 class RequestId:
-    """Gives every request an id and every answer, errors too, the header."""
+    """Gives every request an id and every answer, errors too, the header.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Args:
+        app: The application.
+        announced: Whether the header is written here; False where what stands in front does it.
+    """
+
+    def __init__(self, app: ASGIApp, *, announced: bool) -> None:
+        self.app, self.announced = app, announced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -49,7 +54,7 @@ class RequestId:
         header = (HEADER.lower().encode(), request_id.encode())
 
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if self.announced and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), header]
             await send(message)
 
