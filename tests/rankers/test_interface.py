@@ -9,7 +9,6 @@ from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import UserWindows, rank_request
 from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric
 from coldstart.rankers.kinds import CLASSES
-from coldstart.serving.scoring import stack
 from tests.training.clicks import low_rank_clicks
 
 ITEMS, HISTORY = 60, 12
@@ -49,6 +48,21 @@ def changed(batch, field, place, value):
     values = getattr(batch, field).clone()
     values[place] = value
     return dataclasses.replace(batch, **{field: values})
+
+
+def beside(short, longer):
+    """Two rows under each other, the shorter one padded with candidates and events that nobody sees."""
+
+    def padded(name):
+        mine, other = getattr(short, name), getattr(longer, name)
+        room = [
+            size
+            for one, all_of_it in zip(mine.shape[:0:-1], other.shape[:0:-1], strict=True)
+            for size in (0, all_of_it - one)
+        ]
+        return torch.cat([torch.nn.functional.pad(mine, room), other])
+
+    return type(short)(**{field.name: padded(field.name) for field in dataclasses.fields(short)})
 
 
 def test_there_are_four_kinds():
@@ -118,7 +132,7 @@ def test_targets_of_a_row_do_not_see_each_other(ranker, request_batch):
 
 def test_padding_changes_nothing(ranker, request_batch):
     longer = rank_request([2] * 12, [0, 1] * 6, range(12), [4] * 9, 50, history=HISTORY)
-    together = scores(ranker, stack([request_batch, longer]))
+    together = scores(ranker, beside(request_batch, longer))
     assert torch.allclose(together[0, :4], scores(ranker, request_batch)[0], atol=1e-6)
     assert torch.allclose(together[1], scores(ranker, longer)[0], atol=1e-6)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coldstart.alignment import load_adaptor
+from coldstart.alignment import fine_proxies, load_adaptor
 from coldstart.config.recipe import Store
 from coldstart.encoders import read_proxies
 from coldstart.rankers import load_id_rows
@@ -39,7 +39,6 @@ def _catalogue_proxies(release: Release, items: int) -> Iterator[Vectors]:
     """Fine proxies of the catalogue by item index, row 0 included."""
     coarse, states = read_proxies(release.proxies.path, items, groups=release.proxies.about["groups"])
     adaptor = load_adaptor(release.adaptor.path)
-    with torch.inference_mode():
-        for first in range(0, len(coarse), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            yield adaptor(torch.from_numpy(coarse[part]), torch.from_numpy(states[part])).numpy()
+    for first in range(0, len(coarse), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        yield fine_proxies(adaptor, torch.from_numpy(coarse[part]), torch.from_numpy(states[part])).numpy()

@@ -114,7 +114,9 @@ def _begin(kind: str, http: HTTPOptions, logging_config: dict[str, Any]) -> None
         # Short, and not where TMPDIR points: the path of a socket has at most 107 characters.
         files, pages = Path(tempfile.mkdtemp(prefix="coldstart-serve-", dir="/tmp")), _free_ports(2)
         environment = flags(files, _haproxy(files, pages), pages) | {_FILES: str(files)}
-    with_flags = ray.remote(num_cpus=0, resources=_HEAD, max_retries=0, runtime_env={"env_vars": environment})(_serve)
+    with_flags = ray.remote(
+        num_cpus=0, resources=_HEAD, max_retries=0, max_calls=1, runtime_env={"env_vars": environment}
+    )(_serve)
     ray.get(with_flags.remote(http, logging_config))
 
 

@@ -37,8 +37,9 @@ def check_parity(release: Release, settings: Serving, adaptor: str, ranker: str 
     Raises:
         UserError: an answer differs from the offline one; says how much.
     """
-    # Not from this program: whoever has called a deployment goes on listening to Serve when Ray is long gone.
-    asking = ray.remote(num_cpus=0, max_retries=0)(_ask)
+    # Not from this program, and in a process that ends: whoever has called a deployment goes on listening to its Serve,
+    # and knows no other, when that one is long gone.
+    asking = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_ask)
     judge(release, ray.get(asking.remote(release, settings, adaptor, ranker)))
 
 

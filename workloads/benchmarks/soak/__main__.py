@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +172,12 @@ def _timeline(
     victims = cycle(VICTIMS)
 
     def kill() -> None:
-        role = next(victims)
-        pid = family.kill_one(role)
-        soak.note(f"kill -9 of a {role} replica (process {pid})" if pid else f"no {role} replica to kill")
+        # Rankers within the gateways have no replicas; and a replica that is just being put up may not be there yet.
+        for role in islice(victims, len(VICTIMS)):
+            if pid := family.kill_one(role):
+                soak.note(f"kill -9 of a {role} replica (process {pid})")
+                return
+        soak.note("no replica to kill")
 
     todo: list[tuple[float, Callable[[], None]]] = [
         (share * seconds, lambda version=number + 2: soak.promote(version)) for number, share in enumerate(PROMOTIONS)

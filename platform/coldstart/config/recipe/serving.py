@@ -122,7 +122,7 @@ class Serving(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     ingress: Literal["haproxy", "proxy"] = "haproxy"
     """haproxy: straight into the gateways, with Serve's throughput flags. proxy: Serve's own proxy and defaults, which
-    take three times the CPU time per request."""
+    cost much more processor time per request (`make bench-serve`)."""
     max_candidates: PositiveInt = 1000
     max_request_bytes: PositiveInt = 20_000_000
     preset: Literal["small", "latency", "throughput"] = "small"
