@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from coldstart.alignment import load_adaptor, save_adaptor
@@ -24,16 +23,7 @@ from coldstart.serving.publications import Item, Proxy, digest_of
 from tests.serving.tiny import IDS, ITEMS, content, tiny_recipe, write_run
 from workloads.refresh import refresh, renew
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", object_store_memory=200_000_000
-    )
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")

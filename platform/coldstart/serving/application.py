@@ -1,11 +1,12 @@
 """The Ray Serve applications around a release: how they are put up, swapped for another release and taken down."""
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,14 +215,16 @@ def check_port(settings: Serving) -> None:
 def shutdown() -> None:
     """Takes the application and Serve down; published items stay on disk."""
     files = ingress.directory()
-    # Asked by its own client, the controller's death is reported on the terminal as a failed task that is retried.
-    with suppress(ValueError, RayActorError):
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_STOP_SECONDS)
-    serve.shutdown()  # type: ignore[no-untyped-call]
-    take_down()
-    if files is not None:
-        ingress.remove(files)
+    # Whoever asks the controller for news as it dies, its own client or HAProxy's manager, has Ray's core report a
+    # failed task on standard output, a moment later.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with suppress(ValueError, RayActorError):
+            controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+            ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_STOP_SECONDS)
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        take_down()
+        if files is not None:
+            ingress.remove(files)
 
 
 def _describe(release: Release) -> ReleaseAnswer:
