@@ -108,15 +108,15 @@ def _settle(arena: Arena, done: str, runs: Sequence[tuple[Contender, dict[str, A
 def main() -> None:
     """Compares, and prints the section for RESULTS.md or adds it there."""
     parser = recipe_arguments("benchmarks.ranker", __doc__)
-    models = sorted({contender.model for contender in CONTENDERS})
-    parser.add_argument("--models", nargs="+", choices=models, default=models, help="compare only these")
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="compare these")
     parser.add_argument("--record", action="store_true", help=f"add the result to {RESULTS.name}")
     arguments = parser.parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         recipe = recipe.model_copy(update={"paths": Paths(runs=recipe.paths.runs / "bench-ranker")})
         entrants = arena(recipe)
-        chosen = [contender for contender in CONTENDERS if contender.model in arguments.models]
+        chosen = [contender for contender in CONTENDERS if contender.name in arguments.only]
         text = section(compare(entrants, chosen), _about(entrants))
     CONSOLE.print(text, soft_wrap=True, markup=False)
     if arguments.record:
