@@ -21,8 +21,8 @@ from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSch
 from coldstart.rankers.interface import Ranker
 from coldstart.rankers.mlp import mlp
 
-UNITS = 8
-"""`u`. The paper has 36; the work per pair of target and event grows with it, and on films 16 were no better."""
+UNITS = 4
+"""`u`. The paper has 36; the work per pair of target and event grows with it, and on films 16 were no better than 4."""
 
 
 class Din(Ranker):

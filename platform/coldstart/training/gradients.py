@@ -66,12 +66,10 @@ class GradientSum:
         parts = [torch.tensor(facts, device=self._parameters[0].device)]
         parts += [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in dense]
         for grad in sparse:
-            fits = min(grad._nnz(), self._room)
-            padded = grad._values().new_zeros(self._room, grad.shape[1] + 1)
-            padded[:fits, 1:] = grad._values()[:fits]
+            spare = max(self._room - grad._nnz(), 0)
             # An index travels as the bits of a float, so that one exchange is enough.
-            padded[:fits, 0] = grad._indices()[0, :fits].int().view(torch.float32)
-            parts.append(padded)
+            parts += [grad._indices()[0, : self._room].int().view(torch.float32), parts[0].new_zeros(spare)]
+            parts += [grad._values()[: self._room], parts[0].new_zeros(spare * grad.shape[1])]
         return torch.cat([part.flatten().float() for part in parts])
 
     def _received(self, tables: list[nn.Parameter], dense: list[nn.Parameter]) -> list[tuple[Tensor, Tensor]]:
@@ -89,12 +87,11 @@ class GradientSum:
         total = everyone[:, before : before + sum(sizes)].sum(0)
         for weight, part, owners in zip(dense, torch.split(total, sizes), facts.T.bool(), strict=False):
             weight.grad = part.view_as(weight).to(weight.dtype) if owners.any() else None
-        parts = torch.split(
-            everyone[:, before + sum(sizes) :], [self._room * (table.shape[1] + 1) for table in tables], dim=1
-        )
-        found = []
-        for table, part, count in zip(tables, parts, counts.T, strict=True):
-            padded = part.reshape(world_size(), self._room, table.shape[1] + 1)
-            rows = torch.cat([padded[of, :some] for of, some in enumerate(count)])
-            found.append((rows[:, 0].contiguous().view(torch.int32).long(), rows[:, 1:].to(table.dtype)))
+        found, at = [], before + sum(sizes)
+        for table, count in zip(tables, counts.T.tolist(), strict=True):
+            first, width = at + self._room, table.shape[1]
+            index = torch.cat([everyone[of, at : at + some] for of, some in enumerate(count)])
+            rows = torch.cat([everyone[of, first : first + some * width] for of, some in enumerate(count)])
+            found.append((index.view(torch.int32).long(), rows.view(-1, width).to(table.dtype)))
+            at = first + self._room * width
         return found
