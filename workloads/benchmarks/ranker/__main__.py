@@ -124,15 +124,16 @@ def main() -> None:
 
 
 def _about(arena: Arena) -> str:
-    rows, workers = arena.rows, arena.recipe.cluster.workers
+    rows, cluster = arena.rows, arena.recipe.cluster
     return (
         f"`make bench-ranker`, recipe {arena.recipe.name}: {rows.train:,} train and {rows.test:,} test rows, "
         f"history {HISTORY}, width {WIDTH}, {BATCH} rows a step ({arena.windows} user windows of ours); "
         f"tuned by valid GAUC over {len(GRID)} choices, then {len(SEEDS)} seeds, mean and standard deviation. "
         f"Rates are medians of {ROUNDS} turns, the first epoch of each left out: ours trains by `train_ranker` "
-        f"with {workers} workers, a peer by its own trainer with as many threads. Peers see items and labels of the "
-        "history, how many there are, their click rate and the time since the last; ours sees the age of each as "
-        "well. Memory is the proportional set size of the largest process (of all of them, Ray's own included)."
+        f"(workers: {cluster.workers}, threads of each: {cluster.threads_per_worker}), a peer by its own trainer with "
+        "as many threads. Peers see items and labels of the history, how many there are, their click rate and the time "
+        "since the last; ours sees the age of each as well. Memory is the proportional set size of the largest process "
+        "(of all of them, Ray's own included)."
     )
 
 

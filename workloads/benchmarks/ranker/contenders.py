@@ -110,10 +110,12 @@ class Arena:
         return Outcome.read(path)
 
     def time(self, contender: Contender, choice: dict[str, Any], seed: int, *, epochs: int) -> Outcome:
-        """A run that is timed, never remembered; a peer gets a thread for each of our workers."""
+        """A run that is timed, never remembered; a peer gets as many threads as our workers have together."""
         path = self.recipe.run_dir / "timed" / contender.name.replace(" ", "-")
         task = {**self.shared, **choice, "epochs": epochs, "patience": epochs}
-        self._run(contender, {**task, "seed": seed, "threads": self.recipe.cluster.workers, "ray": True}, path)
+        cluster = self.recipe.cluster
+        threads = cluster.workers * cluster.threads_per_worker
+        self._run(contender, {**task, "seed": seed, "threads": threads, "ray": True}, path)
         return Outcome.read(path)
 
     def _run(self, contender: Contender, task: dict[str, Any], out: Path) -> None:
