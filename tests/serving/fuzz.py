@@ -20,7 +20,7 @@ from tests.serving.tiny import IDS, picture
 SEED = 20261120
 JSON = "application/json"
 INTERNALS = re.compile(
-    rb"Traceback|File \"|\.py\b|site-packages|/tmp/|/work/|/home/|/root/|coldstart\.serving|\bray\b|pydantic|pyarrow"
+    rb"Traceback|File \"|\.py\b|site-packages|/tmp/|/srv/|/home/|/root/|coldstart\.serving|\bray\b|pydantic|pyarrow"
     rb"|PIL\.|[A-Z]\w+(Error|Exception)\b|object at 0x|SERVE_REPLICA|ReplicaID|num_queued"
 )
 """What an answer must never hold: traces, paths, modules, class names."""
