@@ -56,6 +56,7 @@ COARSE = (
     Stage("embed_items", "proxies", embed_items.run, (), ("dataset", "encoder")),
 )
 FINE = Stage("align_fine", "adaptor", align_fine.run, ("fine",), ("dataset", "ranker", "proxies"))
+JOINT = Stage("align_joint", "joint", align_fine.run_joint, ("fine",), ("dataset", "ranker", "proxies"))
 ORACLE = Stage("train_oracle", "oracle", train_oracle.run, ("ranker",), ("dataset",))
 EVALUATE = Stage(
     "evaluate", "evaluation", evaluate.run, ("evaluation",), ("dataset", "ranker", "encoder", "proxies", "adaptor")
@@ -66,10 +67,13 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages in order; those after coarse alignment need a whole ranker, not only its ID table."""
     if recipe.bring.id_table is not None:
         return (PREPARE, IMPORT, *COARSE)
-    chain = (PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, FINE)
-    if not evaluate.has_oracle(recipe):
-        return (*chain, EVALUATE)
-    return (*chain, ORACLE, replace(EVALUATE, upstream=(*EVALUATE.upstream, ORACLE.kind)))
+    chain = [PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, FINE]
+    if recipe.fine.mode == "joint":
+        chain.append(JOINT)
+    if evaluate.has_oracle(recipe):
+        chain.append(ORACLE)
+    extra = tuple(stage.kind for stage in (JOINT, ORACLE) if stage in chain)
+    return (*chain, replace(EVALUATE, upstream=(*EVALUATE.upstream, *extra)))
 
 
 def check(recipe: Recipe) -> None:

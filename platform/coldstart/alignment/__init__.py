@@ -1,5 +1,18 @@
-"""Alignment: contrastive losses, layer groups, and the adaptor that fits content into the ranker's item slot."""
+"""Alignment: contrastive losses, layer groups, the adaptor that fits content into the item slot, the joint ranker."""
 
 from coldstart.alignment.adaptor import Adaptor, fine_proxies, load_adaptor, save_adaptor
+from coldstart.alignment.item_vectors import ContentVectors, ItemVectors, ProxyVectors
+from coldstart.alignment.joint_ranker import JointRanker, load_joint, save_joint
 
-__all__ = ["Adaptor", "fine_proxies", "load_adaptor", "save_adaptor"]
+__all__ = [
+    "Adaptor",
+    "ContentVectors",
+    "ItemVectors",
+    "JointRanker",
+    "ProxyVectors",
+    "fine_proxies",
+    "load_adaptor",
+    "load_joint",
+    "save_adaptor",
+    "save_joint",
+]

@@ -3,7 +3,7 @@
 from coldstart.rankers.din_dcn import DinDcn
 from coldstart.rankers.features import FeatureSchema
 from coldstart.rankers.given_table import IdRows
-from coldstart.rankers.interface import Ranker
+from coldstart.rankers.interface import Ranker, ReadingRanker
 from coldstart.rankers.kinds import ranker_class
 from coldstart.rankers.storage import digest, load_id_rows, load_ranker, save_ranker, vocabulary
 
@@ -12,6 +12,7 @@ __all__ = [
     "FeatureSchema",
     "IdRows",
     "Ranker",
+    "ReadingRanker",
     "digest",
     "load_id_rows",
     "load_ranker",

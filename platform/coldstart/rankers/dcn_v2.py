@@ -15,11 +15,11 @@ from coldstart.rankers.affinity import Affinity
 from coldstart.rankers.age import age_buckets
 from coldstart.rankers.crossing import Crossing
 from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import Ranker
+from coldstart.rankers.interface import ReadingRanker
 from coldstart.rankers.mlp import mlp
 
 
-class DcnV2(Ranker):
+class DcnV2(ReadingRanker):
     """Crosses the slot with the user's taste, habit and the features.
 
     Args:
@@ -36,10 +36,9 @@ class DcnV2(Ranker):
         self.crossing = Crossing(crossed, settings.cross_layers)
         self.mlp = mlp(crossed, settings.hidden, settings.dropout)
 
-    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
         age = age_buckets(batch.target_time, batch.history_time, batch.visible)
         logits, user, habit = self.affinity(batch, slots, self.id_slots(batch.history_idx), age)
         crossed = self.crossing(torch.cat([slots, user, habit, self.known(batch)], dim=-1))
-        out: Tensor = logits + self.mlp(crossed).squeeze(-1)
-        return out
+        return logits, crossed

@@ -18,14 +18,14 @@ from coldstart.data.batches import RankBatch
 from coldstart.rankers.affinity import Affinity
 from coldstart.rankers.age import age_buckets
 from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import Ranker
+from coldstart.rankers.interface import ReadingRanker
 from coldstart.rankers.mlp import mlp
 
 UNITS = 4
 """`u`. The paper has 36; the work per pair of target and event grows with it, and on films 16 were no better than 4."""
 
 
-class Din(Ranker):
+class Din(ReadingRanker):
     """Sums the history by how much each event bears on the target, and reads slot, sum, taste and habit with an MLP.
 
     An event is its item's row, bent by whether it was clicked: impressions that were passed over speak too. As in the
@@ -48,8 +48,8 @@ class Din(Ranker):
         self.known = FeatureEmbedding(features, width)
         self.mlp = mlp(4 * width + 2 + self.known.width, settings.hidden, settings.dropout)
 
-    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
         history = self.id_slots(batch.history_idx)
         age = age_buckets(batch.target_time, batch.history_time, batch.visible)
         logits, user, habit = self.affinity(batch, slots, history, age)
@@ -57,8 +57,7 @@ class Din(Ranker):
         events = history * (1 + gain) + shift
         interest = self.activation(slots, events, batch.visible) / math.sqrt(self.history)
         read = torch.cat([slots, interest, slots * interest, slots * user, habit, self.known(batch)], dim=-1)
-        out: Tensor = logits + self.mlp(read).squeeze(-1)
-        return out
+        return logits, read
 
 
 class ActivationUnit(nn.Module):

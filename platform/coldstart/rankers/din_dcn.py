@@ -17,11 +17,11 @@ from coldstart.rankers.age import age_buckets
 from coldstart.rankers.attention import PastAttention
 from coldstart.rankers.crossing import Crossing
 from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import Ranker
+from coldstart.rankers.interface import ReadingRanker
 from coldstart.rankers.mlp import mlp
 
 
-class DinDcn(Ranker):
+class DinDcn(ReadingRanker):
     """Crosses the slot, what it attends to in the history, its match with the user's taste, habit and features.
 
     Args:
@@ -40,12 +40,11 @@ class DinDcn(Ranker):
         self.crossing = Crossing(crossed, settings.cross_layers)
         self.mlp = mlp(crossed, settings.hidden, settings.dropout)
 
-    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
         history = self.id_slots(batch.history_idx)
         age = age_buckets(batch.target_time, batch.history_time, batch.visible)
         logits, user, habit = self.affinity(batch, slots, history, age)
         interest = self.attention(slots, history, batch.history_label, age)
         crossed = self.crossing(torch.cat([slots, interest, slots * user, habit, self.known(batch)], dim=-1))
-        out: Tensor = logits + self.mlp(crossed).squeeze(-1)
-        return out
+        return logits, crossed

@@ -73,3 +73,25 @@ class Ranker(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+
+
+class ReadingRanker(Ranker):
+    """A ranker in two parts: what is read off a slot in the light of the history, and an MLP that weighs it.
+
+    All of the platform's rankers are of this kind; several slots of one item can be read by the same first part.
+
+    Attributes:
+        mlp: The second part, `[..., w]` to `[..., 1]`.
+    """
+
+    mlp: nn.Sequential
+
+    @abstractmethod
+    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, T]` that need no MLP, and what the MLP reads, `[B, T, w]`, of slots `[B, T, d]`."""
+
+    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
+        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+        logits, read = self.read(batch, slots)
+        out: Tensor = logits + self.mlp(read).squeeze(-1)
+        return out

@@ -20,14 +20,14 @@ from coldstart.rankers.affinity import Affinity
 from coldstart.rankers.age import UNSEEN, age_buckets
 from coldstart.rankers.attention import PastAttention
 from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import Ranker
+from coldstart.rankers.interface import ReadingRanker
 from coldstart.rankers.mlp import mlp
 
 NEVER = 2**62
 """A time that is before nothing."""
 
 
-class Transformer(Ranker):
+class Transformer(ReadingRanker):
     """Two layers, of events and of targets, and an MLP over slot, what was found, taste, habit and features.
 
     Args:
@@ -46,8 +46,8 @@ class Transformer(Ranker):
         self.known = FeatureEmbedding(features, width)
         self.mlp = mlp(4 * width + 2 + self.known.width, settings.hidden, settings.dropout)
 
-    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
         history = self.id_slots(batch.history_idx)
         age = age_buckets(batch.target_time, batch.history_time, batch.visible)
         logits, user, habit = self.affinity(batch, slots, history, age)
@@ -55,8 +55,7 @@ class Transformer(Ranker):
         near = age.masked_fill(~self._within_reach(batch.visible), UNSEEN)
         interest = self.targets(slots, events, batch.history_label, near)
         read = torch.cat([slots, interest, slots * interest, slots * user, habit, self.known(batch)], dim=-1)
-        out: Tensor = logits + self.mlp(read).squeeze(-1)
-        return out
+        return logits, read
 
     def _within_reach(self, visible: Tensor) -> Tensor:
         """`[B, T, L]`: which events are near enough to the target that what they have seen is in its history too."""

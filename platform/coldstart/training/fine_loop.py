@@ -81,7 +81,12 @@ def align_fine(
     before = digest(ranker)
     torch.manual_seed(seed)
     adaptor = Adaptor(
-        coarse.shape[-1], states.shape[1], states.shape[2], hidden=settings.hidden, dropout=settings.dropout
+        coarse.shape[-1],
+        states.shape[1],
+        states.shape[2],
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+        parts=settings.parts,
     )
     adaptor.start_at(ranker.id_rows()[ranker.trained].cpu())
     torch.manual_seed(seed * 1000 + rank())

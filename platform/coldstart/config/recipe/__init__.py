@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from coldstart.config.recipe.adaptor import Fine
+from coldstart.config.recipe.adaptor import AdaptorParts, Fine, Joint
 from coldstart.config.recipe.challenger import Challenger, Watch
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
@@ -20,6 +20,7 @@ from coldstart.config.section import Section
 
 __all__ = [
     "CUE",
+    "AdaptorParts",
     "Bring",
     "Challenger",
     "Cluster",
@@ -33,6 +34,7 @@ __all__ = [
     "Fine",
     "Gate",
     "Generated",
+    "Joint",
     "Lora",
     "Negatives",
     "Offload",
