@@ -67,7 +67,11 @@ class _Line(ABC):
 
     def _read(self) -> dict[str, Any] | None:
         entry = None
-        for entry in self.journal.follow():
+        for line in self.journal.follow():
+            if "note" in line:
+                CONSOLE.print(f"[yellow]note[/]  {self.stage:<13} {line['note']}", soft_wrap=True)
+                continue
+            entry = line
             self._latest.update(entry)
         if entry is not None:
             self.figures = _shown(self._latest)

@@ -138,6 +138,13 @@ def test_epochs_end_with_the_retrieval_of_held_out_items(root: Path):
     assert measured[0]["uniformity"] < 0
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_checkpoints_tell_how_long_the_steps_waited(root: Path, stage: int):
+    """In the line after each of them: every second step but the last."""
+    lines = Journal(root / f"zero{stage}" / "journal.jsonl").read()
+    assert [line["done"] for line in lines if "checkpoint_stall" in line] == [3, 5]
+
+
 def test_every_step_says_how_it_went(root: Path):
     for stage in range(4):
         lines = Journal(root / f"zero{stage}" / "journal.jsonl").read()

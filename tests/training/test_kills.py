@@ -36,7 +36,7 @@ def start(root: Path, name: str, attempt: int) -> list[subprocess.Popen[bytes]]:
 
 def lines(root: Path, name: str) -> list[dict[str, Any]]:
     file = root / name / "journal.jsonl"
-    return Journal(file).read() if file.is_file() else []
+    return [line for line in Journal(file).read() if "note" not in line] if file.is_file() else []
 
 
 def kill_sometime(root: Path, name: str, ranks: list[subprocess.Popen[bytes]], chance: random.Random) -> bool:

@@ -73,7 +73,8 @@ def _kill_a_worker(journal: Path, after: int) -> None:
 
 
 def test_survives_the_death_of_a_worker_from_its_newest_checkpoint(aligned: Path) -> None:
-    done = [line["done"] for line in Journal(aligned / "journals" / "align_coarse.jsonl").read()]
+    lines = Journal(aligned / "journals" / "align_coarse.jsonl").read()
+    done = [line["done"] for line in lines if "note" not in line]
     back = next(place for place in range(1, len(done)) if done[place] <= done[place - 1])
     assert done[back] > 4, "it began anew"
     assert sorted(set(done)) == list(range(done[-1] + 1))

@@ -22,8 +22,11 @@ class Journal:
         self.path = path
         self._position = 0
 
-    def write(self, done: int, total: int, **figures: float) -> None:
-        """Appends one line: `done` of `total` units, and any named figures (loss, gauc, ...)."""
+    def write(self, done: int, total: int, **figures: float | str) -> None:
+        """Appends one line: `done` of `total` units, and any named figures (loss, gauc, ...).
+
+        A line with a `note` is no measurement: it is there for a person to read.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": round(time.time(), 3), "done": done, "total": total, **figures}
         with self.path.open("a") as stream:

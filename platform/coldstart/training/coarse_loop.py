@@ -138,7 +138,10 @@ class _Loop:
     def __init__(self, task: CoarseTask, engine: Any, encoder: Encoder, rows: Tensor, stream: Stream) -> None:
         self.task, self.engine, self.encoder, self.rows, self.stream = task, engine, encoder, rows, stream
         self.journal = Journal(task.journal)
-        self.checkpoints = Checkpoints(task.checkpoints, task.key)
+        self.checkpoints = Checkpoints(
+            task.checkpoints, task.key, background=task.coarse.checkpoint_async, tell=self._tell
+        )
+        self.done = 0
         self.share = task.coarse.batch // world_size()
         self.negatives = NegativeSampler(
             task.coarse.negatives, task.train, task.events, batch=task.coarse.batch, seed=task.seed
@@ -153,11 +156,12 @@ class _Loop:
         """From the newest checkpoint to the last step."""
         task = self.task
         found = self.checkpoints.load(self.engine)
-        start = found["step"] if found else 0
+        start = self.done = found["step"] if found else 0
         if found:
             self.best = found["facts"]["best"]
         order = self._order(start)
         batches = self.stream(order[:, rank()].ravel(), self.encoder.prompt.prepare, self.share)
+        stalled: dict[str, float] = {}
         for step in range(start, task.total_steps):
             began = time.perf_counter()
             batch = next(batches)
@@ -165,13 +169,18 @@ class _Loop:
             figures = self._step(step, dict(batch), order[step - start].ravel())
             seconds = time.perf_counter() - began
             figures |= {"items_per_second": task.coarse.batch / seconds, "data_wait": waited / seconds}
-            done = step + 1
+            done = self.done = step + 1
             if done % task.steps_per_epoch == 0:
                 figures |= self._measure(done)
             if rank() == 0:
-                self.journal.write(done, task.total_steps, **figures)
+                self.journal.write(done, task.total_steps, **figures, **stalled)
+            stalled = {}
             if done % task.coarse.checkpoint_every == 0 and done < task.total_steps:
-                self.checkpoints.save(self.engine, done, best=self.best)
+                stalled = {"checkpoint_stall": self.checkpoints.save(self.engine, done, best=self.best)}
+        self.checkpoints.settle()
+
+    def _tell(self, note: str) -> None:
+        self.journal.write(self.done, self.task.total_steps, note=note)
 
     def best_state(self) -> dict[str, Tensor]:
         """The whole state of the encoder at its best epoch."""
@@ -202,6 +211,7 @@ class _Loop:
         }
         for name in ("loss", "gradient_norm"):
             if not np.isfinite(figures[name]):
+                self.checkpoints.settle()
                 blamed = ~torch.isfinite(everyone).cpu().numpy()
                 raise Diverged(step + 1, name.replace("_", " "), items[blamed] if blamed.any() else items)
         return figures

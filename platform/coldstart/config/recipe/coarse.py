@@ -80,6 +80,8 @@ class Coarse(Section):
     """Seeded share of mature items, 1,024 at most, kept out of the loss to measure retrieval of their own ID."""
     checkpoint_every: PositiveInt = 50
     """Steps between resumable checkpoints."""
+    checkpoint_async: bool = True
+    """Whether they are written while the steps go on. Needs room for a rank's state in the host's memory once more."""
 
     def micro(self, ranks: int) -> int:
         """Items that each of so many ranks reads at a time."""
