@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import threading
 
 import httpx
 import numpy as np
@@ -67,6 +68,10 @@ def test_release_and_health_say_what_is_served(client, release):
     assert answer["versions"] == {"adaptor": 1, "ranker": 1, "encoder": 1}
     assert answer["fingerprints"]["adaptor"] == release.adaptor.fingerprint
     assert client.get("/readyz").json() == {"status": "ready", "release": "served-adaptor/1"}
+
+
+def test_the_program_that_deploys_keeps_no_thread_that_would_call_ray_after_its_end(url):
+    assert not [thread.name for thread in threading.enumerate() if "router" in thread.name]
 
 
 def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):

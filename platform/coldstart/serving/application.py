@@ -196,8 +196,11 @@ def _handle(name: str, settings: Serving) -> DeploymentHandle[Any]:
     handle: DeploymentHandle[Any] = serve.get_app_handle(name)
     if settings.ingress != "haproxy":
         return handle
-    # This program has not the flags that Serve has, so its handles must be told: over gRPC, with the C pickler.
-    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+    # This program has not the flags that Serve has, so its handles must be told: over gRPC, with the C pickler. Asking
+    # the handle for these options would start its router here, whose thread calls Ray after Ray is shut down.
+    told = {"_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"}
+    options = handle.handle_options.copy_and_update(**told)
+    return DeploymentHandle(handle.deployment_name, handle.app_name, handle_options=options)
 
 
 def check_port(settings: Serving) -> None:
