@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from workloads.console import CONSOLE
 HISTORY = 50
 CLIENTS = (1, 4, 16, 64)
 FEW = (1, 16)
+PARTS = ("steady", "forms", "swap", "step")
 COLD = 8
 """Candidates of a request that are ranked by their proxy, in the shape `cold`."""
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
@@ -45,7 +46,7 @@ class Contender:
     """A server that is up.
 
     Attributes:
-        name: bare, ours or plain.
+        name: bare, or one of `served.KINDS`.
         url: Where.
         process: Its root.
     """
@@ -74,10 +75,10 @@ class Contender:
 
 
 @contextmanager
-def bare(run: Path) -> Iterator[Contender]:
-    """The ceiling; it reads the proxies that `ours` has stored."""
+def bare(run: Path, proxies_of: str = "ours") -> Iterator[Contender]:
+    """The ceiling; it reads the proxies that another contender has stored."""
     port, space = free_port(), made.release(run).adaptor.fingerprint
-    store = run.parent / "store-ours"
+    store = run.parent / f"store-{proxies_of}"
     command = ["-m", "workloads.benchmarks.serving.bare", "--run", run, "--store", store, "--space", space]
     process = subprocess.Popen([sys.executable, *map(str, command), "--port", str(port)], text=True)
     try:
@@ -90,7 +91,7 @@ def bare(run: Path) -> Iterator[Contender]:
 
 @contextmanager
 def served(kind: str, run: Path, **settings: Any) -> Iterator[Contender]:
-    """The application, `ours` or `plain`, once it has said that it is ready."""
+    """The application in one of its `KINDS`, once it has said that it is ready."""
     port = free_port()
     command = ["-m", "workloads.benchmarks.serving.served", "--kind", kind, "--run", run, "--port", port]
     process = subprocess.Popen(
@@ -136,10 +137,16 @@ def load(cells: list[dict[str, Any]], work: Path) -> list[dict[str, Any]]:
     return done
 
 
-def steady(contenders: list[Contender], shapes: dict[str, Path], work: Path, seconds: float) -> list[dict[str, Any]]:
-    """Every contender in turn, several short rounds."""
+def steady(
+    contenders: list[Contender],
+    shapes: dict[str, Path],
+    work: Path,
+    seconds: float,
+    plan: Iterable[tuple[str, tuple[int, ...], int]],
+) -> list[dict[str, Any]]:
+    """Every contender in turn, several short rounds of each shape and number of clients of a plan."""
     cells = []
-    for shape, clients, rounds in (("32", CLIENTS, 3), ("200", FEW, 2), ("cold", FEW, 2)):
+    for shape, clients, rounds in plan:
         for turn in range(rounds):
             for many in clients:
                 order = contenders[turn % len(contenders) :] + contenders[: turn % len(contenders)]
@@ -193,11 +200,11 @@ def main() -> None:
     """Measures everything and adds a section to RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m workloads.benchmarks.serving", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.5, help="of a measured round (default: 3.5)")
-    parser.add_argument("--only", choices=("steady", "step", "swap"), action="append", help="leave the others out")
+    parser.add_argument("--only", choices=PARTS, action="append", help="leave the others out")
     parser.add_argument("--out", type=Path, help="where the figures go as JSON (default: only RESULTS.md)")
     parser.add_argument("--dry", action="store_true", help="print the section, leave RESULTS.md alone")
     given = parser.parse_args()
-    parts = given.only or ["steady", "step", "swap"]
+    parts = given.only or PARTS
     began, found = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
         work = Path(folder)
@@ -216,11 +223,18 @@ def main() -> None:
                     CONSOLE.print(f"{ours.hear()} {plain.hear()}")
                     ceiling = others.enter_context(bare(run))
                     found["parity"] = parity.worst(ours.url, run, rows=1000)
-                    found["steady"] = table.cells(steady([ours, ceiling, plain], files, work, given.seconds))
+                    plan = (("32", CLIENTS, 3), ("200", FEW, 2), ("cold", FEW, 2))
+                    found["steady"] = table.cells(steady([ours, ceiling, plain], files, work, given.seconds, plan))
             else:
                 ours.hear()
             if "swap" in parts:
                 found["swap"] = table.swap(swap_under_load(ours, files["cold"], work))
+        if "forms" in parts:
+            with served("apart", run) as apart, served("roomy", run) as roomy:
+                CONSOLE.print(f"{apart.hear()} {roomy.hear()}")
+                with bare(run, "apart") as ceiling:
+                    plan = (("32", FEW, 3),)
+                    found["forms"] = table.cells(steady([apart, ceiling, roomy], files, work, given.seconds, plan))
         if "step" in parts:
             found["step"] = table.step(step_in_load(run, files["32"], work))
     found["minutes"] = (time.monotonic() - began) / 60

@@ -26,6 +26,8 @@ PLAIN = {
     "max_replicas": 1,
 }
 """Serve as it comes: no flags, no HAProxy, every query in a call of its own, nothing refused."""
+KINDS = {"ours": {}, "apart": {"ranker": "apart"}, "plain": PLAIN, "roomy": PLAIN}
+"""`apart` has the ranker in a deployment of its own; `roomy` is `plain` with as many requests in a replica as come."""
 _SERVE_ONGOING = 5
 """Serve's own limit of requests in a replica."""
 
@@ -33,15 +35,13 @@ _SERVE_ONGOING = 5
 def settings(kind: str, port: int, more: dict[str, Any]) -> Serving:
     """Of one contender. Replicas are fixed at one, so that rates compare; the step in load has its own."""
     rates = {"security": {"requests_per_s": 1e6, "burst": 1_000_000}}
-    return Serving.model_validate(
-        {"port": port, "max_replicas": 1, **rates, **(PLAIN if kind == "plain" else {}), **more}
-    )
+    return Serving.model_validate({"port": port, "max_replicas": 1, **rates, **KINDS[kind], **more})
 
 
 def main() -> None:
     """Deploys and answers `ready`; then does `swap` and `replicas` until it is told to `stop`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kind", choices=("ours", "plain"), required=True)
+    parser.add_argument("--kind", choices=tuple(KINDS), required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--settings", type=json.loads, default={})

@@ -90,6 +90,14 @@ def section(found: dict[str, Any]) -> str:
     ]
     if "steady" in found:
         lines += [*_steady(found["steady"]), "", *_asked(found), ""]
+    if "forms" in found:
+        lines += [
+            "`apart` has the ranker in a deployment of its own; `roomy` is `plain` without Serve's limit of 5 requests "
+            "in a replica, beyond which its router waits longer and longer before it asks the replica again.",
+            "",
+            *_steady(found["forms"]),
+            "",
+        ]
     if "swap" in found:
         lines += [_swapped(found["swap"]), ""]
     if "step" in found:
