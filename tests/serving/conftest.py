@@ -29,6 +29,7 @@ class Model:
         if asyncio.iscoroutine(argument):
             argument = await argument
         self.asked += argument if isinstance(argument, list) else [argument]
+        await asyncio.sleep(0)
         if self.mood == "slow":
             await asyncio.sleep(60)
         if self.mood == "full":
@@ -49,8 +50,8 @@ def gateway(tmp_path):
     )
     settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
     models = (
-        Model(lambda content: content),
-        Model(lambda reading: np.full(8, 3.0, np.float32)),
+        Model(lambda content: (content, 1)),
+        Model(lambda reading: (np.full(8, 3.0, np.float32), 1)),
         Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
     )
     return Gateway(

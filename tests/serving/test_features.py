@@ -100,8 +100,8 @@ def client(request, tmp_path, sequences) -> TestClient:
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
     ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [proxies])
     models = (
-        Model(lambda content: content),
-        Model(lambda reading: np.full(8, 0.5, np.float32)),
+        Model(lambda content: (content, 1)),
+        Model(lambda reading: (np.full(8, 0.5, np.float32), 1)),
         Model(lambda queries: score(loaded, queries, history=HISTORY)),
     )
     release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})

@@ -6,6 +6,8 @@ from coldstart.evaluation.metrics import reliability, stability
 from coldstart.serving.figures import (
     PROBABILITIES,
     SECONDS,
+    SIZES,
+    Depth,
     Recent,
     added,
     binned,
@@ -46,6 +48,29 @@ def test_figures_of_gateways_add_up():
     assert total["a"].tolist() == [1, 2]
     assert total["b"].tolist() == [1, 1, 1]
     assert one["a"].tolist() == [1, 1]
+
+
+def test_of_some_figures_the_largest_counts():
+    total = added({"x": {"most|age": np.array([2.0])}, "y": {"most|age": np.array([7.0])}, "z": {"a": np.ones(1)}})
+    assert total["most|age"].tolist() == [7]
+
+
+def test_a_batch_size_has_the_bin_that_names_it():
+    assert np.flatnonzero(binned([1], SIZES)) == 0
+    assert binned([3, 4, 5, 128, 129], SIZES).tolist() == [0, 0, 2, 1, 0, 0, 0, 1, 1]
+
+
+def test_a_queue_remembers_its_peak_for_a_minute_and_a_failure_leaves_it():
+    queue = Depth()
+    with queue, queue:
+        assert queue.sums().tolist() == [2, 2]
+    with pytest.raises(ValueError, match="inside"), queue:
+        raise ValueError("inside")
+    for _ in range(60):
+        assert queue.sums().tolist() == [0, 2]
+        queue.turn()
+    queue.turn()
+    assert queue.sums().tolist() == [0, 0]
 
 
 def labelled(rows: int = 30_000) -> tuple[np.ndarray, np.ndarray]:

@@ -49,8 +49,8 @@ def gateway(tmp_path) -> Gateway:
     store.mature.write(IDS[:TRAINED], ROWS)
     store.close()
     models = (
-        Model(lambda content: content),
-        Model(proxy_of),
+        Model(lambda content: (content, 1)),
+        Model(lambda content: (proxy_of(content), 1)),
         Model(lambda queries: [np.full(len(query.item_idx), 0.5, np.float32) for query in queries]),
     )
     release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})

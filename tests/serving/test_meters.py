@@ -36,6 +36,6 @@ def test_every_metric_asked_for_exists(file):
         assert set(asked) <= set(existing()), expression
 
 
-def test_every_metric_is_shown_but_for_what_is_known_at_a_swap_only():
+def test_every_metric_is_shown():
     shown = {existing()[name] for text in expressions()["serving.json"] for name in re.findall(r"ray_\w+", text)}
-    assert set(existing().values()) - shown <= {"coldstart_earned_cosine"}
+    assert set(existing().values()) == shown

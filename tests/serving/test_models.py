@@ -11,6 +11,7 @@ from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.serving.batching import Together
 from coldstart.serving.models import Models
+from coldstart.serving.watch import Watch
 
 pytestmark = pytest.mark.anyio
 
@@ -142,14 +143,17 @@ class Handle:
 
 
 def models(ranker, encoder=None, **settings) -> Models:
-    return Models(encoder or Handle(lambda c: c), Handle(lambda r: np.ones(3)), ranker, Serving(**settings))
+    told = Serving(**settings)
+    return Models(
+        encoder or Handle(lambda c: (c, 1)), Handle(lambda r: (np.ones(3), 1)), ranker, told, Watch(told, None)
+    )
 
 
 async def test_a_call_whose_replica_dies_is_made_again():
     ranker = Handle(lambda queries: [np.full(2, query) for query in queries], deaths=2)
     answers = await asyncio.gather(*(models(ranker).rank(n) for n in (1, 2)))
     assert [answer.tolist() for answer in answers] == [[1, 1], [2, 2]]
-    proxy = await models(ranker, Handle(lambda content: content, deaths=1)).proxy(Content("t", None, None))
+    proxy = await models(ranker, Handle(lambda content: (content, 1), deaths=1)).proxy(Content("t", None, None))
     assert proxy.shape == (3,)
 
 

@@ -29,6 +29,9 @@ class Arm:
         self.release = ReleaseAnswer(release=name, project="demo", alias=None, versions={}, fingerprints={})
         self.score, self.mood, self.asked = score, "fine", 0
 
+    def take_in(self) -> None:
+        pass
+
     async def rank(self, call: RankCall) -> RankAnswer:
         self.asked += 1
         if self.mood == "broken":
@@ -192,8 +195,8 @@ async def test_feedback_finds_its_answer_on_whichever_gateway_gave_it():
     for user in USERS:
         await one.rank(call(user))
     await one.look()
-    two.watch.feedback([Feedback(item_id="a", label=1, user_id=user) for user in USERS])
-    two.watch.feedback([Feedback(item_id="a", label=1, request_id="never asked")])
+    two.watch.feedback("p1", [Feedback(item_id="a", label=1, user_id=user) for user in USERS])
+    two.watch.feedback("p2", [Feedback(item_id="a", label=1, request_id="never asked")])
     for gateway in (two, one, one, two):
         await gateway.look()
     found = two.summary()
@@ -204,10 +207,32 @@ async def test_feedback_finds_its_answer_on_whichever_gateway_gave_it():
         assert calibration.observed == 1
         assert calibration.error == pytest.approx(1 - score)
     # The first word counts.
-    two.watch.feedback([Feedback(item_id="a", label=0, user_id=user) for user in USERS])
+    two.watch.feedback("p3", [Feedback(item_id="a", label=0, user_id=user) for user in USERS])
     for gateway in (two, one, one, two):
         await gateway.look()
     assert two.summary().champion.calibration["all"].observed == 1
+
+
+async def test_feedback_that_is_sent_again_counts_once_on_whichever_gateway_it_comes_again():
+    board = Remote(Board())
+    one, two = traffic(board), traffic(board)
+    user = USERS[0]
+    await one.rank(call(user))
+    await one.look()
+    clicked = [Feedback(item_id="a", label=1, user_id=user)]
+    one.watch.feedback("p1", clicked)
+    await one.look()
+    # Another answer for the same item: the click must not be taken for one on this.
+    await one.rank(call(user))
+    one.watch.feedback("p1", clicked)
+    two.watch.feedback("p1", clicked)
+    for gateway in (one, two, one):
+        await gateway.look()
+    assert one.summary().feedback_joined == 1
+    one.watch.feedback("p2", clicked)
+    for gateway in (one, two):
+        await gateway.look()
+    assert two.summary().feedback_joined == 2
 
 
 async def test_what_is_remembered_is_bounded():

@@ -8,7 +8,7 @@ from ray import serve
 
 from coldstart.alignment import load_adaptor
 from coldstart.config.recipe import Serving
-from coldstart.serving.batching import BatchWatch, tune
+from coldstart.serving.batching import BatchWatch, sized, tune
 from coldstart.serving.scoring import Floats, Reading
 
 
@@ -21,15 +21,15 @@ class AdaptorReplica:
         self.watch = BatchWatch(settings.request_timeout_s)
         tune(self._adapt, settings)
 
-    async def adapt(self, reading: Reading) -> Floats:
-        """Adapts one item: `[d]`."""
+    async def adapt(self, reading: Reading) -> tuple[Floats, int]:
+        """Adapts one item: `[d]`, and the size of the batch, if it is the first of one."""
         return await self.watch.wait(self._adapt(reading))
 
     @serve.batch
-    async def _adapt(self, readings: list[Reading]) -> list[Floats]:
+    async def _adapt(self, readings: list[Reading]) -> list[tuple[Floats, int]]:
         with self.watch.batch(), torch.inference_mode():
             coarse, states = (torch.from_numpy(np.stack(part)) for part in zip(*readings, strict=True))
-            return list(self.adaptor(coarse, states).numpy())
+            return sized(list(self.adaptor(coarse, states).numpy()))
 
     def check_health(self) -> None:
         """Called by Serve."""

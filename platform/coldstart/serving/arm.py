@@ -61,7 +61,7 @@ class Arm:
         """
         coded = None if features is None else self._encoded("item", features, "features")
         await self._check(content, "picture")
-        vector = await self._within(self.models.proxy(content))
+        vector = await self._answer(self.models.proxy(content))
         return Proxy.of(vector, coded)
 
     async def rank(self, call: RankCall) -> RankAnswer:
@@ -73,7 +73,7 @@ class Arm:
         choice = self.catalogue.choose(call.candidate_ids)
         features = self._features(call, choice)
         self.watch.stage("choose", time.perf_counter() - began)
-        proxies = choice.proxies | await self._within(self._contents(call.contents))
+        proxies = choice.proxies | await self._contents(call.contents)
         positions = sorted(proxies)
         query = RankQuery(
             history_idx=self.catalogue.indices(call.history_ids),
@@ -86,7 +86,7 @@ class Arm:
             features=features,
         )
         sent = time.perf_counter()
-        scores = await self._within(self.models.rank(query))
+        scores = await self._answer(self.models.rank(query))
         self.watch.stage("rank", time.perf_counter() - sent)
         if not np.isfinite(scores).all():
             raise RuntimeError(f"{self.release.release} gives scores that are not finite")
@@ -96,7 +96,12 @@ class Arm:
 
     async def score(self, queries: Sequence[RankQuery]) -> list[Floats]:
         """Click probabilities `[T]` of each query."""
-        return await self._within(asyncio.gather(*map(self.models.rank, queries)))
+        return await self._answer(asyncio.gather(*map(self.models.rank, queries)))
+
+    def take_in(self) -> None:
+        """Takes in what was published since, and tells how long that waited; done without being asked for it, too."""
+        self.store.catch_up()
+        self.watch.held(self.store.newest_at, self.store.delays())
 
     async def health(self) -> None:
         """Sends a golden request through every model; the encoder only until it has answered once.
@@ -137,9 +142,7 @@ class Arm:
             return {}
         for position, content in contents.items():
             await self._check(content, f"candidates.{position}.picture")
-        sent = time.perf_counter()
-        proxies = await asyncio.gather(*map(self.models.proxy, contents.values()))
-        self.watch.stage("encode", time.perf_counter() - sent)
+        proxies = await self._answer(asyncio.gather(*map(self.models.proxy, contents.values())))
         return dict(zip(contents, proxies, strict=True))
 
     async def _check(self, content: Content, where: str) -> None:
@@ -156,12 +159,16 @@ class Arm:
         except BadPicture as error:
             raise ApiError(422, "bad_picture", f"{where}: {error}") from error
 
-    async def _within(self, work: Awaitable[Answer]) -> Answer:
-        seconds = self.settings.request_timeout_s
+    async def _answer(self, work: Awaitable[Answer]) -> Answer:
+        """What the models answer.
+
+        Raises:
+            ApiError: 504, nothing in time; 429, too many wait.
+        """
         try:
-            async with asyncio.timeout(seconds):
-                return await work
+            return await work
         except TimeoutError as error:
+            seconds = self.settings.request_timeout_s
             raise ApiError(504, "timeout", f"the models did not answer within {seconds:g} s") from error
         except BackPressureError as error:
             raise ApiError(429, "busy", "too many requests are waiting; try again", retry_after=1) from error

@@ -141,6 +141,11 @@ class BatchWatch:
             raise RuntimeError(f"no batch was finished for {self.patience_s:.0f} s while requests wait")
 
 
+def sized(answers: list[Answer]) -> list[tuple[Answer, int]]:
+    """Answers with the size of their batch: told with the first of them, 0 with the others, so that it counts once."""
+    return [(answer, 0 if place else len(answers)) for place, answer in enumerate(answers)]
+
+
 def tune(batched: Any, settings: Serving) -> None:
     """Gives a method decorated with `serve.batch` the recipe's limits."""
     batched.set_max_batch_size(settings.max_batch)

@@ -13,7 +13,7 @@ from coldstart.rankers import load_id_rows
 from coldstart.rankers.storage import vocabulary
 from coldstart.registry import Release
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.schemas import Earned
+from coldstart.serving.watch_answers import Earned
 
 Rows = NDArray[np.float64]
 

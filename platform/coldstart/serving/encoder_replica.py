@@ -9,7 +9,7 @@ from ray import serve
 from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
-from coldstart.serving.batching import BatchWatch, must_be_finite, tune
+from coldstart.serving.batching import BatchWatch, must_be_finite, sized, tune
 from coldstart.serving.scoring import GOLDEN_CONTENT, Reading
 
 
@@ -24,14 +24,14 @@ class EncoderReplica:
         tune(self._read, settings)
         must_be_finite("encoder", *self._forward([GOLDEN_CONTENT])[0])
 
-    async def read(self, content: Content) -> Reading:
-        """Reads one item."""
+    async def read(self, content: Content) -> tuple[Reading, int]:
+        """Reads one item; with it the size of the batch, if it is the first of one."""
         return await self.watch.wait(self._read(content))
 
     @serve.batch
-    async def _read(self, contents: list[Content]) -> list[Reading]:
+    async def _read(self, contents: list[Content]) -> list[tuple[Reading, int]]:
         with self.watch.batch():
-            return await asyncio.to_thread(self._forward, contents)
+            return sized(await asyncio.to_thread(self._forward, contents))
 
     def _forward(self, contents: list[Content]) -> list[Reading]:
         with torch.inference_mode():

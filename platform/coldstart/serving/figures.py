@@ -4,7 +4,9 @@ Whatever is told of the traffic (rates, percentiles, distributions, calibration)
 that the figures of several gateways are the sum of theirs.
 """
 
+from collections import deque
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ SECONDS = np.geomspace(0.0005, 60.0, 60)
 """Inner edges of latency bins; each is a fifth wider than the one before."""
 PROBABILITIES = sigmoid(np.linspace(-8.0, 8.0, 127))
 """Inner edges of score bins, even in log-odds: click rates are small, and differ by factors."""
+SIZES: Sums = np.array([1, 2, 4, 8, 16, 32, 64, 128]) + 0.5
+"""Inner edges of bins of batch sizes: 1, 2, 3 to 4, 5 to 8 and so on, and more than 128."""
+MOST = "most|"
+"""Begins the names of figures of which the largest counts, not the sum."""
 _SLOTS = 20
 
 
@@ -49,6 +55,34 @@ class Recent:
         """[width] what was added within the window."""
         recent = self._slot > int(now / self._slot_s) - _SLOTS
         return np.asarray(self._sums[recent].sum(axis=0))
+
+
+class Depth:
+    """How many are in a queue; being in it is a context."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._highest = 0
+        self._peaks: deque[int] = deque([0], maxlen=60)
+
+    def __enter__(self) -> None:
+        self.now += 1
+        if self.now > self._highest:
+            self._highest = self.now
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.now -= 1
+
+    def turn(self) -> None:
+        """To be called once a second."""
+        self._peaks.append(self._highest)
+        self._highest = self.now
+
+    def sums(self) -> Sums:
+        """How many are in it, and the most that were at once within a minute."""
+        return np.array([self.now, max(*self._peaks, self._highest)], np.float64)
 
 
 def binned(values: Any, edges: Sums) -> Sums:
@@ -92,9 +126,14 @@ def quantile(counts: Sums, edges: Sums, share: float) -> float:
 
 
 def added(several: Mapping[str, Figures]) -> Figures:
-    """The sum of the figures of several gateways."""
+    """The sum of the figures of several gateways; of those named `MOST`, the largest."""
     total: Figures = {}
     for figures in several.values():
         for name, sums in figures.items():
-            total[name] = total[name] + sums if name in total else sums
+            if name not in total:
+                total[name] = sums
+            elif name.startswith(MOST):
+                total[name] = np.maximum(total[name], sums)
+            else:
+                total[name] = total[name] + sums
     return total

@@ -19,17 +19,12 @@ from coldstart.serving.items import Items
 from coldstart.serving.models import Models, Within
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.ranker_replica import RankerReplica
-from coldstart.serving.schemas import (
-    FeedbackAnswer,
-    FeedbackRequest,
-    HealthAnswer,
-    RankAnswer,
-    ReleaseAnswer,
-    WatchAnswer,
-)
+from coldstart.serving.request_id import incoming
+from coldstart.serving.schemas import FeedbackAnswer, FeedbackRequest, HealthAnswer, RankAnswer, ReleaseAnswer
 from coldstart.serving.traffic import Traffic
 from coldstart.serving.trial import Trial
 from coldstart.serving.watch import Watch
+from coldstart.serving.watch_answers import WatchAnswer
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class Gateway:
     def _arm(self, served: Served, store_dir: Path) -> Arm:
         store = ProxyStore(store_dir, served.release.fingerprints["adaptor"], self.settings.store)
         ranker = served.ranker or Within(RankerReplica(served.ranker_dir, self.settings))
-        models = Models(served.encoder, served.adaptor, ranker, self.settings)
+        models = Models(served.encoder, served.adaptor, ranker, self.settings, self.watch)
         catalogue = Catalogue(served.ranker_dir, store)
         return Arm(served.release, models, catalogue, store, self.settings, self.data, self.watch)
 
@@ -112,7 +107,7 @@ class Gateway:
 
     def feedback(self, request: FeedbackRequest) -> FeedbackAnswer:
         """Takes what users did with items that were ranked for them."""
-        self.watch.feedback(request.events)
+        self.watch.feedback(incoming().request_id, request.events)
         return FeedbackAnswer(accepted=len(request.events))
 
     def figures(self) -> WatchAnswer:

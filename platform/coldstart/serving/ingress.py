@@ -95,7 +95,8 @@ def flags(files: Path, program: Path, pages: list[int]) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
         # A line per request to a collector in Python; gateways measure themselves.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # A request whose gateway dies before it has answered goes to another: asking again changes nothing here.
+        # A request whose gateway dies before it has answered goes to another: asking again changes nothing
+        # here, nor does feedback: it keeps the id that HAProxy gave it, and counts once.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_REPLAYED_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HARD_STOP_SECONDS),

@@ -5,9 +5,11 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from coldstart.serving.schemas import ArmFigures, TrialAnswer, WatchAnswer
+from coldstart.serving.schemas import TrialAnswer
+from coldstart.serving.watch_answers import ArmFigures, WatchAnswer
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
+_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 _MOST = 500
 """Observations of one kind that are passed on in one second: percentiles of more are no better, and each costs 2 us."""
 
@@ -28,8 +30,19 @@ class Meters:
         )
         self.seconds = Histogram("coldstart_rank_seconds", "Latency of rank requests", _SECONDS, ("arm",))
         self.stages = Histogram("coldstart_stage_seconds", "Latency by stage of a request", _SECONDS, ("stage",))
-        self.publish = Histogram("coldstart_publish_seconds", "From publication to rankable", _SECONDS)
+        self.batches = Histogram("coldstart_batch_size", "Asks that a model did in one pass", _SIZES, ("model",))
+        self.queue = Gauge(
+            "coldstart_model_queue",
+            "Asks without an answer yet; figure: now, peak of a minute",
+            _tags("model", "figure"),
+        )
+        self.publish = Histogram("coldstart_publish_seconds", "From an item's arrival to its acknowledgement", _SECONDS)
+        self.taken_in = Histogram("coldstart_taken_in_seconds", "From the store to rankable at a gateway", _SECONDS)
+        self.newest = Gauge("coldstart_newest_item_seconds", "Age of the newest proxy that gateways hold")
         self.candidates = Counter("coldstart_candidates", "Candidates by what stood for them", _tags("arm", "vector"))
+        self.lookups = Counter(
+            "coldstart_lookups", "Candidates given by id; found: known, proxy, neither", _tags("arm", "found")
+        )
         self.in_flight = Gauge("coldstart_rank_in_flight", "Rank requests that are being answered")
         self.gateways = Gauge("coldstart_gateways", "Gateways that share figures")
         self.release = Gauge("coldstart_release", "1: which release an arm is", _tags("arm", "release"))
@@ -67,6 +80,11 @@ def show(meters: Meters, found: WatchAnswer, trial: TrialAnswer | None) -> None:
     meters.gateways.set(found.gateways)
     meters.in_flight.set(found.in_flight)
     meters.remembered.set(found.remembered_candidates)
+    for model, queue in found.queues.items():
+        meters.queue.set(queue.now, {"model": model, "figure": "now"})
+        meters.queue.set(queue.peak, {"model": model, "figure": "peak"})
+    if found.newest_item_s is not None:
+        meters.newest.set(found.newest_item_s)
     aborted = trial is not None and trial.state == "aborted"
     meters.aborted.set(float(aborted))
     meters.share.set(0.0 if trial is None or aborted else trial.share)

@@ -1,6 +1,7 @@
 """The models of one release, as a gateway calls them."""
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from coldstart.serving.batching import Together
 from coldstart.serving.proxy_store import Vectors
 from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.scoring import Floats, RankQuery, Reading
+from coldstart.serving.watch import Watch
+from coldstart.serving.watch_answers import Model
 
 _PAUSE_S = 0.05
 """Before a call is made again whose replica died: Serve needs about as long to stop sending there."""
@@ -41,6 +44,7 @@ class Models:
         adaptor: Handle of the adaptor deployment.
         ranker: Handle of the ranker deployment, or the ranker itself.
         settings: The recipe's section.
+        watch: Told of queues, batches and how long contents take.
     """
 
     def __init__(
@@ -49,8 +53,10 @@ class Models:
         adaptor: DeploymentHandle[Any],
         ranker: DeploymentHandle[Any] | Within,
         settings: Serving,
+        watch: Watch,
     ) -> None:
         self.encoder, self.adaptor, self.ranker = encoder, adaptor, ranker
+        self._watch = watch
         self._deadline_s = settings.request_timeout_s
         self._queries = Together(
             self._rank,
@@ -67,8 +73,9 @@ class Models:
             TimeoutError: no answer within the recipe's time for a request.
             BackPressureError: too many wait already.
         """
-        async with asyncio.timeout(self._deadline_s):
-            return await self._queries.ask(query)
+        with self._watch.queues["ranker"]:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._queries.ask(query)
 
     async def proxy(self, content: Content) -> Vectors:
         """Fine proxy `[d]` of a content.
@@ -78,11 +85,21 @@ class Models:
             BackPressureError: too many wait already.
         """
         async with asyncio.timeout(self._deadline_s):
-            reading: Reading = await self._again(self.encoder.read, content)
-            vector: Vectors = await self._again(self.adaptor.adapt, reading)
+            reading: Reading = await self._one("encoder", "encode", self.encoder.read, content)
+            vector: Vectors = await self._one("adaptor", "adapt", self.adaptor.adapt, reading)
             return vector
 
+    async def _one(self, model: Model, stage: str, method: Any, argument: Any) -> Any:
+        sent = time.perf_counter()
+        with self._watch.queues[model]:
+            answer, size = await self._again(method, argument)
+        self._watch.stage(stage, time.perf_counter() - sent)
+        if size:
+            self._watch.batch(model, size)
+        return answer
+
     async def _rank(self, queries: list[RankQuery]) -> list[Floats | Exception]:
+        self._watch.batch("ranker", len(queries))
         # A call that never comes back must not keep its place for ever.
         async with asyncio.timeout(self._deadline_s):
             answers: list[Floats | Exception] = await self._again(self.ranker.rank, queries)

@@ -101,5 +101,5 @@ def _ranker_gap(drawn: Golden, rank: Ask) -> float:
 
 def _adaptor_gap(drawn: Golden, adapt: Ask) -> float:
     readings = list(zip(drawn.coarse, drawn.states, strict=True))[:_READINGS]
-    made = [adapt(reading).result(timeout_s=_SECONDS) for reading in readings]
+    made = [adapt(reading).result(timeout_s=_SECONDS)[0] for reading in readings]
     return float(np.abs(np.array(made) - drawn.fine[:_READINGS]).max())

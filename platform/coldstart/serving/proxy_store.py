@@ -15,6 +15,8 @@ the machine. A commit in SQLite takes 0.6 ms and 8 ms with fsync, and telling th
 Everything is named by the adaptor's fingerprint, so vectors of different ID spaces never meet.
 """
 
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = ["Item", "Proxy", "ProxyStore", "Vectors"]
 
 _MOST_AT_ONCE = 1_000
 """Changes that one request may take in before it is answered: a few milliseconds."""
+_DELAYS = 10_000
 
 
 class ProxyStore:
@@ -46,6 +49,7 @@ class ProxyStore:
     Attributes:
         publications: The log.
         mature: ID rows that neighbours are searched among.
+        newest_at: Unix seconds at which the newest proxy was stored that was taken in; None before the first.
     """
 
     def __init__(self, root: Path, space: str, settings: Store | None = None) -> None:
@@ -57,10 +61,14 @@ class ProxyStore:
         self._changed: dict[str, Change] = {}
         self._through = 0
         self._behind = True
+        self.newest_at: float | None = None
+        self._delays: deque[float] = deque(maxlen=_DELAYS)
         self._folding: Future[Table] | None = None
         self._folder = ThreadPoolExecutor(1, "fold")
         self._adopt(self._base.table())
         self._catch_up_wholly()
+        # What was there before did not wait for this process.
+        self._delays.clear()
 
     def write_catalogue(self, item_ids: Sequence[str], chunks: Iterable[Vectors]) -> None:
         """Writes the proxies of the release's catalogue, if they are not there yet.
@@ -81,11 +89,21 @@ class ProxyStore:
             return
         changes = self.publications.changes(self._through, _MOST_AT_ONCE)
         self._behind = len(changes) == _MOST_AT_ONCE
+        now = time.time()
         for change in changes:
             self._changed[change.item_id] = change
             self._through = change.revision
+            if change.at is not None:
+                self._delays.append(max(now - change.at, 0.0))
+                self.newest_at = max(change.at, self.newest_at or 0.0)
         if len(self._changed) >= self._fold_after and self._table.version and self._folding is None:
             self._folding = self._folder.submit(self._fold, list(self._changed.values()))
+
+    def delays(self) -> list[float]:
+        """Seconds from the store to here, of the proxies that were taken in since the last call."""
+        found = list(self._delays)
+        self._delays.clear()
+        return found
 
     def fold(self) -> None:
         """Moves all changes into a new version of the Lance dataset, so that replicas start from it."""

@@ -189,7 +189,10 @@ class Feedback(Strict):
 
 
 class FeedbackRequest(Strict):
-    """Feedback on items; those that were shown and not clicked count as much as those that were clicked."""
+    """Feedback on items; those that were shown and not clicked count as much as those that were clicked.
+
+    A request that is sent again with the same X-Request-Id counts once.
+    """
 
     events: Annotated[list[Feedback], Field(min_length=1, max_length=1_000)]
 
@@ -321,78 +324,6 @@ class ReleaseAnswer(BaseModel):
     versions: dict[str, int]
     fingerprints: dict[str, str]
     challenger: TrialAnswer | None = None
-
-
-class Latency(BaseModel):
-    """Of the last minute; percentiles are `None` while nothing was seen."""
-
-    per_s: float
-    p50_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-
-
-class Calibration(BaseModel):
-    """Predicted against observed clicks, where feedback came."""
-
-    rows: int
-    predicted: float | None = Field(description="mean click probability")
-    observed: float | None = Field(description="share of clicks")
-    error: float | None = Field(description="expected calibration error")
-
-
-class ArmFigures(BaseModel):
-    """How one release does, on all gateways together."""
-
-    release: str
-    requests: Latency
-    refused_per_s: float = Field(description="requests with an error of the client's")
-    failed_per_s: float
-    vectors: dict[Vector, float] = Field(description="share of candidates by what stood for them, last minute")
-    mean_score: float | None
-    drift: dict[Literal["evaluation", "first"], float | None] = Field(
-        description="population stability index of the scores against the evaluation's, and against its first minutes"
-    )
-    calibration: dict[str, Calibration] = Field(description="by vector, and `all`")
-    earned: "Earned | None" = None
-
-
-class Earned(BaseModel):
-    """Cosine between the proxy of items and the ID row the next ranker learned for them.
-
-    The new ranker's rows lie in another space, so it is turned onto the old one's by the items both have rows for.
-    `ceiling` is what those items' own rows reach after that, `chance` what proxies reach against the rows of others.
-    """
-
-    items: int
-    cosine: float
-    ceiling: float
-    chance: float
-    before: str
-
-
-class ShadowFigures(BaseModel):
-    """How a challenger's unseen scores differ from those that were returned."""
-
-    candidates: int
-    mean_difference: float | None
-    mean_absolute_difference: float | None
-    skipped: int = Field(description="requests it was too slow to be asked")
-
-
-class WatchAnswer(BaseModel):
-    """How serving does, over all gateways."""
-
-    gateways: int
-    champion: ArmFigures
-    challenger: ArmFigures | None
-    shadow: ShadowFigures | None
-    stages: dict[str, Latency]
-    publish: Latency
-    in_flight: int
-    feedback_received: int
-    feedback_joined: int
-    remembered_candidates: int
 
 
 class AliveAnswer(BaseModel):

@@ -9,21 +9,38 @@ import numpy as np
 
 from coldstart.evaluation.metrics import stability
 from coldstart.serving.board import Facts, Heard
-from coldstart.serving.figures import PROBABILITIES, SECONDS, Figures, Sums, equal_mass, quantile, reliability_of
-from coldstart.serving.schemas import (
-    VECTORS,
+from coldstart.serving.figures import (
+    MOST,
+    PROBABILITIES,
+    SECONDS,
+    SIZES,
+    Figures,
+    Sums,
+    equal_mass,
+    quantile,
+    reliability_of,
+)
+from coldstart.serving.schemas import VECTORS
+from coldstart.serving.watch import LIVE_S, OUTCOMES
+from coldstart.serving.watch_answers import (
+    FOUND,
+    MODELS,
     ArmFigures,
+    Batches,
     Calibration,
     Earned,
     Latency,
+    Lookups,
+    Queue,
     ShadowFigures,
     WatchAnswer,
 )
-from coldstart.serving.watch import LIVE_S, OUTCOMES
 
 CALIBRATION_BINS = 15
 _DRIFT_BINS = 10
 _NO_LATENCIES = np.zeros(len(SECONDS) + 1)
+_NO_BATCHES = np.zeros(len(SIZES) + 2)
+_SIZES = ["1", "2", *(f"{2**n + 1}-{2 ** (n + 1)}" for n in range(1, len(SIZES) - 1)), f"over {2 ** (len(SIZES) - 1)}"]
 
 
 def summarise(heard: Heard, champion: str, challenger: str | None) -> WatchAnswer:
@@ -44,7 +61,11 @@ def summarise(heard: Heard, champion: str, challenger: str | None) -> WatchAnswe
         challenger=_arm(figures, heard.facts, challenger) if challenger else None,
         shadow=_shadow(figures, challenger) if challenger else None,
         stages={name: _latency(figures[f"stage|{name}"]) for name in stages},
+        queues={model: _queue(figures.get(f"queue|{model}", np.zeros(2))) for model in MODELS},
+        batches={model: _batches(figures.get(f"batch|{model}", _NO_BATCHES)) for model in MODELS},
         publish=_latency(figures.get("publish", _NO_LATENCIES)),
+        taken_in=_latency(figures.get("taken_in", _NO_LATENCIES)),
+        newest_item_s=float(figures[f"{MOST}age"][0]) if f"{MOST}age" in figures else None,
         in_flight=int(in_flight),
         feedback_received=int(received),
         feedback_joined=int(joined),
@@ -73,6 +94,7 @@ def _arm(figures: Figures, facts: Facts, release: str) -> ArmFigures:
         vectors={
             kind: _finite(share) or 0.0 for kind, share in zip(VECTORS, vectors / max(vectors.sum(), 1), strict=True)
         },
+        lookups=_lookups(figures.get(f"lookups|{release}", np.zeros(len(FOUND)))),
         mean_score=float(total / rows) if rows else None,
         drift={
             "evaluation": drift(facts.get(f"reference|{release}"), figures.get(f"scores|{release}")),
@@ -120,6 +142,25 @@ def _shadow(figures: Figures, release: str) -> ShadowFigures | None:
 def _latency(counts: Sums) -> Latency:
     p50, p90, p99 = (_finite(1000 * quantile(counts, SECONDS, share)) for share in (0.5, 0.9, 0.99))
     return Latency(per_s=float(counts.sum() / LIVE_S), p50_ms=p50, p90_ms=p90, p99_ms=p99)
+
+
+def _lookups(counts: Sums) -> Lookups:
+    shares = counts / max(counts.sum(), 1)
+    return Lookups(per_s=float(counts.sum() / LIVE_S), shares=dict(zip(FOUND, shares.tolist(), strict=True)))
+
+
+def _queue(sums: Sums) -> Queue:
+    now, peak = sums
+    return Queue(now=int(now), peak=int(peak))
+
+
+def _batches(sums: Sums) -> Batches:
+    counts, asks = sums[:-1], sums[-1]
+    return Batches(
+        per_s=float(counts.sum() / LIVE_S),
+        mean=float(asks / counts.sum()) if counts.sum() else None,
+        sizes={size: int(count) for size, count in zip(_SIZES, counts, strict=True) if count},
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -20,10 +20,11 @@ from coldstart.serving.call import RankCall
 from coldstart.serving.errors import ApiError
 from coldstart.serving.meters import show
 from coldstart.serving.request_id import Incoming, incoming
-from coldstart.serving.schemas import RankAnswer, ReleaseAnswer, TrialAnswer, WatchAnswer
+from coldstart.serving.schemas import RankAnswer, ReleaseAnswer, TrialAnswer
 from coldstart.serving.summary import summarise
 from coldstart.serving.trial import Abort, Draw, Trial, judge
 from coldstart.serving.watch import Ranked, Role, Shadowed, Watch
+from coldstart.serving.watch_answers import WatchAnswer
 
 LOG = logging.getLogger("ray.serve")
 _EVERY_S = 1.0
@@ -192,9 +193,10 @@ class Traffic:
 
     async def look(self) -> None:
         """Tells the board, hears from it, and ends the trial if it has to."""
+        self.champion.take_in()
         strangers = self.watch.tally({name.split("|")[1] for name in self._facts if name.startswith("first|")})
         heard = await self._line.exchange(self.watch.figures(), self._facts, strangers)
-        self.watch.place(heard.letters)
+        self.watch.hear(heard.letters)
         self._heard, self._facts = heard, self._facts | heard.facts
         self._fix_first()
         self._judge()

@@ -1,7 +1,7 @@
 """What a gateway sees of its own work. A request costs it one append; everything else is done once a second."""
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -11,8 +11,11 @@ from coldstart.config.recipe import Serving
 from coldstart.serving.answers import Answers
 from coldstart.serving.errors import ApiError
 from coldstart.serving.figures import (
+    MOST,
     PROBABILITIES,
     SECONDS,
+    SIZES,
+    Depth,
     Figures,
     Recent,
     Sums,
@@ -23,6 +26,7 @@ from coldstart.serving.meters import Meters, observe
 from coldstart.serving.request_id import Incoming
 from coldstart.serving.schemas import VECTORS, Feedback, Vector
 from coldstart.serving.trial import side
+from coldstart.serving.watch_answers import FOUND, MODELS, Model
 
 Note = TypeVar("Note")
 Key = TypeVar("Key", bound=Hashable)
@@ -31,6 +35,7 @@ OUTCOMES = ("ok", "refused", "failed")
 LIVE_S = 60.0
 """Latencies and rates are of the last minute."""
 _PENDING = 20_000
+_KNOWN = 50_000
 
 
 class Ranked(NamedTuple):
@@ -69,24 +74,45 @@ class Shadowed(NamedTuple):
     challenger: Sequence[float]
 
 
+class Posted(NamedTuple):
+    """Feedback as it came, which tells what is sent again from what happened again.
+
+    Attributes:
+        post: Id of the HTTP request: whoever sends one again, HAProxy or a client, leaves it as it is.
+        place: Among the events of that request.
+        event: What it says.
+    """
+
+    post: str
+    place: int
+    event: Feedback
+
+
 class Watch:
     """Counts and remembers for one gateway.
 
     Args:
         settings: The recipe's section.
         trial: Number of the trial it counts for, if there is one.
+
+    Attributes:
+        queues: What a model was asked by this gateway and has not answered.
     """
 
     def __init__(self, settings: Serving, trial: str | None) -> None:
         self.meters = Meters()
         self.answers = Answers(settings.watch.remembered_rows)
         self.in_flight = 0
+        self.queues: dict[Model, Depth] = {model: Depth() for model in MODELS}
         self._settings, self._trial = settings, trial
         self._ranked: list[Ranked] = []
         self._shadowed: list[Shadowed] = []
         self._stages: list[tuple[str, float]] = []
+        self._batches: list[tuple[Model, int]] = []
         self._published: list[float] = []
-        self._feedback: deque[Feedback] = deque()
+        self._newest_at: float | None = None
+        self._feedback: deque[Posted] = deque()
+        self._known: OrderedDict[Posted, None] = OrderedDict()
         self._recent: dict[str, Recent] = {}
         self._first: dict[str, Sums] = {}
         self._began = time.monotonic()
@@ -94,6 +120,17 @@ class Watch:
     def stage(self, name: str, seconds: float) -> None:
         """A stage of a request took so long."""
         self._stages.append((name, seconds))
+
+    def batch(self, model: Model, size: int) -> None:
+        """A model has done so many asks in one pass."""
+        self._batches.append((model, size))
+
+    def held(self, newest_at: float | None, delays_s: Sequence[float]) -> None:
+        """Proxies were taken in so long after they were stored, the newest at that moment."""
+        self._newest_at = newest_at
+        if delays_s:
+            observe(self.meters.taken_in, delays_s, {})
+            self._add("taken_in", binned(delays_s, SECONDS), LIVE_S)
 
     def ranked(self, note: Ranked) -> None:
         """An arm was asked."""
@@ -112,19 +149,29 @@ class Watch:
         """So many items are rankable so long after they came in."""
         self._published.extend([seconds] * items)
 
-    def feedback(self, events: Sequence[Feedback]) -> None:
-        """Takes feedback.
+    def feedback(self, post: str, events: Sequence[Feedback]) -> None:
+        """Takes feedback; what came before in the same request, sent again, counts once.
+
+        Args:
+            post: Id of the HTTP request.
+            events: All of that request.
 
         Raises:
             ApiError: 429, more waits than is worth keeping.
         """
         if len(self._feedback) + len(events) > _PENDING:
             raise ApiError(429, "busy", "too much feedback is waiting; try again", retry_after=1)
-        self._feedback.extend(events)
-        self.meters.feedback.inc(len(events), {"outcome": "received"})
-        self._add("feedback", np.array([len(events), 0.0]), self._settings.watch.window_s)
+        posted = self._unknown([Posted(post, place, event) for place, event in enumerate(events)])
+        if posted:
+            self._feedback.extend(posted)
+            self.meters.feedback.inc(len(posted), {"outcome": "received"})
+            self._add("feedback", np.array([len(posted), 0.0]), self._settings.watch.window_s)
 
-    def tally(self, fixed: set[str]) -> list[Feedback]:
+    def hear(self, letters: Sequence[Posted]) -> None:
+        """Joins feedback that another gateway could not place."""
+        self._place(self._unknown(letters))
+
+    def tally(self, fixed: set[str]) -> list[Posted]:
         """Counts what came since the last time.
 
         Args:
@@ -137,6 +184,9 @@ class Watch:
         self._count_requests(ranked)
         self._count_scores([note for note in ranked if note.outcome == "ok"], fixed)
         self._count_stages()
+        self._count_batches()
+        for queue in self.queues.values():
+            queue.turn()
         shadowed, self._shadowed = self._shadowed, []
         for note in shadowed:
             gap = np.asarray(note.challenger, np.float64) - np.asarray(note.champion, np.float64)
@@ -146,18 +196,26 @@ class Watch:
                 self._settings.watch.window_s,
             )
         events, self._feedback = list(self._feedback), deque()
-        return self.place(events)
+        return self._place(events)
 
-    def place(self, events: Sequence[Feedback]) -> list[Feedback]:
+    def _unknown(self, posted: Sequence[Posted]) -> list[Posted]:
+        """What has not come before, as far back as is remembered."""
+        new = [one for one in posted if one not in self._known]
+        self._known.update(dict.fromkeys(new))
+        while len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+        return new
+
+    def _place(self, events: Sequence[Posted]) -> list[Posted]:
         """Joins feedback with the scores it is about; returns that of answers not remembered here."""
-        strangers: list[Feedback] = []
+        strangers: list[Posted] = []
         joined: dict[tuple[str, Vector], list[tuple[int, float]]] = {}
-        for event in events:
-            scores = self.answers.find(event)
+        for posted in events:
+            scores = self.answers.find(posted.event)
             for found in scores:
-                joined.setdefault((found.release, found.vector), []).append((event.label, found.score))
+                joined.setdefault((found.release, found.vector), []).append((posted.event.label, found.score))
             if not scores:
-                strangers.append(event)
+                strangers.append(posted)
         placed = len(events) - len(strangers)
         if placed:
             self._add("feedback", np.array([0.0, placed]), self._settings.watch.window_s)
@@ -173,6 +231,9 @@ class Watch:
         figures = {name: recent.sums(now) for name, recent in self._recent.items()}
         figures |= {f"first|{release}": counts for release, counts in self._first.items()}
         figures["present"] = np.array([self.in_flight, self.answers.rows], np.float64)
+        figures |= {f"queue|{model}": queue.sums() for model, queue in self.queues.items()}
+        if self._newest_at is not None:
+            figures[f"{MOST}age"] = np.array([max(time.time() - self._newest_at, 0.0)])
         return figures
 
     @property
@@ -213,6 +274,13 @@ class Watch:
             for vector, count in zip(VECTORS, shares, strict=True):
                 if count:
                     self.meters.candidates.inc(count, {"arm": role, "vector": vector})
+            by_content = sum(list(note.items).count(None) for note in notes)
+            found = dict(zip(VECTORS, shares, strict=True))
+            lookups = np.array([found["id"], found["fine"] - by_content, found["oov"]])
+            self._add(f"lookups|{release}", lookups, LIVE_S)
+            for what, count in zip(FOUND, lookups, strict=True):
+                if count:
+                    self.meters.lookups.inc(count, {"arm": role, "found": what})
             for note in notes:
                 self.answers.keep(
                     note.incoming.request_id, note.user_id, release, note.items, note.scores, note.vectors
@@ -228,6 +296,13 @@ class Watch:
         if published:
             observe(self.meters.publish, published, {})
             self._add("publish", binned(published, SECONDS), LIVE_S)
+
+    def _count_batches(self) -> None:
+        batches, self._batches = self._batches, []
+        for model, pairs in _grouped(batches, lambda pair: pair[0]).items():
+            sizes = [size for _, size in pairs]
+            observe(self.meters.batches, sizes, {"model": model})
+            self._add(f"batch|{model}", np.append(binned(sizes, SIZES), sum(sizes)), LIVE_S)
 
     def _add(self, name: str, vector: Sums, window_s: float) -> None:
         recent = self._recent.get(name)

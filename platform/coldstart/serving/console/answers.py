@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, model_validator
 
-from coldstart.serving.schemas import Picture, ReleaseAnswer, Strict, Text, Title, WatchAnswer
+from coldstart.serving.schemas import Picture, ReleaseAnswer, Strict, Text, Title
+from coldstart.serving.watch_answers import WatchAnswer
 
 
 class Card(BaseModel):

@@ -236,7 +236,17 @@ function drawStatus({ release, deployments, example, max_picture_bytes, watch })
     tile(`${arm}requests a second`, requests.per_s.toFixed(1)),
     tile(`${arm}median latency`, ...milliseconds(requests.p50_ms)),
     tile(`${arm}99th percentile`, ...milliseconds(requests.p99_ms)),
-  ]), ...(release.challenger ? [tile("challenger", release.challenger.release, challengerNote(release.challenger))] : []));
+  ]), tile("unknown items found by proxy", ...proxyHits(watch.champion.lookups)),
+  tile("newest item", ...(watch.newest_item_s == null ? ["-", "none published"] : age(watch.newest_item_s))),
+  tile("stored to rankable, 99th", ...milliseconds(watch.taken_in.p99_ms, "none lately")),
+  ...(release.challenger ? [tile("challenger", release.challenger.release, challengerNote(release.challenger))] : []));
+  $("models").replaceChildren(...Object.entries(STAGE_OF).map(([model, stage]) => {
+    const { p50_ms, p99_ms } = watch.stages[stage] ?? { p50_ms: null, p99_ms: null };
+    const shown = [p50_ms, p99_ms].map((value) => milliseconds(value, "").join(" "));
+    const { now, peak } = watch.queues[model], { mean } = watch.batches[model];
+    return node("tr", {}, node("td", {}, model),
+      ...[...shown, mean == null ? "-" : mean.toFixed(1), now, peak].map((one) => node("td", { class: "number" }, String(one))));
+  }));
   $("deployments").replaceChildren(...deployments.map(({ name, state, running, starting }) => {
     const good = state === "healthy" ? " good" : state === "unhealthy" ? " bad" : "";
     return node("tr", {}, node("td", {}, name), node("td", {}, node("span", { class: `state${good}` }, state)),
@@ -244,7 +254,14 @@ function drawStatus({ release, deployments, example, max_picture_bytes, watch })
   }));
 }
 
-const milliseconds = (value) => (value == null ? ["-", "no requests"] : [value.toFixed(value < 10 ? 1 : 0), "ms"]);
+const STAGE_OF = { encoder: "encode", adaptor: "adapt", ranker: "rank" };
+const milliseconds = (value, none = "no requests") => (value == null ? ["-", none] : [value.toFixed(value < 10 ? 1 : 0), "ms"]);
+const age = (seconds) => {
+  const [, unit, length] = [[86400, "days", 86400], [3600, "h", 3600], [60, "min", 60], [0, "s", 1]].find(([least]) => seconds >= least);
+  return [(seconds / length).toFixed(0), `${unit} old`];
+};
+const proxyHits = ({ per_s, shares: { proxy, neither } }) =>
+  (per_s && proxy + neither ? [percent(proxy / (proxy + neither)), "of those without a trained ID"] : ["-", "none asked for"]);
 const challengerNote = ({ state, share }) => (state === "answering" ? `answers ${percent(share)} of users` : state);
 
 async function live(quiet) {

@@ -71,11 +71,19 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Change:
-    """News of one item in one space; without a proxy, the item was withdrawn."""
+    """News of one item in one space.
+
+    Attributes:
+        revision: Place in the order of all publications.
+        item_id: The item.
+        proxy: What stands for it now; None if it was withdrawn.
+        at: Unix seconds at which its proxy was stored; None if it was withdrawn.
+    """
 
     revision: int
     item_id: str
     proxy: Proxy | None
+    at: float | None
 
 
 @dataclass(frozen=True)

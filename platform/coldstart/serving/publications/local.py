@@ -63,8 +63,8 @@ INSERT INTO proxies VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (space, item_id) DO
     vector = excluded.vector, features = COALESCE(excluded.features, features)
 """
 _CHANGES = """
-SELECT revision, item_id, vector, features FROM proxies WHERE space = ? AND revision > ?
-UNION ALL SELECT revision, item_id, NULL, NULL FROM items WHERE withdrawn AND revision > ?
+SELECT revision, item_id, vector, features, ready_at FROM proxies WHERE space = ? AND revision > ?
+UNION ALL SELECT revision, item_id, NULL, NULL, NULL FROM items WHERE withdrawn AND revision > ?
 ORDER BY revision LIMIT ?
 """
 _ITEMS = """
@@ -164,8 +164,9 @@ class LocalPublications(Publications):
                 revision,
                 item_id,
                 None if vector is None else Proxy(np.frombuffer(vector, "<f4"), _numbers(features)),
+                at,
             )
-            for revision, item_id, vector, features in rows
+            for revision, item_id, vector, features, at in rows
         ]
 
     def stirred(self) -> bool:

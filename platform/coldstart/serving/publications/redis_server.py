@@ -236,11 +236,16 @@ class RedisPublications(Publications):
         with self._server.pipeline(transaction=False) as together:
             for _, item_id, there in names:
                 if there:
-                    together.hmget(self._proxy_key(item_id), "vector", "features")
+                    together.hmget(self._proxy_key(item_id), "vector", "features", "ready_at")
             told = iter(together.execute())
-        rows = [(at, item_id, next(told) if there else None) for at, item_id, there in names]
+        rows = [(revision, item_id, next(told) if there else None) for revision, item_id, there in names]
         # A proxy that is gone by now was withdrawn meanwhile.
-        return [Change(at, name, None if row is None or row[0] is None else _proxy(*row)) for at, name, row in rows]
+        return [
+            Change(revision, name, None, None)
+            if row is None or row[0] is None
+            else Change(revision, name, _proxy(*row[:2]), float(row[2]))
+            for revision, name, row in rows
+        ]
 
     def _items(self, item_ids: Sequence[str]) -> list[Item | None]:
         with self._server.pipeline(transaction=False) as together:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from coldstart.serving.body import StrictRoute
-from coldstart.serving.schemas import FeedbackAnswer, FeedbackRequest, WatchAnswer
+from coldstart.serving.schemas import FeedbackAnswer, FeedbackRequest
+from coldstart.serving.watch_answers import WatchAnswer
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
