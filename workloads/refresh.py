@@ -99,6 +99,7 @@ def refresh(recipe: Recipe, release: Release) -> Pass:
     quiet_ray_data()
     began = time.time()
     check_capacity(recipe.cluster)
+    fill_store(release, recipe.run_dir / "store", recipe.serving.store)
     done = Pass(release.name, renewed=renew(recipe, release))
     journal = Journal(recipe.run_dir / "journals" / f"{STAGE}.jsonl")
     journal.clear()
@@ -163,9 +164,7 @@ def renew(recipe: Recipe, release: Release) -> int:
 
 
 def _store(recipe: Recipe, release: Release) -> ProxyStore:
-    root = recipe.run_dir / "store"
-    fill_store(release, root, recipe.serving.store)
-    return ProxyStore(root, release.adaptor.fingerprint, recipe.serving.store)
+    return ProxyStore(recipe.run_dir / "store", release.adaptor.fingerprint, recipe.serving.store)
 
 
 def _check_features(source: Source, schema: FeatureSchema) -> None:

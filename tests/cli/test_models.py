@@ -58,11 +58,12 @@ def test_a_promotion_as_a_user_does_it(coldstart: Command, recipe_file: Path) ->
     assert chain[-1]["fingerprint"] == "d" * 64
     assert verb("rollback", "adaptor", "--why", "complaints")["version"] == 1
     assert verb("gc", "--keep", "1") == {"deleted": {"ranker": [], "encoder": [], "adaptor": []}, "dry_run": False}
+    assert verb("withdraw", "--why", "slow")["previous"] == 2
     told = verb("history")
-    assert [record["why"] for record in told["records"]] == ["first", "", "", "complaints"]
+    assert [record["why"] for record in told["records"]] == ["first", "", "", "complaints", "slow"]
     assert [(one["alias"], one["version"], one["state"]) for one in told["standing"]] == [
         ("champion", 1, "as recorded"),
-        ("challenger", 2, "as recorded"),
+        ("challenger", None, "nothing stands"),
     ]
 
 
@@ -98,6 +99,7 @@ def test_people_see_figures_verdicts_and_ages(coldstart: Command, recipe_file: P
         (["promote", "ranker", "1"], "moves with the release"),
         (["promote", "adaptor", "1", "--to", "chmapion"], "allowed: champion, challenger"),
         (["rollback", "adaptor", "--to", "9"], "was never champion"),
+        (["withdraw"], "no challenger to withdraw"),
         (["lineage", "adaptor"], "adaptor@champion"),
         (["lineage", "banana@champion"], "allowed: ranker, encoder, adaptor"),
     ],

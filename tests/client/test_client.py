@@ -8,6 +8,7 @@ import threading
 import time
 from email.utils import formatdate
 
+import pyarrow as pa
 import pytest
 
 from coldstart.client import (
@@ -17,6 +18,7 @@ from coldstart.client import (
     Candidate,
     Client,
     DeadlineError,
+    Feedback,
     HistoryEvent,
     PublishRequest,
     RankRequest,
@@ -178,7 +180,7 @@ def test_token_is_asked_for_on_every_attempt_and_hidden(call):
 
 @pytest.mark.parametrize(("step", "sent"), [(RESET, 1), (problem(500, "internal"), 1), (problem(503, "not_ready"), 2)])
 def test_what_must_not_happen_twice_is_only_repeated_if_it_did_not_begin(step, sent):
-    once = Call("POST", "/v1/once", HealthAnswer, b"{}", safe=False)
+    once = Call("POST", "/v1/once", HealthAnswer.model_validate_json, b"{}", safe=False)
     with trouble(step, READY) as server, Client(server.url, retries=QUICK) as client, contextlib.suppress(CallError):
         client._answer(once, None)
     assert len(server.seen) == sent
@@ -209,6 +211,36 @@ def test_the_gateway_understands_the_client(call, served):
         call(url, "neighbours", "a/b ?")
     with pytest.raises(RefusedError, match="at most 40"):
         call(url, "rank", RankRequest(candidates=[Candidate(item_id="x")] * 41))
+
+
+def test_columns_are_scored_as_rows_are(call, served):
+    users = pa.RecordBatch.from_pydict({"candidates": [[IDS[0], "nobody"], [IDS[1]]], "now": [10, 10]})
+    answers = call(served, "rank_arrow", users)
+    assert answers["vectors"].to_pylist() == [["id", "oov"], ["id"]]
+    request = RankRequest(candidates=[Candidate(item_id=IDS[0]), Candidate(item_id="nobody")], now=10)
+    assert answers["scores"][0].as_py() == pytest.approx(call(served, "rank", request).scores)
+    with pytest.raises(RefusedError, match="candidates: Field required"):
+        call(served, "rank_arrow", users.select(["now"]))
+    with trouble(SCORED) as server, pytest.raises(UnusableAnswerError):
+        call(server.url, "rank_arrow", users)
+
+
+def test_feedback_is_joined_and_shown(served, gateway):  # noqa: F811
+    with Client(served, retries=QUICK) as client:
+        client.rank(RankRequest(candidates=[Candidate(item_id=IDS[0])], user_id="anna"))
+        assert client.feedback([Feedback(item_id=IDS[0], label=1, user_id="anna")]).accepted == 1
+        asyncio.run(gateway.traffic.look())
+        told = client.watch()
+    assert (told.feedback_received, told.feedback_joined) == (1, 1)
+    assert told.champion.calibration["all"].rows == 1
+
+
+def test_feedback_sent_again_has_the_same_id(call):
+    with trouble(RESET, problem(500, "internal"), Answer(202, {"accepted": 1})) as server:
+        assert call(server.url, "feedback", [Feedback(item_id="a", label=1, user_id="u")]).accepted == 1
+    ids = {head.lower().partition("x-request-id: ")[2].split()[0] for head, _ in server.seen}
+    assert len(server.seen) == 3
+    assert len(ids) == 1
 
 
 def test_threads_share_a_client():

@@ -6,7 +6,7 @@ from mlflow.exceptions import MlflowException
 from coldstart.config import UserError
 from coldstart.config.recipe import Gate
 from coldstart.config.recipe import Registry as Settings
-from coldstart.registry import decide, enact, promote, resolve, rollback, sentence
+from coldstart.registry import decide, enact, promote, resolve, rollback, sentence, settle, withdraw
 from tests.registry.conftest import QUALITY, standing
 
 
@@ -101,6 +101,21 @@ def test_a_challenger_only_has_to_be_a_whole_release(champion):
     version = champion.challenge(0.1)
     assert promote(champion.registry, "adaptor", version, QUALITY, alias="challenger").entry.action == "promoted"
     assert champion.registry.aliases("adaptor") == {"champion": 1, "challenger": version}
+
+
+def test_a_challenger_is_withdrawn_on_record_and_may_come_again(champion):
+    registry, version = champion.registry, champion.challenge(0.1)
+    promote(registry, "adaptor", version, QUALITY, alias="challenger")
+    record = withdraw(registry, why="too slow")
+    assert sentence(record) == f"no challenger stands (before: version {version})"
+    assert (record.entry.action, record.entry.why) == ("withdrawn", "too slow")
+    assert set(standing(champion, "challenger").values()) == {None}
+    assert standing(champion)["adaptor"] == 1
+    found = settle(registry, "challenger")
+    assert (found.version, found.state.value) == (None, "nothing stands")
+    with pytest.raises(UserError, match="no challenger to withdraw"):
+        withdraw(registry)
+    assert promote(registry, "adaptor", version, QUALITY, alias="challenger").entry.versions
 
 
 def test_a_decision_alone_changes_nothing(champion):

@@ -133,6 +133,25 @@ def rollback(
         OUT.print(sentence(record), soft_wrap=True)
 
 
+@app.command(epilog="Example: coldstart withdraw --why 'slower than the champion'")
+def withdraw(
+    recipe: RecipeName = "demo",
+    overrides: Overrides = None,
+    why: Why = "",
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw the challenger: a server that runs lets the champion answer everybody within seconds."""
+    from coldstart.registry import sentence
+    from coldstart.registry import withdraw as take_away
+
+    registry, _ = _open(recipe, overrides)
+    record = take_away(registry, why=why)
+    if as_json:
+        print(json.dumps(record.as_dict()))
+    else:
+        OUT.print(sentence(record), soft_wrap=True)
+
+
 @app.command(epilog="Example: coldstart history --recipe demo")
 def history(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show every decision, verify that none was changed, and say where the aliases stand; exit code 1 if one was."""

@@ -13,6 +13,8 @@ from coldstart.client.retries import Counts, Retries
 from coldstart.client.synchronous import Client
 from coldstart.serving.schemas import (
     Candidate,
+    Feedback,
+    FeedbackAnswer,
     HealthAnswer,
     HistoryEvent,
     ItemAnswer,
@@ -27,6 +29,7 @@ from coldstart.serving.schemas import (
     ReleaseAnswer,
     WithdrawAnswer,
 )
+from coldstart.serving.watch_answers import WatchAnswer
 
 __all__ = [
     "AsyncClient",
@@ -36,6 +39,8 @@ __all__ = [
     "Client",
     "Counts",
     "DeadlineError",
+    "Feedback",
+    "FeedbackAnswer",
     "HealthAnswer",
     "HistoryEvent",
     "ItemAnswer",
@@ -52,5 +57,6 @@ __all__ = [
     "Retries",
     "UnreachableError",
     "UnusableAnswerError",
+    "WatchAnswer",
     "WithdrawAnswer",
 ]

@@ -1,14 +1,20 @@
 """The operations of the API as data: what is sent, what comes back, and whether it may be sent twice."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 from pydantic import BaseModel
 
+from coldstart.client.connection import JSON
 from coldstart.client.retries import Answer
 from coldstart.serving.schemas import (
+    ARROW,
+    Feedback,
+    FeedbackAnswer,
+    FeedbackRequest,
     HealthAnswer,
     ItemAnswer,
     NeighboursAnswer,
@@ -22,6 +28,12 @@ from coldstart.serving.schemas import (
     ReleaseAnswer,
     WithdrawAnswer,
 )
+from coldstart.serving.watch_answers import WatchAnswer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Typed = TypeVar("Typed", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -31,24 +43,30 @@ class Call(Generic[Answer]):
     Attributes:
         method: HTTP method.
         path: Below the server's URL.
-        answer: Type of the answer.
-        body: JSON; None for no body.
+        read: Bytes of the body -> the answer; raises ValueError if they are none.
+        body: None for no body.
+        headers: Of the body, and what else every attempt must say alike.
         safe: Whether the server may do it twice: scoring, reading and replacing may.
     """
 
     method: str
     path: str
-    answer: type[Answer]
+    read: Callable[[bytes], Answer]
     body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     safe: bool = True
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
 
-def _post(path: str, request: BaseModel, answer: type[Answer], *, safe: bool = True) -> Call[Answer]:
+def _get(path: str, answer: type[Typed]) -> Call[Typed]:
+    return Call("GET", path, answer.model_validate_json)
+
+
+def _post(path: str, request: BaseModel, answer: type[Typed]) -> Call[Typed]:
     body = request.model_dump_json(exclude_unset=True).encode()
-    return Call("POST", path, answer, body, safe)
+    return Call("POST", path, answer.model_validate_json, body, JSON)
 
 
 def _quoted(item_id: str) -> str:
@@ -65,6 +83,21 @@ def rank_many(request: RankRequests) -> Call[RankAnswers]:
     return _post("/v1/rank", request, RankAnswers)
 
 
+def rank_arrow(users: "pa.RecordBatch") -> "Call[pa.RecordBatch]":
+    """Score candidates for several users, in columns."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, users.schema) as writer:
+        writer.write_batch(users)
+
+    def read(body: bytes) -> "pa.RecordBatch":
+        (batch,) = pa.ipc.open_stream(body)
+        return batch
+
+    return Call("POST", "/v1/rank", read, sink.getvalue().to_pybytes(), {"content-type": ARROW})
+
+
 def publish(request: PublishRequest) -> Call[PublishAnswer]:
     """Publish an item, or replace its content."""
     return _post("/v1/items", request, PublishAnswer)
@@ -73,29 +106,41 @@ def publish(request: PublishRequest) -> Call[PublishAnswer]:
 def publish_many(items: Iterable[PublishRequest]) -> Call[PublishAnswers]:
     """Publish items, each with an outcome of its own."""
     body = b",".join(item.model_dump_json(exclude_unset=True).encode() for item in items)
-    return Call("POST", "/v1/items", PublishAnswers, b'{"items":[' + body + b"]}")
+    return Call("POST", "/v1/items", PublishAnswers.model_validate_json, b'{"items":[' + body + b"]}", JSON)
 
 
 def item(item_id: str) -> Call[ItemAnswer]:
     """What is known of an item."""
-    return Call("GET", f"/v1/items/{_quoted(item_id)}", ItemAnswer)
+    return _get(f"/v1/items/{_quoted(item_id)}", ItemAnswer)
 
 
 def withdraw(item_id: str) -> Call[WithdrawAnswer]:
     """Make an item unknown again."""
-    return Call("DELETE", f"/v1/items/{_quoted(item_id)}", WithdrawAnswer)
+    return Call("DELETE", f"/v1/items/{_quoted(item_id)}", WithdrawAnswer.model_validate_json)
 
 
 def neighbours(item_id: str, k: int) -> Call[NeighboursAnswer]:
     """Mature items nearest to an item's proxy."""
-    return Call("GET", f"/v1/items/{_quoted(item_id)}/neighbours?k={k}", NeighboursAnswer)
+    return _get(f"/v1/items/{_quoted(item_id)}/neighbours?k={k}", NeighboursAnswer)
 
 
 def release() -> Call[ReleaseAnswer]:
     """What is served."""
-    return Call("GET", "/v1/release", ReleaseAnswer)
+    return _get("/v1/release", ReleaseAnswer)
 
 
 def ready() -> Call[HealthAnswer]:
     """Answered when all models answer a golden request."""
-    return Call("GET", "/readyz", HealthAnswer)
+    return _get("/readyz", HealthAnswer)
+
+
+def feedback(events: Iterable[Feedback]) -> Call[FeedbackAnswer]:
+    """Say what users did; sent again it counts once, because every attempt has the same id."""
+    body = FeedbackRequest(events=list(events)).model_dump_json(exclude_unset=True).encode()
+    headers = JSON | {"x-request-id": uuid4().hex}
+    return Call("POST", "/v1/feedback", FeedbackAnswer.model_validate_json, body, headers)
+
+
+def watch() -> Call[WatchAnswer]:
+    """How serving does."""
+    return _get("/v1/watch", WatchAnswer)

@@ -7,7 +7,7 @@ from typing import Final
 import httpx
 
 Token = str | Callable[[], str] | None
-JSON: Final = {"content-type": "application/json"}
+JSON: Final[dict[str, str]] = {"content-type": "application/json"}
 USELESS: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 """Errors of the caller's own making (address, token), which no further attempt would mend."""
 

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from coldstart.client.connection import USELESS, Reply
 from coldstart.client.errors import (
@@ -30,7 +30,7 @@ from coldstart.client.errors import (
 )
 from coldstart.serving.schemas import ErrorAnswer
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Answer = TypeVar("Answer")
 NOT_STARTED: Final = frozenset({429, 503})
 """Statuses by which a server says that it has not begun with the request."""
 PASSING: Final = NOT_STARTED | {408, 500, 502, 504}
@@ -151,18 +151,20 @@ class Attempts:
         again = self.safe or status in NOT_STARTED
         return self._pause(str(status), failure, again=again, wait=_retry_after(reply.headers.get("retry-after", "")))
 
-    def read(self, answer: type[Answer], reply: Reply) -> Answer:
+    def read(self, reader: Callable[[bytes], Answer], reply: Reply) -> Answer:
         """The answer, typed.
 
         Raises:
             UnusableAnswerError: it has another shape than this version of the client knows.
         """
         try:
-            return answer.model_validate_json(reply.body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            message = f"{where}: {first['msg']}"
+            return reader(reply.body)
+        except ValueError as error:
+            message = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(str(part) for part in first["loc"]) or "body"
+                message = f"{where}: {first['msg']}"
             raise UnusableAnswerError(self.call, self.sent, "unusable_answer", message, reply.status) from error
 
     def lost(self, error: httpx.RequestError | TimeoutError) -> float:

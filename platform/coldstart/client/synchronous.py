@@ -3,15 +3,17 @@
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from coldstart.client import calls
 from coldstart.client.calls import Call
-from coldstart.client.connection import JSON, Bearer, Reply, Token, limits
+from coldstart.client.connection import Bearer, Reply, Token, limits
 from coldstart.client.retries import Answer, Attempts, Counts, Retries, Tally
 from coldstart.serving.schemas import (
+    Feedback,
+    FeedbackAnswer,
     HealthAnswer,
     ItemAnswer,
     NeighboursAnswer,
@@ -25,6 +27,10 @@ from coldstart.serving.schemas import (
     ReleaseAnswer,
     WithdrawAnswer,
 )
+from coldstart.serving.watch_answers import WatchAnswer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Client:
@@ -60,6 +66,10 @@ class Client:
         """Scores candidates for several users, in one request."""
         return self._answer(calls.rank_many(request), deadline_s)
 
+    def rank_arrow(self, users: "pa.RecordBatch", *, deadline_s: float | None = None) -> "pa.RecordBatch":
+        """Scores candidates for several users, a row each, in the Arrow form: for many users a fifth of the work."""
+        return self._answer(calls.rank_arrow(users), deadline_s)
+
     def publish(self, request: PublishRequest, *, deadline_s: float | None = None) -> PublishAnswer:
         """Publishes an item, or replaces its content; on return it can be ranked, and survives a crash."""
         return self._answer(calls.publish(request), deadline_s)
@@ -88,6 +98,14 @@ class Client:
         """Returns when all models answer; waits for a server that is starting as long as the retries last."""
         return self._answer(calls.ready(), deadline_s)
 
+    def feedback(self, events: Iterable[Feedback], *, deadline_s: float | None = None) -> FeedbackAnswer:
+        """Says what users did with ranked items, at most 1,000; however often it is sent, it counts once."""
+        return self._answer(calls.feedback(events), deadline_s)
+
+    def watch(self, *, deadline_s: float | None = None) -> WatchAnswer:
+        """How serving does, over all gateways: latency, batches, queues, freshness, drift, calibration."""
+        return self._answer(calls.watch(), deadline_s)
+
     @property
     def counts(self) -> Counts:
         """Calls, failures and retries so far."""
@@ -114,7 +132,7 @@ class Client:
             tally=self._tally,
         )
         with self._tally.call():
-            return attempts.read(call.answer, self._reply(call, attempts))
+            return attempts.read(call.read, self._reply(call, attempts))
 
     def _reply(self, call: Call[Answer], attempts: Attempts) -> Reply:
         while True:
@@ -131,9 +149,8 @@ class Client:
 
     def _once(self, call: Call[Answer], seconds: float) -> Reply:
         end = time.monotonic() + seconds
-        headers = JSON if call.body is not None else None
         with self._http.stream(
-            call.method, call.path, content=call.body, headers=headers, timeout=httpx.Timeout(seconds)
+            call.method, call.path, content=call.body, headers=dict(call.headers), timeout=httpx.Timeout(seconds)
         ) as response:
             pieces = []
             for piece in response.iter_bytes():

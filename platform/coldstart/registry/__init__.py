@@ -16,7 +16,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
 # Everything registered here is models from code over safetensors and JSON, so nothing needs pickle to load.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
-from coldstart.registry.promotion import decide, enact, promote, rollback, sentence
+from coldstart.registry.promotion import decide, enact, promote, rollback, sentence, withdraw
 from coldstart.registry.registry import ModelVersion, Registry
 from coldstart.registry.release import Release
 from coldstart.registry.standing import look, resolve, settle
@@ -33,4 +33,5 @@ __all__ = [
     "rollback",
     "sentence",
     "settle",
+    "withdraw",
 ]

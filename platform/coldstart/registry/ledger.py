@@ -40,7 +40,7 @@ _ATTEMPTS = 8
 _PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 """What MLflow says of a locked database, too many writers, or a connection that broke."""
 PROMOTED, REFUSED, ROLLED_BACK = "promoted", "refused", "rolled back"
-TAKEN_UP, PUT_BACK, COLLECTED = "taken up", "put back", "collected"
+TAKEN_UP, PUT_BACK, COLLECTED, WITHDRAWN = "taken up", "put back", "collected", "withdrawn"
 
 
 def _account() -> str:

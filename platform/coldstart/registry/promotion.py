@@ -8,10 +8,10 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Registry as Settings
 from coldstart.registry.connection import answering
 from coldstart.registry.gates import Measure, Verdict, judge
-from coldstart.registry.ledger import PROMOTED, REFUSED, ROLLED_BACK, Chain, Entry, Record
+from coldstart.registry.ledger import PROMOTED, REFUSED, ROLLED_BACK, WITHDRAWN, Chain, Entry, Record
 from coldstart.registry.registry import Registry
 from coldstart.registry.release import Release
-from coldstart.registry.standing import CHAMPION, State, finish, look, settle
+from coldstart.registry.standing import CHALLENGER, CHAMPION, State, finish, look, settle
 
 GATES = "coldstart.gates."
 """Tags that hold the latest verdicts of a version."""
@@ -164,6 +164,28 @@ def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str =
         return _roll_back(registry, to, why)
 
 
+def withdraw(registry: Registry, *, why: str = "") -> Record:
+    """Takes the challenger alias away; its versions stay registered.
+
+    Args:
+        registry: The project's registry.
+        why: Recorded.
+
+    Raises:
+        UserError: there is no challenger.
+    """
+    with answering(registry.tracking_uri, _IN_DOUBT):
+        standing = settle(registry, CHALLENGER)
+        if standing.version is None:
+            raise UserError(
+                "there is no challenger to withdraw; `coldstart promote adaptor VERSION --to challenger` names one"
+            )
+        entry = Entry(WITHDRAWN, CHALLENGER, previous=standing.version, version=None, versions={}, why=why)
+        record = registry.ledger.append(entry, registry.ledger.trusted())
+        finish(registry, CHALLENGER)
+        return record
+
+
 def sentence(record: Record) -> str:
     """A decision about an alias, for people."""
     entry = record.entry
@@ -171,6 +193,8 @@ def sentence(record: Record) -> str:
     failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
     if entry.action == REFUSED:
         return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
+    if entry.version is None:
+        return f"no {entry.alias} stands (before: version {entry.previous})"
     origin = f" (before: version {entry.previous})" if entry.previous not in (None, entry.version) else ""
     loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
     return f"{entry.alias} is adaptor version {entry.version}{origin}: {parts}{loud}"

@@ -31,7 +31,6 @@ from coldstart.serving.errors import ApiError
 from coldstart.serving.schemas import LAST_SECOND, MAX_HISTORY, MAX_ID, MAX_USERS, RankAnswer, RankRequest
 from coldstart.serving.scoring import Ints
 
-ARROW = "application/vnd.apache.arrow.stream"
 _ANSWER = pa.schema(
     {"scores": pa.list_(pa.float32()), "vectors": pa.list_(pa.string()), "release": pa.string(), "ms": pa.float64()}
 )

@@ -17,6 +17,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+ARROW = "application/vnd.apache.arrow.stream"
+"""Media type of the compact form of ranking."""
 MAX_HISTORY = 10_000
 MAX_CONTENTS = 32
 """Most candidates of one request that are given by content; each costs a pass of the encoder."""

@@ -102,8 +102,14 @@ def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> No
         made[kind] = read_artifact(into / kind, kind).fingerprint
 
 
-def register(recipe: Recipe, registry: Registry) -> str:
-    """Registers the models in the recipe's run directory and returns the release's name."""
+def register(recipe: Recipe, registry: Registry, metrics: Mapping[str, float] | None = None) -> str:
+    """Registers the models in the recipe's run directory as the next versions, and returns the release's name.
+
+    Args:
+        recipe: Of the run.
+        registry: To register in.
+        metrics: Figures of each, which need not have been evaluated.
+    """
     versions: dict[str, int] = {}
     for kind in ("ranker", "encoder", "adaptor"):
         versions[kind] = registry.register(
@@ -111,7 +117,7 @@ def register(recipe: Recipe, registry: Registry) -> str:
             recipe.run_dir / kind,
             recipe=recipe,
             upstream=dict(versions),
-            metrics={},
+            metrics=metrics or {},
             journal=Journal(recipe.run_dir / "journals" / f"{kind}.jsonl"),
         ).version
     return f"{registry.project}-adaptor/{versions['adaptor']}"

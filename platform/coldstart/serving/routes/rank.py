@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from coldstart.serving.arrow_form import ARROW, read_arrow, write_arrow
+from coldstart.serving.arrow_form import read_arrow, write_arrow
 from coldstart.serving.body import read_json, validated
 from coldstart.serving.call import RankCall
 from coldstart.serving.errors import ApiError
-from coldstart.serving.schemas import RankAnswer, RankAnswers, RankRequest, RankRequests
+from coldstart.serving.schemas import ARROW, RankAnswer, RankAnswers, RankRequest, RankRequests
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
