@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,22 @@ def expressions() -> dict[str, list[str]]:
     }
 
 
+def names(file: str) -> set[str]:
+    """What a file asks Prometheus for."""
+    return {name for expression in expressions()[file] for name in re.findall(r"ray_\w+", expression)}
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no promtool (Debian and Ubuntu: apt-get install prometheus)"
+)
+def test_prometheus_accepts_its_files():
+    done = subprocess.run(
+        ["promtool", "check", "config", MONITORING / "prometheus.yml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 rules found" in done.stdout
+
+
 @pytest.mark.parametrize("file", ["serving.json", "alerts.yml"])
 def test_every_metric_asked_for_exists(file):
     for expression in expressions()[file]:
@@ -37,5 +55,5 @@ def test_every_metric_asked_for_exists(file):
 
 
 def test_every_metric_is_shown():
-    shown = {existing()[name] for text in expressions()["serving.json"] for name in re.findall(r"ray_\w+", text)}
+    shown = {existing()[name] for name in names("serving.json")}
     assert set(existing().values()) == shown
