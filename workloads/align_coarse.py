@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from coldstart.alignment.kept_out import split_mature
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder
 from coldstart.data.dataset import Dataset
@@ -22,7 +23,6 @@ from workloads.console import CONSOLE
 from workloads.job import main
 
 STAGE = "align_coarse"
-MOST_HELDOUT = 1024
 _NAMED = 20
 _BLOCK_BYTES = 128 * 2**20
 
@@ -75,9 +75,7 @@ def coarse_task(recipe: Recipe, dataset: Dataset, ids: IdRows, *, mllm: str, key
             f"{dataset.num_items} items have a row; the most events any of them has is {counts[known].max(initial=0)}, "
             f"the median of all items is {int(np.median(counts[1:]))}); lower coarse.min_events"
         )
-    shuffled = np.random.default_rng((recipe.seed, 1)).permutation(mature)
-    kept_out = min(round(settings.holdout * len(mature)), MOST_HELDOUT)
-    train, heldout = np.split(shuffled, [len(mature) - kept_out])
+    train, heldout = split_mature(mature, settings, seed=recipe.seed)
     if settings.batch > len(train):
         raise UserError(
             f"coarse.batch {settings.batch} exceeds the {len(train)} mature items in training "

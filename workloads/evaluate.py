@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.alignment import fine_proxies, load_adaptor
+from coldstart.alignment import Adaptor, fine_proxies, load_adaptor
 from coldstart.alignment.content_map import fit_content_map
 from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_picture
 from coldstart.data.dataset import Dataset, part_path
 from coldstart.encoders.proxies import read_proxies
-from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
+from coldstart.evaluation.exhibits import Geometry, draw_charts, item_cards, neighbourhoods
 from coldstart.evaluation.facets import facets
+from coldstart.evaluation.neighbours import Card
 from coldstart.evaluation.protocol import Protocol
 from coldstart.evaluation.report import Chart, Evidence, render
 from coldstart.evaluation.runs import RECIPE, SCORES, scores_by_metric
@@ -32,6 +33,7 @@ from coldstart.evaluation.slots import slot_tables
 from coldstart.evaluation.summary import Summary, summarise, without_nan
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_whole
+from workloads.diagnose import Diagnosed, diagnose, listed_items
 from workloads.job import recipe_arguments, run_program, run_stage
 from workloads.measure import measure_parts
 from workloads.scoring import score_everything
@@ -50,8 +52,8 @@ REMAKE = {
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
 TRAINED = ("train_ranker", "align_coarse", "align_fine")
 """Stages whose journals hold training curves."""
-SEARCHED_ROWS = 2_000_000
-"""Rows that the search for weak segments holds in one process."""
+HELD_ROWS = 2_000_000
+"""Rows that one process holds to look for weak segments and at items; of more, those of a sample of users."""
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -64,7 +66,9 @@ def run(recipe: Recipe) -> Artifact:
     artifacts = open_artifacts(recipe.run_dir, oracle=has_oracle(recipe))
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
-    tables = _tables(recipe, artifacts, dataset, ranker)
+    adaptor = load_adaptor(artifacts["adaptor"].path)
+    coarse, states = _proxies(artifacts["proxies"], dataset)
+    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
     summary: Summary = {}
@@ -73,7 +77,21 @@ def run(recipe: Recipe) -> Artifact:
         scores.mkdir()
         if not score_everything(recipe, dataset, tables, scores, oracle=ORACLE in artifacts):
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
-        summary |= _measure(recipe, dataset, scores)
+        rows = ScoredRows.read(scores, most=HELD_ROWS)
+        summary |= _measure(recipe, dataset, scores, rows)
+        run = Diagnosed(
+            recipe,
+            dataset,
+            ranker,
+            adaptor,
+            coarse,
+            states,
+            tables,
+            _mature(recipe, dataset, ranker),
+            artifacts["proxies"].path,
+        )
+        diagnosis, gains = diagnose(run, rows)
+        summary["diagnosis"] = without_nan(diagnosis)
         geometry = _geometry(recipe, dataset, ranker, tables)
         journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}
         charts = draw_charts(summary, geometry, journals)
@@ -81,8 +99,9 @@ def run(recipe: Recipe) -> Artifact:
             decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels
         )
         around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
+        cards = item_cards(dataset, listed_items(gains), decode)
         (draft / RECIPE).write_text(dump_recipe(recipe))
-        _write(draft, _evidence(recipe, summary, charts, around, dataset, lineage))
+        _write(draft, _evidence(recipe, summary, charts, around, cards, dataset, lineage))
     return read_artifact(path, "evaluation")
 
 
@@ -108,13 +127,15 @@ def open_artifacts(run_dir: Path, *, oracle: bool = False) -> dict[str, Artifact
     return artifacts
 
 
-def _tables(recipe: Recipe, artifacts: dict[str, Artifact], dataset: Dataset, ranker: Ranker) -> dict[str, Tensor]:
-    proxies = artifacts["proxies"]
-    coarse, states = (
-        torch.from_numpy(part)
-        for part in read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
-    )
-    fine = fine_proxies(load_adaptor(artifacts["adaptor"].path), coarse, states)
+def _proxies(proxies: Artifact, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    coarse, states = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
+    return torch.from_numpy(coarse), torch.from_numpy(states)
+
+
+def _tables(
+    recipe: Recipe, dataset: Dataset, ranker: Ranker, adaptor: Adaptor, coarse: Tensor, states: Tensor
+) -> dict[str, Tensor]:
+    fine = fine_proxies(adaptor, coarse, states)
     mature = _mature(recipe, dataset, ranker)
     mapped = fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed)
     return slot_tables(
@@ -132,17 +153,16 @@ def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str
     return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
 
 
-def _measure(recipe: Recipe, dataset: Dataset, scores: Path) -> Summary:
+def _measure(recipe: Recipe, dataset: Dataset, scores: Path, rows: ScoredRows) -> Summary:
     clicks = np.asarray(dataset.items(["num_train_clicks"])["num_train_clicks"])
     columns = pq.read_schema(part_path(scores, 0)).names
     protocol = Protocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
     summary = summarise(measure_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
-    return {**summary, "protocol": recipe.data.split.kind, "segments": _weak_segments(recipe, dataset, scores)}
+    return {**summary, "protocol": recipe.data.split.kind, "segments": _weak_segments(recipe, dataset, rows)}
 
 
-def _weak_segments(recipe: Recipe, dataset: Dataset, scores: Path) -> dict[str, Any]:
-    """Where what is served ranks worst; of very many rows, those of a sample of users."""
-    rows = ScoredRows.read(scores, most=SEARCHED_ROWS)
+def _weak_segments(recipe: Recipe, dataset: Dataset, rows: ScoredRows) -> dict[str, Any]:
+    """Where what is served ranks worst."""
     found = worst_segments(
         rows.user_idx,
         rows.label,
@@ -160,6 +180,7 @@ def _evidence(
     summary: Summary,
     charts: list[Chart],
     around: list[Any],
+    cards: dict[str, Card],
     dataset: Dataset,
     lineage: dict[str, str],
 ) -> Evidence:
@@ -173,6 +194,7 @@ def _evidence(
         versions={package: version(package) for package in PACKAGES},
         command=f"coldstart submit pipeline --recipe {recipe.run_dir / 'recipe.yaml'}",
         written_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        cards=cards,
     )
 
 

@@ -65,7 +65,11 @@ class Scorer:
     def appeal(self, items: Ints, contexts: RankBatch, held: list[Any]) -> tuple[Ints, Logits]:
         """The items, and variant -> their mean logits over the contexts."""
         tables = {name: table for name, table in self._tables(held).items() if name in WEIGHED}
-        return items, mean_logits(self.ranker, contexts, items, tables, self.dataset.item_features)
+        found = mean_logits(self.ranker, contexts, items, tables, self.dataset.item_features)
+        if self.oracle is not None:
+            trained = {TRAINED: _trained_tables(self.oracle)[TRAINED]}
+            found |= mean_logits(self.oracle, contexts, items, trained, self.dataset.item_features)
+        return items, found
 
     def rows(self, piece: Ints, held: list[Any], appeal: list[Any], file: Path) -> int:
         """Writes the scored rows of some windows, in the order of events, and returns how many they are.

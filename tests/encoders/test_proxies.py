@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coldstart.config import UserError
-from coldstart.encoders.proxies import proxy_table, read_proxies, write_proxies
+from coldstart.encoders.proxies import partial_dir, proxy_table, read_partial, read_proxies, write_proxies
 
 
 def test_parts_come_back_by_item_index_with_zeros_for_oov(tmp_path: Path):
@@ -23,3 +23,17 @@ def test_another_catalogue_is_refused(tmp_path: Path):
     write_proxies(tmp_path, proxy_table(np.array([1, 2]), np.ones((2, 3)), np.ones((2, 1, 4))))
     with pytest.raises(UserError, match="proxies of 2 items but the dataset has 3"):
         read_proxies(tmp_path, 3, groups=1)
+
+
+def test_readings_in_part_stand_beside_the_whole_ones(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    coarse, states = rng.normal(size=(3, 3)).astype(np.float32), rng.normal(size=(3, 2, 4)).astype(np.float32)
+    words = partial_dir(tmp_path, "words")
+    write_proxies(words, proxy_table(np.array([900]), coarse[2:], states[2:]), part=1)
+    write_proxies(words, proxy_table(np.array([7, 3]), coarse[[1, 0]], states[[1, 0]]))
+    found = read_partial(tmp_path, "words", groups=2)
+    assert found is not None
+    assert found[0].tolist() == [3, 7, 900]
+    np.testing.assert_array_equal(found[1], coarse)
+    np.testing.assert_array_equal(found[2], states)
+    assert read_partial(tmp_path, "picture", groups=2) is None

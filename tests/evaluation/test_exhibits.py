@@ -7,6 +7,7 @@ from PIL import Image
 from coldstart.data.content import Content
 from coldstart.evaluation.exhibits import Geometry, draw_charts, neighbourhoods
 from coldstart.evaluation.summary import Summary
+from tests.evaluation.diagnosed import DIAGNOSIS
 
 
 def _geometry(cold: int = 4) -> Geometry:
@@ -20,6 +21,14 @@ def test_every_chart_is_drawn_and_described(summary: Summary) -> None:
     assert [chart.name for chart in charts] == ["gain", "warm-up", "reliability", "scores", "geometry", "training"]
     assert f"fine {summary['delta_item_vs_oov']['fine']['cold']['gauc']:+.3f}" in charts[0].alt
     assert all(chart.caption and chart.alt for chart in charts)
+
+
+def test_the_id_table_is_drawn_where_it_was_looked_at(summary: Summary) -> None:
+    charts = draw_charts({**summary, "diagnosis": DIAGNOSIS}, _geometry(), {})
+    chart = charts[-1]
+    assert chart.name == "id-space"
+    assert "0.50 of 0.60, -0.10 of 0.40" in chart.alt
+    assert [text.get_text() for text in chart.figure.axes[0].texts] == ["50 %", "none"]
 
 
 def test_cold_items_stand_beside_the_mature_items_whose_rows_they_share() -> None:

@@ -1,6 +1,7 @@
 import copy
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ from coldstart.evaluation.neighbours import Card, Neighbourhood
 from coldstart.evaluation.plots import gain_bars
 from coldstart.evaluation.report import SLICES, Chart, Evidence, headline, render, terminal_table
 from coldstart.evaluation.summary import Summary
+from tests.evaluation.diagnosed import DIAGNOSIS
 from tests.evaluation.rows import scored_rows, summary_of
 
 
@@ -145,3 +147,32 @@ def test_comparisons_say_what_a_null_result_excludes(summary: Summary) -> None:
     entry = next(e for e in summary["comparisons"] if e["metric"] == "gauc_item" and e["mde"] is not None)
     assert f"{entry['variant']} against {entry['against']}" in page
     assert f"<td>{entry['mde']:.3f}</td>" in page
+
+
+def test_the_diagnosis_is_told_in_sentences_beside_its_tables_and_pictures(summary: Summary) -> None:
+    gained = {"item_id": "i1", "rows": 40, "observed": 0.9, "before": 0.35, "after": 0.6, "gain": 0.2}
+    lost = {**gained, "item_id": "i2", "gain": -0.1}
+    diagnosis = DIAGNOSIS | {"gains": DIAGNOSIS["gains"] | {"most": [gained], "least": [lost]}}
+    evidence = replace(
+        _evidence({**summary, "diagnosis": diagnosis}),
+        cards={"i1": Card("the one that gains", None), "i2": Card("the one that loses", "data:image/jpeg;base64,AAAA")},
+    )
+    page = render(evidence)
+    parser = _Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    for words in (
+        "70\u00a0% of the 600 cold items",
+        "the one that gains",
+        "40 rows, 90\u00a0% clicked; OOV said 35\u00a0%, fine 60\u00a0%",
+        "\u22120.100",
+        "picture only",
+        "Its evenness is 0.80",
+    ):
+        assert words in page
+
+
+def test_runs_without_a_diagnosis_still_have_a_report(summary: Summary) -> None:
+    page = render(_evidence({**summary, "diagnosis": None}))
+    assert "Who gains" not in page
+    assert "Inside adaptor" not in page

@@ -11,9 +11,11 @@ from transformers import AutoModelForImageTextToText
 
 from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
 from coldstart.encoders.check import check_mllm
+from coldstart.encoders.proxies import read_partial
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.training.coarse_loop import Diverged
 from workloads import align_coarse, embed_items, prepare
@@ -104,6 +106,27 @@ def test_embeds_every_item_as_the_encoder_reads_it(aligned: Path, runs: Path) ->
     np.testing.assert_allclose(coarse[some], expected[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(states[some], expected[1].numpy(), atol=1e-4)
     assert embed_items.run(recipe(runs)).fingerprint == artifact.fingerprint
+
+
+def test_a_sample_of_cold_items_is_read_by_picture_and_by_words_alone(aligned: Path, runs: Path) -> None:
+    artifact, dataset = embed_items.run(recipe(runs)), Dataset.open(aligned / "dataset")
+    encoder = Encoder.load(aligned / "encoder", "cpu")
+    alone = {
+        "picture": lambda item: Content(picture=item.picture),
+        "words": lambda item: Content(item.title, item.text),
+    }
+    for shown, left in alone.items():
+        found = read_partial(artifact.path, shown, groups=2)
+        assert found is not None
+        items, coarse, _ = found
+        contents = dataset.contents(items)
+        assert (dataset.train_counts[items] == 0).all()
+        assert all(content.picture and content.title for content in contents)
+        with torch.inference_mode():
+            expected = encoder(encoder.inputs(encoder.prepare([left(item) for item in contents]), "cpu"))[0]
+        np.testing.assert_allclose(coarse, expected.numpy(), atol=1e-5)
+    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
+    assert len(items) == sum(content.picture is not None for content in dataset.contents(cold)) > 5
 
 
 def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(

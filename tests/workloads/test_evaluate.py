@@ -13,7 +13,7 @@ from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact
 from coldstart.config.recipe import Split
 from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES, TEST
 from coldstart.data.dataset import Dataset
-from coldstart.encoders.proxies import proxy_table, write_proxies
+from coldstart.encoders.proxies import partial_dir, proxy_table, write_proxies
 from coldstart.evaluation.metrics import auc
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.rankers import DinDcn, load_ranker, save_ranker
@@ -111,6 +111,10 @@ def _models(run: Path, recipe: Recipe, traits: np.ndarray) -> None:
     states = np.stack([traits[1:], -traits[1:]], axis=1)
     with write_artifact(run / "proxies", "proxies", _lineage(run, *sources), {"groups": 2}) as draft:
         write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
+        last = slice(ITEMS_IN_ALL - COLD, None)
+        index = np.arange(1, ITEMS_IN_ALL + 1)[last]
+        write_proxies(partial_dir(draft, "picture"), proxy_table(index, coarse[last], states[last]))
+        write_proxies(partial_dir(draft, "words"), proxy_table(index, 0 * coarse[last], 0 * states[last]))
     with write_artifact(run / "adaptor", "adaptor", _lineage(run, *sources, "proxies"), {}) as draft:
         save_adaptor(Adaptor(WIDTH, 2, traits.shape[1], hidden=8, dropout=0.0), draft)
 
@@ -199,6 +203,38 @@ def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_fro
 
 
 @pytest.mark.ray
+def test_the_run_is_diagnosed(evaluated: Artifact) -> None:
+    found = evaluated.about["diagnosis"]
+    assert found["id_space"]["items"] == ITEMS_IN_ALL - COLD
+    assert found["adaptor"]["items"] == COLD
+    assert {*found["gaze"]} == {"cold", "mature"}
+    assert found["gaze"]["cold"]["id"] == found["gaze"]["cold"]["oov"]
+    assert found["gains"]["items"] == COLD
+    listed = found["gains"]["most"] + found["gains"]["least"]
+    assert len(listed) > 5
+    gains = [item["gain"] for item in listed]
+    assert gains[: len(found["gains"]["most"])] == sorted(gains, reverse=True)[: len(found["gains"]["most"])]
+    page = (evaluated.path / "report.html").read_text()
+    assert "Who gains, and who loses" in page
+    assert "Inside adaptor and ranker" in page
+    assert (evaluated.path / "plots" / "id-space.png").is_file()
+
+
+@pytest.mark.ray
+def test_proxies_of_part_of_the_content_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
+    """The picture-only proxies are the whole ones here, and the words say nothing: one proxy for all items."""
+    found = evaluated.about["diagnosis"]["modalities"]
+    whole, picture, words = (found["readings"][name] for name in ("both", "picture", "words"))
+    assert picture["gain"] == pytest.approx(whole["gain"], abs=1e-6)
+    assert picture["lacks"]["value"] == pytest.approx(0, abs=1e-6)
+    assert whole["gain"]["value"] == pytest.approx(
+        evaluated.about["delta_item_vs_oov"]["fine"]["cold"]["gauc"], abs=1e-6
+    )
+    assert found["rows"] == evaluated.about["metrics"]["fine"]["cold"]["rows"]
+    assert words["gain"]["value"] != pytest.approx(whole["gain"]["value"], abs=1e-3)
+
+
+@pytest.mark.ray
 def test_running_it_again_gives_the_same_figures(evaluated: Artifact, recipe: Recipe) -> None:
     again = evaluate.run(recipe)
     metrics = again.about["metrics"]["fine"]["cold"]
@@ -219,6 +255,7 @@ def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe)
     assert found.about["protocol"] == "item_holdout"
     assert found.about["metrics"]["trained_oracle"] == found.about["metrics"]["id"]
     assert "trained_oracle_context" not in found.about["metrics"]
+    assert found.about["appeal_share"]["trained_oracle"]["appeal"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.ray

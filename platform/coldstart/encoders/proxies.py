@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 
 from coldstart.config import UserError
 
+SHOWN = ("picture", "words")
+"""What an item can be read by alone."""
+
 
 def proxy_table(
     item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray, digests: Sequence[str] | None = None
@@ -68,6 +71,30 @@ def read_proxies(path: Path, num_items: int, *, groups: int) -> tuple[np.ndarray
     coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
     zero = ((1, 0), (0, 0))
     return np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1)
+
+
+def partial_dir(path: Path, shown: str) -> Path:
+    """Where proxies of a sample of items stand that were read with only one modality `shown`, laid out as `path` is."""
+    return path / "partial" / shown
+
+
+def read_partial(path: Path, shown: str, *, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Readings of a sample of items with one modality shown.
+
+    Args:
+        path: Directory of the artifact.
+        shown: One of SHOWN.
+        groups: G.
+
+    Returns:
+        [n] item indices, ascending, coarse `[n, d]` and states `[n, G, D]`; None if the artifact has no such readings.
+    """
+    parts = sorted((partial_dir(path, shown) / "proxies").glob("part-*.parquet"))
+    if not parts:
+        return None
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
+    return table["item_idx"].to_numpy(), coarse, states.reshape(len(states), groups, -1)
 
 
 def content_digests(path: Path) -> pa.ChunkedArray | None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from coldstart.data.content import Content
+from coldstart.data.dataset import Dataset
 from coldstart.evaluation import plots
 from coldstart.evaluation.metrics import Reliability
 from coldstart.evaluation.neighbours import Card, Neighbourhood, cosines, nearest, thumbnail
@@ -47,6 +48,9 @@ def draw_charts(
 ) -> list[Chart]:
     """All charts of the report, in order."""
     drawn = [_gain(summary), _warm_up(summary), _reliability(summary), _scores(summary), _geometry(geometry)]
+    table = (summary.get("diagnosis") or {}).get("id_space")
+    if table:
+        drawn.append(_id_space(table))
     training = plots.training_curves(journals)
     if training is not None:
         drawn.append(
@@ -149,6 +153,19 @@ def _geometry(geometry: Geometry) -> Chart:
     )
 
 
+def _id_space(found: Mapping[str, Any]) -> Chart:
+    told = ", ".join(f"{direction['r2']:.2f} of {direction['share']:.2f}" for direction in found["directions"])
+    return Chart(
+        "id-space",
+        "What content can say of an ID row",
+        f"Bars are the strongest directions of the {found['items']:,} mature ID rows by their share of the variance; "
+        "the filled part, and the number above it, is what a ridge regression from the layer states explains of items "
+        "that it was not fitted on.",
+        f"Bar chart of the ID table's principal directions. Explained share of each, and its share of all: {told}.",
+        plots.id_directions(found["directions"]),
+    )
+
+
 def neighbourhoods(
     geometry: Geometry,
     contents: Callable[[NDArray[np.int64]], list[Content]],
@@ -172,10 +189,20 @@ def neighbourhoods(
     shown = contents(np.concatenate([cold, found.ravel()]))
 
     def card(content: Content, cosine: float | None = None) -> Card:
-        return Card(content.title or "", thumbnail(content.picture, decode), cosine)
+        return _card(content, decode, cosine)
 
     shelves = [shown[len(cold) + n * found.shape[1] :][: found.shape[1]] for n in range(len(cold))]
     return [
         Neighbourhood(card(mine), [card(other, float(value)) for other, value in zip(shelf, values, strict=True)])
         for mine, shelf, values in zip(shown, shelves, likeness, strict=False)
     ]
+
+
+def item_cards(dataset: Dataset, items: NDArray[np.int64], decode: Callable[[bytes], Image.Image]) -> dict[str, Card]:
+    """Item id -> picture and title of some items by index."""
+    ids = dataset.items(["item_id"])["item_id"].take(items - 1).to_pylist()
+    return {item_id: _card(content, decode) for item_id, content in zip(ids, dataset.contents(items), strict=True)}
+
+
+def _card(content: Content, decode: Callable[[bytes], Image.Image], cosine: float | None = None) -> Card:
+    return Card(content.title or "", thumbnail(content.picture, decode), cosine)

@@ -39,9 +39,9 @@ def p_value(value: float | None) -> str:
     return UNDEFINED if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, digits: int = 0) -> str:
     """A share."""
-    return UNDEFINED if value is None else f"{value * 100:.0f}{GAP}%".replace("-", "\u2212")
+    return UNDEFINED if value is None else f"{value * 100:.{digits}f}{GAP}%".replace("-", "\u2212")
 
 
 def count(value: Any) -> str:

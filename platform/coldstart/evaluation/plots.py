@@ -180,6 +180,30 @@ def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[An
     return figure
 
 
+def id_directions(directions: Sequence[Mapping[str, float]]) -> Figure:
+    """Principal directions of the ID table: the share of its variance that each has, and what content explains."""
+    share, explained = (
+        np.array([max(found["share"] * factor, 0.0) for found, factor in zip(directions, factors, strict=True)])
+        for factors in ([1.0] * len(directions), [found["r2"] for found in directions])
+    )
+    place = np.arange(1, len(directions) + 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 2.8), layout="constrained")
+        axis = figure.subplots()
+        axis.bar(place, share, color=COLOURS["id"], alpha=0.3, width=0.72, label="in the ID table")
+        axis.bar(place, explained, color=COLOURS["fine"], width=0.72, label="explained by content")
+        for x, found, height in zip(place, directions, share, strict=True):
+            words = "none" if found["r2"] <= 0 else f"{100 * found['r2']:.0f} %"
+            axis.annotate(words, (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+        axis.set_xticks(place)
+        axis.tick_params(length=0)
+        axis.grid(axis="x", visible=False)
+        axis.set_xlabel("principal direction of the mature ID rows")
+        axis.set_ylabel("share of the variance")
+        axis.legend(loc="upper right")
+    return figure
+
+
 def _colour(label: str) -> str:
     return COLOURS.get(label.split(",")[0], COLOURS[BASELINE])
 

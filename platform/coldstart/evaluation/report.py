@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page, and the same figures as a table for the terminal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from coldstart.evaluation.neighbours import Neighbourhood
+from coldstart.evaluation.findings import findings
+from coldstart.evaluation.neighbours import Card, Neighbourhood
 from coldstart.evaluation.pages import GAP, figure, p_value, page, percent, signed
 from coldstart.evaluation.plots import inline_svg
 from coldstart.evaluation.slices import meaning
@@ -54,6 +55,7 @@ class Evidence:
         versions: Package -> version.
         command: What makes this report again.
         written_at: Date and time, for people.
+        cards: Item id -> the item as it is shown, of those that gain or lose most.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Evidence:
     versions: Mapping[str, str]
     command: str
     written_at: str
+    cards: Mapping[str, Card] = field(default_factory=dict)
 
 
 def headline(summary: Summary) -> str:
@@ -108,6 +111,8 @@ def render(evidence: Evidence) -> str:
         confidence=summary["confidence"],
         shown_comparisons=_shown(summary["comparisons"]),
         segments=summary.get("segments"),
+        findings=findings(summary),
+        diagnosis=summary.get("diagnosis") or {},
     )
 
 

@@ -40,6 +40,22 @@ class PastAttention(nn.Module):
             label: [B, L] clicked (1) or not (0).
             age: [B, S, L] of `age_buckets`.
         """
+        query, key, value, bias = self._asked(looking, events, label, age)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return out.transpose(1, 2).flatten(2)
+
+    def weights(self, looking: Tensor, events: Tensor, label: Tensor, age: Tensor) -> Tensor:
+        """How much each of those who look back takes from what: `[B, H, S, 1 + L]`, first from the key of no event.
+
+        Arguments as `forward`. Holds all pairs at once: for looking into a model, not for running it.
+        """
+        query, key, _, bias = self._asked(looking, events, label, age)
+        return torch.softmax(query @ key.mT / query.shape[-1] ** 0.5 + bias, dim=-1)
+
+    def _asked(
+        self, looking: Tensor, events: Tensor, label: Tensor, age: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[B, H, ., d / H]`, and the bias `[B, H, S, 1 + L]` of their scores."""
         key_label, value_label = self.label(label.long()).chunk(2, dim=-1)
         query = self._split(self.query(looking))
         key = self._split(self.key(events) + key_label)
@@ -47,8 +63,7 @@ class PastAttention(nn.Module):
         key = torch.cat([self.nothing.expand(len(key), -1, -1, -1), key], dim=2)
         value = F.pad(value, (0, 0, 1, 0))
         bias = F.pad(self.recency(age).transpose(0, 1), (1, 0)).to(query.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return out.transpose(1, 2).flatten(2)
+        return query, key, value, bias
 
     def _split(self, vectors: Tensor) -> Tensor:
         """`[B, S, d]` to `[B, H, S, d / H]`."""
