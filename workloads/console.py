@@ -17,6 +17,10 @@ CONSOLE = Console(highlight=False)
 if not CONSOLE.is_terminal:
     CONSOLE.width = 120
 _SECONDS_BETWEEN_LINES = 15.0
+_FEW = {
+    "align_coarse": ("loss", "recall_at_10", "mean_cosine", "items_per_second", "mfu", "data_wait", "checkpoint_stall")
+}
+"""Figures that are shown of stages whose journal holds more than fits a line."""
 
 
 @contextmanager
@@ -47,8 +51,9 @@ def live_line(stage: str, journal: Journal) -> Iterator[None]:
     )
 
 
-def _shown(entry: dict[str, Any]) -> str:
-    figures = {key: value for key, value in entry.items() if key not in ("time", "done", "total")}
+def _shown(stage: str, entry: dict[str, Any]) -> str:
+    names = _FEW.get(stage, tuple(key for key in entry if key not in ("time", "done", "total")))
+    figures = {name: entry[name] for name in names if name in entry}
     return "  ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
     )
@@ -74,7 +79,7 @@ class _Line(ABC):
             entry = line
             self._latest.update(entry)
         if entry is not None:
-            self.figures = _shown(self._latest)
+            self.figures = _shown(self.stage, self._latest)
             return self._latest
         return None
 

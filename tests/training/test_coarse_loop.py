@@ -82,15 +82,10 @@ def test_passes_learn_like_the_whole_batch_at_once(root: Path, stage: int):
         assert len(set(ours)) == 6
 
 
-def test_rows_of_like_length_are_read_together_and_padding_is_told(root: Path):
+def test_rows_of_like_length_are_read_together():
     lengths = np.array([3, 9, 4, 8])
-    passes, padded = cut_passes(lengths, 2)
-    assert [rows.tolist() for rows in passes] == [[0, 2], [3, 1]]
-    assert padded == pytest.approx(1 - 24 / 26)
-    passes, padded = cut_passes(lengths, 4)
-    assert [rows.tolist() for rows in passes] == [[0, 1, 2, 3]]
-    assert padded == pytest.approx(1 - 24 / 36)
-    assert all(0 < line["padding"] < 1 for line in Journal(root / "passes2" / "journal.jsonl").read())
+    assert [rows.tolist() for rows in cut_passes(lengths, 2)] == [[0, 2], [3, 1]]
+    assert [rows.tolist() for rows in cut_passes(lengths, 4)] == [[0, 1, 2, 3]]
 
 
 def test_content_that_gives_no_number_stops_all_ranks_and_is_named(root: Path):
@@ -150,3 +145,6 @@ def test_every_step_says_how_it_went(root: Path):
         lines = Journal(root / f"zero{stage}" / "journal.jsonl").read()
         assert all(line["gradient_norm"] > 0 and 0 <= line["data_wait"] < 1 for line in lines)
         assert [line["temperature"] for line in lines] == [pytest.approx(0.2)] * 6
+        # On a busy machine the ceiling may be measured low.
+        assert all(0 < line["mfu"] < line["hfu"] < 2 and 0 < line["padding"] < 1 for line in lines)
+        assert all(line["tokens_per_second"] > line["items_per_second"] > 0 for line in lines)

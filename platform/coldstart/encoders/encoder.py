@@ -183,6 +183,9 @@ class Encoder(nn.Module):
         self.lora = settings.lora
         if settings.gradient_checkpointing:
             self.mllm.gradient_checkpointing_enable({"use_reentrant": False})
+            # Transformers lets gradients run to the inputs, which only reentrant checkpointing needs: a frozen tower
+            # would be computed again and gone back through for nothing.
+            self.mllm.disable_input_require_grads()
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters that alignment trains."""

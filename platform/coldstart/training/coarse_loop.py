@@ -7,7 +7,6 @@ resumed run continues as if it had not been interrupted.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from coldstart.training.deepspeed_engine import (
     whole_state,
 )
 from coldstart.training.ranks import barrier, device, gather, rank, world_size
+from coldstart.training.throughput import Meter
 
 Arrays = dict[str, NDArray[Any]]
 Stream = Callable[[NDArray[np.int64], Transform, int], Iterator[Arrays]]
@@ -142,6 +142,7 @@ class _Loop:
             task.checkpoints, task.key, background=task.coarse.checkpoint_async, tell=self._tell
         )
         self.done = 0
+        self.meter = Meter(encoder)
         self.share = task.coarse.batch // world_size()
         self.negatives = NegativeSampler(
             task.coarse.negatives, task.train, task.events, batch=task.coarse.batch, seed=task.seed
@@ -163,12 +164,11 @@ class _Loop:
         batches = self.stream(order[:, rank()].ravel(), self.encoder.prompt.prepare, self.share)
         stalled: dict[str, float] = {}
         for step in range(start, task.total_steps):
-            began = time.perf_counter()
+            self.meter.start()
             batch = next(batches)
-            waited = time.perf_counter() - began
+            self.meter.arrived()
             figures = self._step(step, dict(batch), order[step - start].ravel())
-            seconds = time.perf_counter() - began
-            figures |= {"items_per_second": task.coarse.batch / seconds, "data_wait": waited / seconds}
+            figures |= self.meter.finish()
             done = self.done = step + 1
             if done % task.steps_per_epoch == 0:
                 figures |= self._measure(done)
@@ -194,7 +194,9 @@ class _Loop:
         candidates = self._targets(self.negatives.candidates(step, items))
         losses = torch.zeros(self.share, device=device())
         norm, temperature = 0.0, torch.zeros(())
-        passes, padded = cut_passes(self.encoder.prompt.lengths(batch), self.task.coarse.micro(world_size()))
+        lengths = self.encoder.prompt.lengths(batch)
+        passes = cut_passes(lengths, self.task.coarse.micro(world_size()))
+        self.meter.read(batch, lengths, passes)
         for rows in passes:
             inputs = self.encoder.inputs({name: column[rows] for name, column in batch.items()}, device())
             coarse, temperature = self.engine(inputs)
@@ -207,7 +209,6 @@ class _Loop:
             "loss": everyone.mean().item(),
             "gradient_norm": norm,
             "temperature": temperature.detach().item(),
-            "padding": padded,
         }
         for name in ("loss", "gradient_norm"):
             if not np.isfinite(figures[name]):
@@ -278,7 +279,7 @@ class _Loop:
         return own, self.rows[torch.as_tensor(shown, device=device())]
 
 
-def cut_passes(lengths: NDArray[np.int64], size: int) -> tuple[list[NDArray[np.int64]], float]:
+def cut_passes(lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     """Cuts rows into passes of like length; which rows are read together changes no gradient.
 
     Args:
@@ -286,11 +287,10 @@ def cut_passes(lengths: NDArray[np.int64], size: int) -> tuple[list[NDArray[np.i
         size: Rows of a pass; a divisor of `B`.
 
     Returns:
-        Row indices of each pass, and the share of padded tokens among those that are read.
+        Row indices of each pass.
     """
     order = np.argsort(lengths, kind="stable") if size < len(lengths) else np.arange(len(lengths))
-    passes = np.split(order, len(lengths) // size)
-    return passes, 1 - float(lengths.sum()) / sum(size * int(lengths[rows].max()) for rows in passes)
+    return np.split(order, len(lengths) // size)
 
 
 def _finish(task: CoarseTask, encoder: Encoder, state: dict[str, Tensor], stream: Stream) -> None:
