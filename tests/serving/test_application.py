@@ -1,12 +1,15 @@
 """The whole application on a real Ray Serve, with real tiny models, from a real registry."""
 
 import base64
+import re
 import socket
 import threading
+import time
 
 import httpx
 import numpy as np
 import pytest
+import ray
 import torch
 
 from coldstart.alignment import load_adaptor
@@ -17,6 +20,7 @@ from coldstart.rankers import load_ranker
 from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
 from coldstart.serving.golden import golden_figures
+from tests.serving.test_meters import names
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content, register_run, tiny_recipe, write_run
 
 pytestmark = pytest.mark.ray
@@ -30,7 +34,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "served", port=free_port())
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "served", port=free_port(), watch={"first_s": 1})
     write_run(recipe)
     return recipe
 
@@ -120,6 +124,23 @@ def test_candidate_by_content_scores_like_the_published_item(client):
     given = {"title": item.title, "text": item.text, "picture": base64.b64encode(item.picture).decode()}
     answer = client.post("/v1/rank", json={"candidates": [{"item_id": "by-id"}, given], "now": 100}).json()
     assert answer["scores"][0] == pytest.approx(answer["scores"][1], abs=1e-4)
+
+
+def test_prometheus_finds_what_the_dashboard_asks_for(client):
+    published(client, "measured", 4)
+    candidates = [{"item_id": "measured"}, {"item_id": IDS[0]}, {"item_id": "nobody"}, {"title": "by content"}]
+    client.post("/v1/rank", json={"candidates": candidates, "user_id": "anna"}).raise_for_status()
+    event = {"item_id": IDS[0], "label": 1, "user_id": "anna"}
+    client.post("/v1/feedback", json={"events": [event]}).raise_for_status()
+    asked = {name for file in ("serving.json", "alerts.yml") for name in names(file)}
+    # These need a challenger, or a promotion after the first.
+    asked -= {name for name in asked if re.search("challenger_fallbacks|shadow|earned", name)}
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 120
+    while missing := asked - set(re.findall(r"^(ray_coldstart_\w+)", httpx.get(page, timeout=30).text, re.M)):
+        assert time.monotonic() < deadline, missing
+        time.sleep(1)
 
 
 def test_errors_keep_their_body_through_serve(client):
