@@ -1,6 +1,12 @@
 """HAProxy's files, ports and pages belong to one Serve and to this machine."""
 
+import socket
+import socketserver
 import subprocess
+import threading
+import time
+
+import pytest
 
 from coldstart.serving.ingress import _free_ports, _haproxy, flags
 
@@ -24,6 +30,90 @@ def test_pages_are_bound_to_loopback_and_the_frontend_stays_where_it_was_told(tm
     assert checked.returncode == 0, checked.stderr
     binds = [line.split()[1] for line in config.read_text().splitlines() if "bind" in line]
     assert binds == [f"127.0.0.1:{pages[0]}", "*:8000", f"127.0.0.1:{pages[1]}"]
+
+
+class Replica(socketserver.ThreadingTCPServer):
+    """Keeps the heads of requests and answers all but the first: that is a gateway which died over it."""
+
+    daemon_threads = True
+
+    def __init__(self, heads: list[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.heads = heads
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: Replica
+
+    def handle(self) -> None:
+        head = b"".join(iter(self.rfile.readline, b"\r\n")).decode()
+        self.rfile.read(2)
+        self.server.heads.append(head.lower())
+        if len(self.server.heads) > 1:
+            self.wfile.write(b"HTTP/1.1 202 -\r\ncontent-length: 2\r\n\r\n{}")
+
+
+RETRYING = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+    option redispatch 1
+    retry-on {retry_on}
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend gateways
+backend gateways
+    server one 127.0.0.1:{one}
+    server two 127.0.0.1:{two}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "given"), [("/v1/feedback", {}), ("/v1/feedback", {"x-request-id": "mine"}), ("/v1/rank", {})]
+)
+def test_feedback_that_goes_to_a_second_gateway_has_the_id_it_had_at_the_first(tmp_path, path, given):
+    pages = _free_ports(2)
+    program, (port,) = _haproxy(tmp_path, pages), _free_ports(1)
+    heads: list[str] = []
+    retry_on = flags(tmp_path, program, pages)["RAY_SERVE_HAPROXY_RETRY_ON"]
+    config = tmp_path / "haproxy.cfg"
+    with Replica(heads) as one, Replica(heads) as two:
+        places = {"one": one.server_address[1], "two": two.server_address[1]}
+        config.write_text(RETRYING.format(port=port, retry_on=retry_on, **places))
+        # Serve checks the file, then runs it: what is added must not be added twice.
+        checked = subprocess.run([program, "-c", "-f", config], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        with subprocess.Popen([program, "-db", "-f", config], stderr=subprocess.DEVNULL) as proxy:
+            try:
+                answer = _post(port, path, given)
+            finally:
+                proxy.terminate()
+        one.shutdown()
+        two.shutdown()
+    assert " 202 " in answer
+    assert config.read_text().count("x-request-id") == 2
+    ids = [head.partition("x-request-id: ")[2].split("\r\n")[0] for head in heads]
+    assert len(ids) == 2
+    assert ids[0] == ids[1]
+    assert ids[0] == given.get("x-request-id", ids[0])
+    assert bool(ids[0]) is path.endswith("feedback")
+
+
+def _post(port: int, path: str, given: dict[str, str]) -> str:
+    """Status line of the answer. Head and body go in one piece: HAProxy sends again only what it had whole."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\n{head}content-length: 2\r\n\r\n{{}}".encode())
+                return connection.makefile().readline()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_two_serves_of_one_machine_share_no_port_and_no_file(tmp_path):

