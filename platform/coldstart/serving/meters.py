@@ -5,11 +5,13 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from coldstart.serving.figures import SIZES
 from coldstart.serving.schemas import TrialAnswer
 from coldstart.serving.watch_answers import ArmFigures, WatchAnswer
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
-_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+_SIZES = [0.5, *SIZES.tolist()]
+"""Sizes in the middle of their buckets, for Ray takes that middle for every value when it adds them up."""
 _MOST = 500
 """Observations of one kind that are passed on in one second: percentiles of more are no better, and each costs 2 us."""
 
