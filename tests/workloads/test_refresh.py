@@ -1,6 +1,5 @@
 """The refresh job on real files, models and Ray, and once under kill -9."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,13 +15,12 @@ import torch
 from coldstart.alignment import load_adaptor, save_adaptor
 from coldstart.config import UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Cluster, Columns, Data, Files, Refresh
-from coldstart.config.recipe import Registry as Settings
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
-from coldstart.registry import Registry, Release, promote
+from coldstart.registry import Release
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.publications import Item, Proxy, digest_of
-from tests.serving.tiny import IDS, ITEMS, content, register_run, tiny_recipe, write_run
+from tests.serving.tiny import IDS, ITEMS, content, tiny_recipe, write_run
 from workloads.refresh import refresh, renew
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -195,37 +193,4 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(recipe, tmp_path):
     assert standing.keys() == fresh.keys()
     revisions = [change.revision for change in store.publications.changes(0, 1000)]
     assert revisions == list(range(1, len(fresh) + 1))
-    store.close()
-
-
-@pytest.mark.slow
-def test_the_program_is_stopped_by_ctrl_c_and_goes_on(recipe, tmp_path):
-    registry = Registry(recipe.tracking_uri, recipe.project)
-    register_run(recipe, registry)
-    promote(registry, "adaptor", 1, Settings(gates=()))
-    fresh = {f"new-{number}": Content(f"film {number}") for number in range(400)}
-    write_items(recipe, known(**fresh))
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
-    command = [sys.executable, "-m", "workloads.refresh", "--recipe", str(tmp_path / "recipe.yaml"), "--json"]
-    settings = {
-        "env": {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-        "start_new_session": True,
-    }
-    store = store_of(recipe, release_of(recipe))
-    with subprocess.Popen([*command, "--every", "1"], **settings) as program:
-        while len(store.publications.standing()) < 20:
-            assert program.poll() is None
-            time.sleep(0.05)
-        os.killpg(program.pid, signal.SIGINT)
-        out, told = program.communicate(timeout=120)
-    stored = len(store.publications.standing())
-    assert (program.returncode, out) == (130, "")
-    assert "run the same command again" in told
-    assert "Traceback" not in told
-    done = subprocess.run(command, **settings | {"timeout": 300})
-    assert json.loads(done.stdout)["published"] == len(fresh) - stored > 0
-    assert store.publications.standing().keys() == fresh.keys()
     store.close()
