@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coldstart.serving.arrow_form import ARROW, read_arrow
+from coldstart.serving.arrow_form import read_arrow
 from coldstart.serving.call import RankCall
 from coldstart.serving.errors import ApiError
-from coldstart.serving.schemas import RankRequest
+from coldstart.serving.schemas import ARROW, RankRequest
 from tests.serving.tiny import picture
 
 EVENT = pa.struct({"item_id": pa.string(), "label": pa.int8(), "timestamp": pa.int64()})
