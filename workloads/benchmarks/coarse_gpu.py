@@ -1,206 +1,173 @@
 """A step of coarse alignment on one bare machine: no Ray, no data, no hub; a model of real size with random weights.
 
-    python -m workloads.benchmarks.coarse_gpu --model qwen2.5-vl-3b --micro-batch 32 --train adapters
+    pip install torch transformers pydantic pyarrow pillow  # peft for --train adapters; deepspeed if you like
+    PYTHONPATH=platform:. python -m workloads.benchmarks.coarse_gpu --model qwen2.5-vl-3b --train all --checkpointing
 
+The micro-batch is the largest that `coldstart plan` finds to fit this machine, unless `--micro-batch` says one.
 Prints one JSON line: items and tokens per second with a new batch from host memory at every step and, as the ceiling,
-with one batch that stays on the device; model FLOPs utilisation (recomputation not counted); peak memory.
+with one batch that stays on the device; MFU and HFU as the journal has them, against the data sheet's peak, and what
+large matrix products reach here beside it; peak memory, measured and planned.
 """
 
 import argparse
+import importlib.util
 import json
+import os
+import socket
 import time
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from coldstart.alignment.contrastive import Targets, info_nce
-from coldstart.config.recipe import Encoder as EncoderSettings
-from coldstart.config.recipe import Lora, Trained
+from coldstart.config.recipe import Coarse
 from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import count_parameters
+from coldstart.training.flops import FlopCounter
+from coldstart.training.plan import best, rows
+from coldstart.training.throughput import matmul_ceiling, peak_flops, wait
+from workloads.benchmarks.coarse.bare import SHAPES, TRAINED, Inputs, collate, footprint, make_encoder, make_rows
 
-Inputs = dict[str, Tensor]
-IMAGE, VIDEO, START, END, PAD = 0, 1, 2, 3, 4
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-vl-3b": {
-        "vision_config": {
-            "depth": 32,
-            "hidden_size": 1280,
-            "num_heads": 16,
-            "intermediate_size": 3420,
-            "out_hidden_size": 2048,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-        "text_config": {
-            "vocab_size": 151_936,
-            "hidden_size": 2048,
-            "intermediate_size": 11_008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-        },
-    },
-    "tiny": {
-        "vision_config": {
-            "depth": 2,
-            "hidden_size": 32,
-            "num_heads": 2,
-            "intermediate_size": 32,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-        "text_config": {
-            "vocab_size": 200,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
-        },
-    },
-}
-TRAINED = {
-    "all": {"train": Trained()},
-    "adapters": {"train": Trained(vision="none"), "lora": Lora()},
-    "language": {"train": Trained(vision="none")},
-}
+MOST_ITEMS = 256
+"""Of a micro-batch: more make no GPU busier."""
+WARM_UP = 2
 
 
-def make_encoder(model: str, *, train: str, dtype: torch.dtype, device: str, checkpointing: bool) -> Encoder:
-    """A random encoder of a shape of `SHAPES`, on the device."""
-    marks = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START}
-    config = Qwen2_5_VLConfig(**SHAPES[model], **marks, vision_end_token_id=END, tie_word_embeddings=True)
-    with torch.device(device):
-        torch.set_default_dtype(dtype)
-        try:
-            encoder = Encoder(Qwen2_5_VLForConditionalGeneration(config), None, width=64)  # type: ignore[arg-type]
-            encoder.choose_trained(EncoderSettings(gradient_checkpointing=checkpointing, **TRAINED[train]))
-        finally:
-            torch.set_default_dtype(torch.float32)
-    return encoder.train()
+class Bare:
+    """AdamW on float32 copies of the weights, for machines without DeepSpeed.
 
-
-def make_batch(config: Any, rows: int, *, picture_size: int, text_tokens: int, seed: int) -> Inputs:
-    """Random pictures and words as `Encoder.inputs` makes them, in host memory."""
-    vision = config.vision_config
-    side = picture_size // (vision.patch_size * vision.spatial_merge_size)
-    images, patches = side**2, (side * vision.spatial_merge_size) ** 2
-    draw = torch.Generator().manual_seed(seed)
-    words = torch.randint(PAD + 1, config.text_config.vocab_size, (rows, text_tokens), generator=draw)
-    ids = torch.tensor([START, *[IMAGE] * images, END]).expand(rows, -1)
-    ids = torch.cat([ids, words], dim=1)
-    pixels = 3 * vision.temporal_patch_size * vision.patch_size**2
-    grid = [1, side * vision.spatial_merge_size, side * vision.spatial_merge_size]
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == IMAGE).long(),
-        "pixel_values": torch.randn(rows * patches, pixels, generator=draw),
-        "image_grid_thw": torch.tensor([grid] * rows),
-    }
-
-
-def model_flops(encoder: Encoder, batch: Inputs) -> float:
-    """Floating-point operations of one step.
-
-    Two per weight and token forward, in the backward pass as many again for what the gradient runs through, and once
-    more for what is trained. Attention counts where it is not windowed.
+    Attributes:
+        module: What is trained.
     """
-    config = encoder.mllm.config
-    tower, language = encoder.mllm.get_encoder("image"), encoder.mllm.get_decoder()
-    rows, length = batch["input_ids"].shape
-    patches = len(batch["pixel_values"])
-    whole_attention = len(config.vision_config.fullatt_block_indexes) * config.vision_config.hidden_size
-    through_tower = any(weight.requires_grad for weight in tower.parameters())
-    total = 0.0
-    for stack, tokens, backward, quadratic in (
-        (tower, patches, through_tower, whole_attention * patches / rows),
-        (
-            language,
-            rows * length,
-            True,
-            # Half of it is masked.
-            config.text_config.num_hidden_layers * config.text_config.hidden_size * length / 2,
-        ),
-    ):
-        matrices = [weight for weight in stack.parameters() if weight.dim() > 1]
-        size = sum(weight.numel() for weight in matrices) - (
-            language.get_input_embeddings().weight.numel() if stack is language else 0
-        )
-        trained = sum(weight.numel() for weight in matrices if weight.requires_grad)
-        trained = min(trained, size)
-        total += 2 * tokens * (size + backward * size + trained) + 4 * tokens * quadratic * (1 + 2 * backward)
-    return total
+
+    def __init__(self, module: Encoder) -> None:
+        """Copies the weights that are trained."""
+        self.module = module
+        self._weights = [weight for _, weight in module.trainable()]
+        self._masters = [weight.detach().float().clone() for weight in self._weights]
+        self._optimizer = torch.optim.AdamW(self._masters, lr=1e-5, fused=self._weights[0].is_cuda)
+
+    def __call__(self, inputs: Inputs) -> Any:
+        """Runs the module."""
+        return self.module(inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds gradients."""
+        loss.backward()
+
+    def step(self) -> None:
+        """Clips, updates, and forgets the gradients."""
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        for master, weight in zip(self._masters, self._weights, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        self._optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(self._weights, self._masters)
 
 
-def measure(encoder: Encoder, batches: list[Inputs], *, device: str, steps: int, resident: bool) -> float:
-    """Seconds of a step: forward, InfoNCE, backward, clipping, AdamW."""
-    rows = len(batches[0]["input_ids"])
-    weights = [weight for _, weight in encoder.trainable()]
-    optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=device == "cuda")
-    ids = torch.nn.functional.normalize(torch.randn(rows, encoder.width, device=device), dim=1)
-    targets = Targets(ids, torch.arange(rows, device=device), None)
-    there = [_on(batch, device) for batch in batches[:1]] if resident else batches
+def make_engine(encoder: Encoder, *, dtype: str, micro_batch: int) -> Any:
+    """The engine that the coarse stage trains with where DeepSpeed is installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return Bare(encoder)
+    from coldstart.training.deepspeed_engine import deepspeed_config, start_engine
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(alone)
+    settings = Coarse(batch=micro_batch, zero_stage=1, learning_rate=1e-5)
+    return start_engine(encoder, settings, deepspeed_config(settings, dtype=dtype), total_steps=10_000)
+
+
+def measure(engine: Any, batches: list[Inputs], *, where: torch.device, steps: int) -> float:
+    """Seconds of a step: forward, InfoNCE, backward, clipping, AdamW. Batches are moved where they are not there."""
+    items = len(batches[0]["input_ids"])
+    draw = torch.Generator().manual_seed(0)
+    ids = F.normalize(torch.randn(items, engine.module.width, generator=draw), dim=1).to(where)
+    targets = Targets(ids, torch.arange(items, device=where), None)
+    temperature = torch.tensor(0.07, device=where)
     began = 0.0
-    for step in range(-2, steps):
+    for step in range(-WARM_UP, steps):
         if step == 0:
-            _wait(device)
+            wait(where)
             began = time.perf_counter()
-        batch = there[step % len(there)]
-        coarse, _ = encoder(batch if resident else _on(batch, device))
-        info_nce(coarse, targets, targets, temperature=torch.tensor(0.07, device=device)).mean().backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    _wait(device)
+        coarse, _ = engine(_on(batches[step % len(batches)], where))
+        engine.backward(info_nce(coarse, targets, targets, temperature=temperature).mean())
+        engine.step()
+    wait(where)
     return (time.perf_counter() - began) / steps
 
 
-def _on(batch: Inputs, device: str) -> Inputs:
-    return {name: column.to(device, non_blocking=True) for name, column in batch.items()}
+def _on(batch: Inputs, where: torch.device) -> Inputs:
+    return {name: column.to(where, non_blocking=True) for name, column in batch.items()}
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def plan(arguments: argparse.Namespace, where: torch.device, item: dict[str, int]) -> tuple[int, float]:
+    """Items of a pass, and GiB that a step with them should take."""
+    kinds = {"train": arguments.train, "dtype": getattr(torch, arguments.dtype)}
+    size = footprint(arguments.model, checkpointing=arguments.checkpointing, **kinds, **item)
+    if arguments.micro_batch:
+        return arguments.micro_batch, size.total(1, 1, arguments.micro_batch) / 2**30
+    memory = torch.cuda.mem_get_info()[0] if where.type == "cuda" else _free_memory()
+    choice = best(rows(size, ranks=1, share=MOST_ITEMS, memory=memory))
+    if choice is None:
+        raise SystemExit(f"not one item fits {memory / 2**30:.1f} GiB: add --checkpointing, or --train adapters")
+    return choice.micro_batch, choice.total / 2**30
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures both ways and puts the figures together."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, arguments.dtype)
+    item = {"picture_size": arguments.picture_size, "text_tokens": arguments.text_tokens}
+    micro_batch, planned = plan(arguments, where, item)
     torch.manual_seed(0)
     encoder = make_encoder(
-        arguments.model, train=arguments.train, dtype=dtype, device=device, checkpointing=arguments.checkpointing
+        arguments.model, train=arguments.train, dtype=dtype, device=where.type, checkpointing=arguments.checkpointing
     )
-    shape = {"picture_size": arguments.picture_size, "text_tokens": arguments.text_tokens}
-    batches = [make_batch(encoder.mllm.config, arguments.micro_batch, **shape, seed=seed) for seed in range(2)]
-    if device == "cuda":
+    counter, counts = FlopCounter(encoder), count_parameters(encoder)
+    made = [make_rows(encoder, micro_batch, seed=seed, **item) for seed in range(2)]
+    lengths = np.full(micro_batch, made[0]["input_ids"].shape[1])
+    flops = counter.count(made[0], lengths, [np.arange(micro_batch)])
+    batches = [collate(one) for one in made]
+    engine = make_engine(encoder, dtype=arguments.dtype, micro_batch=micro_batch)
+    if where.type == "cuda":
         batches = [{name: column.pin_memory() for name, column in batch.items()} for batch in batches]
         torch.cuda.reset_peak_memory_stats()
-    fresh = measure(encoder, batches, device=device, steps=arguments.steps, resident=False)
-    resident = measure(encoder, batches, device=device, steps=arguments.steps, resident=True)
-    flops, counts = model_flops(encoder, batches[0]), count_parameters(encoder)
-    tokens = batches[0]["input_ids"].numel()
+    timed: dict[str, Any] = {"where": where, "steps": arguments.steps}
+    fresh = measure(engine, batches, **timed)
+    resident = measure(engine, [_on(batches[0], where)], **timed)
+    peak, ceiling = peak_flops(where, dtype), matmul_ceiling(where, dtype)
     return {
         "model": arguments.model,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",
+        "engine": "deepspeed" if not isinstance(engine, Bare) else "torch",
         "trained_parameters": counts.trained,
         "frozen_parameters": counts.frozen,
-        "micro_batch": arguments.micro_batch,
-        "tokens_per_item": tokens // arguments.micro_batch,
-        "items_per_second": arguments.micro_batch / fresh,
-        "tokens_per_second": tokens / fresh,
-        "ceiling_items_per_second": arguments.micro_batch / resident,
+        "micro_batch": micro_batch,
+        "tokens_per_item": int(lengths[0]),
+        "step_seconds": fresh,
+        "items_per_second": micro_batch / fresh,
+        "tokens_per_second": float(lengths.sum()) / fresh,
+        "ceiling_items_per_second": micro_batch / resident,
         "share_of_ceiling": resident / fresh,
-        "model_tflops_per_second": flops / fresh / 1e12,
-        "mfu": flops / fresh / 1e12 / arguments.peak_tflops,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
+        "model_tflops_per_second": flops.model / fresh / 1e12,
+        "peak_tflops": peak / 1e12,
+        "matmul_tflops": ceiling / 1e12,
+        "mfu": flops.model / fresh / peak,
+        "hfu": flops.hardware / fresh / peak,
+        "mfu_of_matmul": flops.model / fresh / ceiling,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else None,
+        "planned_gib": planned,
     }
 
 
@@ -208,16 +175,13 @@ def main(given: list[str] | None = None) -> None:
     """Runs as a program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(SHAPES), default="qwen2.5-vl-3b")
-    parser.add_argument("--train", choices=sorted(TRAINED), default="adapters")
-    parser.add_argument("--micro-batch", type=int, default=32)
+    parser.add_argument("--train", choices=sorted(TRAINED), default="all")
+    parser.add_argument("--micro-batch", type=int, help="default: the largest that fits")
     parser.add_argument("--picture-size", type=int, default=448)
     parser.add_argument("--text-tokens", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument(
-        "--peak-tflops", type=float, default=989.0, help="dense peak in this dtype (default: H100/H200)"
-    )
     print(json.dumps(run(parser.parse_args(given))))
 
 

@@ -8,7 +8,7 @@ added up.
 Legend: `P` all parameters, `T` trained ones, `N` ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,25 +101,51 @@ def footprint(
     Raises:
         UserError: an encoder cannot be made as the settings say.
     """
-    outline = Encoder.outline(mllm, settings, width=width, content=content)
-    counts, largest_layer = count_parameters(outline), _largest_layer(outline)
-    dtype = getattr(torch, settings.dtype)
-    encoder = weightless(outline, dtype)
-    rows = encoder.prepare(list(sample))
-    kept = _kept(encoder, rows)
-    layer = 0
-    if settings.gradient_checkpointing:
-        whole = Encoder.outline(
-            mllm, settings.model_copy(update={"gradient_checkpointing": False}), width=width, content=content
-        )
-        layer = _kept(weightless(whole, dtype), rows) // _depth(outline)
+
+    def outline(checkpointing: bool) -> Encoder:
+        chosen = settings.model_copy(update={"gradient_checkpointing": checkpointing})
+        return Encoder.outline(mllm, chosen, width=width, content=content)
+
+    def largest(encoder: Encoder) -> tuple[dict[str, Tensor], int]:
+        rows = encoder.prepare(list(sample))
+        lengths = encoder.prompt.lengths(rows)
+        at = int(lengths.argmax())
+        one = {name: column[at : at + 1] for name, column in rows.items()}
+        return encoder.inputs(one, "cpu"), int(lengths[at])
+
+    return measured(
+        outline, largest, dtype=getattr(torch, settings.dtype), checkpointing=settings.gradient_checkpointing
+    )
+
+
+def measured(
+    outline: Callable[[bool], Encoder],
+    largest: Callable[[Encoder], tuple[dict[str, Tensor], int]],
+    *,
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Footprint:
+    """The footprint of an encoder that need not stand in a checkpoint.
+
+    Args:
+        outline: Makes it without weights, with gradient checkpointing or not.
+        largest: Inputs of its largest item and how many tokens it has.
+        dtype: Of the weights.
+        checkpointing: Whether activations are computed again.
+    """
+    made = outline(checkpointing)
+    counts, largest_layer = count_parameters(made), _largest_layer(made)
+    encoder = weightless(made, dtype)
+    inputs, tokens = largest(encoder)
+    kept = _kept(encoder, inputs)
+    layer = _kept(weightless(outline(False), dtype), inputs) // _depth(made) if checkpointing else 0
     return Footprint(
         counts=counts,
         value_bytes=dtype.itemsize,
         largest_layer=largest_layer,
         item_bytes=kept,
         layer_bytes=layer,
-        tokens=int(max(encoder.prompt.lengths(rows))),
+        tokens=tokens,
     )
 
 
@@ -138,10 +164,8 @@ def weightless(module: Any, dtype: torch.dtype) -> Any:
     return module.train()
 
 
-def _kept(encoder: Encoder, rows: dict[str, Any]) -> int:
-    """Bytes that autograd keeps for the largest item."""
-    largest = int(encoder.prompt.lengths(rows).argmax())
-    inputs = encoder.inputs({name: column[largest : largest + 1] for name, column in rows.items()}, "cpu")
+def _kept(encoder: Encoder, inputs: dict[str, Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass."""
     weights = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
     kept: dict[int, Tensor] = {}
 
