@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,15 @@ def run(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def bring_up_to_date(recipe: Recipe, dataset: Artifact | None = None) -> tuple["_Ledger", dict[str, Artifact]]:
+def bring_up_to_date(
+    recipe: Recipe, dataset: Artifact | None = None, *, kinds: Collection[str] | None = None
+) -> tuple["_Ledger", dict[str, Artifact]]:
     """Runs every stage whose inputs have changed.
 
     Args:
         recipe: Of the run.
         dataset: Prepared by another run and shared; it stands in the run directory already.
+        kinds: Only the stages that make these; all if None.
 
     Returns:
         What each stage was made from, and the artifacts by kind.
@@ -128,7 +131,7 @@ def bring_up_to_date(recipe: Recipe, dataset: Artifact | None = None) -> tuple["
     ledger = _Ledger(recipe.run_dir / "pipeline.json")
     artifacts = {} if dataset is None else {dataset.kind: dataset}
     for stage in stages(recipe):
-        if stage.kind in artifacts:
+        if stage.kind in artifacts or (kinds is not None and stage.kind not in kinds):
             continue
         inputs = _inputs(stage, recipe, artifacts)
         artifact = ledger.up_to_date(stage, inputs, recipe.run_dir / stage.kind)

@@ -31,8 +31,8 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
     runs = {recipe.seed: EvaluatedRun.open(recipe.run_dir)}
     for seed in range(recipe.seed + 1, recipe.seed + count):
         CONSOLE.print(f"[bold]seed {seed}[/]")
-        other = _with_seed(recipe, seed)
-        _share(artifacts["dataset"].path, other.run_dir / "dataset")
+        other = with_seed(recipe, seed)
+        share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
         bring_up_to_date(other, artifacts["dataset"])
         runs[seed] = EvaluatedRun.open(other.run_dir)
     about = over_seeds(runs)
@@ -49,13 +49,15 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
     return artifact
 
 
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe of another seed of a run, which lives in `<run>/seeds/<seed>/`."""
     paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / "seeds"})
     registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
     return recipe.model_copy(update={"name": str(seed), "seed": seed, "paths": paths, "registry": registry})
 
 
-def _share(dataset: Path, place: Path) -> None:
+def share_dataset(dataset: Path, place: Path) -> None:
+    """Puts a run's dataset into the place of another seed's."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.is_symlink():
         place.symlink_to(os.path.relpath(dataset, place.parent), target_is_directory=True)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 RIDGE_PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 MLP_PENALTIES = (0.1, 1.0, 10.0)
@@ -36,23 +37,34 @@ def fit_content_map(states: Tensor, id_rows: Tensor, mature: npt.NDArray[np.bool
     Returns:
         Predicted rows [N + 1, d], with row 0 (OOV) as it was.
     """
-    rows = id_rows.numpy()
     items = np.flatnonzero(mature[1:]) + 1
     if len(items) < MIN_MATURE:
-        return id_rows[:1].repeat(len(rows), 1)
-    content = states.flatten(1).numpy()
-    read = StandardScaler().fit(content[items]).transform(content).astype(np.float32)
-    # One spread for all columns: a strong direction of the table has to stay strong in the error.
-    mean, spread = rows[items].mean(0), max(float(rows[items].std()), 1e-6)
-    target = (rows - mean) / spread
+        return id_rows[:1].repeat(len(id_rows), 1)
     order = np.random.default_rng(seed).permutation(items)
     held, kept = np.split(order, [int(len(order) * HELD_OUT)])
     grid = [("ridge", penalty) for penalty in RIDGE_PENALTIES] + [("mlp", penalty) for penalty in MLP_PENALTIES]
-    errors = [
-        _error(_fit(name, penalty, read[kept], target[kept], seed), read[held], target[held]) for name, penalty in grid
-    ]
-    name, penalty = grid[int(np.argmin(errors))]
-    predicted = _fit(name, penalty, read[items], target[items], seed).predict(read) * spread + mean
+    errors = [float(((_predicted(states, id_rows, kept, *map_, seed) - id_rows)[held] ** 2).mean()) for map_ in grid]
+    return _predicted(states, id_rows, items, *grid[int(np.argmin(errors))], seed)
+
+
+def content_map(
+    states: Tensor, id_rows: Tensor, mature: npt.NDArray[np.bool_], *, kind: str, penalty: float, seed: int
+) -> Tensor:
+    """As `fit_content_map`, by one kind of regression (`ridge`, `mlp`) and one penalty."""
+    items = np.flatnonzero(mature[1:]) + 1
+    if len(items) < MIN_MATURE:
+        return id_rows[:1].repeat(len(id_rows), 1)
+    return _predicted(states, id_rows, items, kind, penalty, seed)
+
+
+def _predicted(states: Tensor, id_rows: Tensor, items: Ints, kind: str, penalty: float, seed: int) -> Tensor:
+    """Rows [N + 1, d] as a regression fitted on some items says, with row 0 (OOV) as it was."""
+    rows, content = id_rows.numpy(), states.flatten(1).numpy()
+    read = StandardScaler().fit(content[items]).transform(content).astype(np.float32)
+    # One spread for all columns: a strong direction of the table has to stay strong in the error.
+    mean, spread = rows[items].mean(0), max(float(rows[items].std()), 1e-6)
+    model = _fit(kind, penalty, read[items], (rows[items] - mean) / spread, seed)
+    predicted = np.asarray(model.predict(read)) * spread + mean
     predicted[0] = rows[0]
     return torch.from_numpy(predicted.astype(np.float32))
 
@@ -64,7 +76,3 @@ def _fit(name: str, penalty: float, content: Floats, target: Floats, seed: int) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(content, target)
-
-
-def _error(model: Any, content: Floats, target: Floats) -> float:
-    return float(np.mean((np.asarray(model.predict(content)) - target) ** 2))

@@ -81,10 +81,16 @@ class JointRanker(nn.Module):
         return torch.cat([self.ranker.id_slots(item_idx), vectors.flatten(-2), known.unsqueeze(-1)], dim=-1)
 
     @torch.inference_mode()
-    def table(self, coarse: Tensor, states: Tensor) -> Tensor:
-        """The joint slot of every item, `[V, ...]`, of coarse proxies `[V, d]` and layer states `[V, G, D]`."""
+    def table(self, coarse: Tensor, states: Tensor, *, known: bool = True) -> Tensor:
+        """The joint slot of every item, `[V, ...]`; unless their IDs are `known`, as if they had none.
+
+        Args:
+            coarse: [V, d] coarse proxies.
+            states: [V, G, D] layer states.
+            known: Whether IDs are shown.
+        """
         parts = torch.split(torch.arange(len(coarse)), ITEMS_PER_PASS)
-        return torch.cat([self.slots(part, self.vectors(coarse[part], states[part])) for part in parts])
+        return torch.cat([self.slots(part * known, self.vectors(coarse[part], states[part])) for part in parts])
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` of joint slots `[B, T, (K + 1) d + 1]`."""

@@ -58,7 +58,12 @@ def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
     scores = [scores_by_metric(run.rows) for run in runs.values()]
     for s, member in slices(first.rows.train_events, first.rows.age_s).items():
         for metric in METRICS:
-            found = _Crossed([RankedUsers.of(first.rows, member, each[metric]) for each in scores], summaries[0])
+            found = Crossed(
+                [RankedUsers.of(first.rows, member, each[metric]) for each in scores],
+                confidence=summaries[0]["confidence"],
+                resamples=summaries[0]["resamples"],
+                seed=summaries[0]["seed"],
+            )
             for place, name in enumerate(variants):
                 metrics[name][s][metric] = found.figures(place)
             for against, compared in PAIRS.items():
@@ -92,15 +97,20 @@ def crossed_draws(by_seed: Floats, *, confidence: float, seed: int) -> Floats:
     return np.asarray(everyone + stretch * (drawn - everyone))
 
 
-class _Crossed:
-    """Scores of several seeds on the same resamples of users and seeds."""
+class Crossed:
+    """Scores of several seeds on the same resamples of users and seeds; of one seed, on those of users.
 
-    def __init__(self, users: Sequence[RankedUsers], summary: Mapping[str, Any]) -> None:
-        self._confidence, self._seed = float(summary["confidence"]), int(summary["seed"])
+    Args:
+        users: By seed.
+        confidence: Of the intervals.
+        resamples: `R`.
+        seed: Of the draws.
+    """
+
+    def __init__(self, users: Sequence[RankedUsers], *, confidence: float, resamples: int, seed: int) -> None:
+        self._confidence, self._seed = confidence, seed
         self._gauc = np.stack([each.gauc for each in users])
-        self._draws = np.stack(
-            [resample(each.auc, each.weight, resamples=summary["resamples"], seed=self._seed) for each in users]
-        )
+        self._draws = np.stack([resample(each.auc, each.weight, resamples=resamples, seed=seed) for each in users])
 
     def figures(self, score: int, other: int | None = None) -> dict[str, Any]:
         """A score, or how much it is above another."""
@@ -114,12 +124,23 @@ class _Crossed:
         delta = found.pop("value")
         return {"delta": delta, **found, **tested(delta, draws, confidence=self._confidence)}
 
+    def share(self, part: tuple[int, int], whole: tuple[int, int]) -> dict[str, float]:
+        """The difference `part` as a share of the difference `whole`; not defined unless the whole is above zero."""
+        if not self.figures(*whole)["low"] > 0:
+            return {"value": math.nan, "low": math.nan, "high": math.nan}
+        value = self.figures(*part)["value"] / self.figures(*whole)["value"]
+        found = interval(value, self._drawn(*part) / self._drawn(*whole), confidence=self._confidence)
+        return {"value": found.value, "low": found.low, "high": found.high}
+
     def _drawn(self, score: int, other: int | None) -> Floats:
         by_seed = self._draws[:, :, score] - (0 if other is None else self._draws[:, :, other])
+        if len(by_seed) == 1:
+            return np.asarray(by_seed[0])
         return crossed_draws(by_seed, confidence=self._confidence, seed=self._seed)
 
 
 def _spread(by_seed: Sequence[float | None]) -> dict[str, Any]:
     """Mean and standard deviation; not defined where one seed's figure is not."""
     values = np.array(by_seed, np.float64)
-    return {"value": float(values.mean()), "spread": float(values.std(ddof=1)), "by_seed": values.tolist()}
+    spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return {"value": float(values.mean()), "spread": spread, "by_seed": values.tolist()}

@@ -25,9 +25,16 @@ EVIDENCE = 10.0
 
 
 class ProxiedRanker(nn.Module):
-    """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows."""
+    """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows.
 
-    def __init__(self, adaptor: Adaptor, ranker: Ranker, coarse: Tensor, states: Tensor) -> None:
+    Args:
+        adaptor: An `Adaptor`, or another reader of the same that gives what the ranker takes as slots.
+        ranker: A `Ranker`, or another model of batch and slots.
+        coarse: [V, d] coarse proxies.
+        states: [V, G, D] layer states.
+    """
+
+    def __init__(self, adaptor: nn.Module, ranker: nn.Module, coarse: Tensor, states: Tensor) -> None:
         super().__init__()
         self.adaptor = adaptor
         self.ranker = ranker.requires_grad_(False).eval()
@@ -89,13 +96,38 @@ def align_fine(
         parts=settings.parts,
     )
     adaptor.start_at(ranker.id_rows()[ranker.trained].cpu())
+    model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states))
+    progress = train_proxied(
+        model, sequences, settings, history=history, seed=seed, gauc=gauc, journal=journal, checkpoints=checkpoints
+    )
+    if digest(ranker) != before:
+        raise AssertionError("fine alignment changed the frozen ranker")
+    return adaptor.eval(), progress
+
+
+def train_proxied(
+    model: ProxiedRanker,
+    sequences: EventSequences,
+    settings: Fine,
+    *,
+    history: int,
+    seed: int,
+    gauc: Gauc,
+    journal: Journal | None = None,
+    checkpoints: Path | None = None,
+) -> Progress:
+    """Trains what stands in the slots of a frozen ranker; arguments as of `align_fine`."""
     torch.manual_seed(seed * 1000 + rank())
-    model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states)).to(device())
-    weights = item_weights(sequences, len(coarse))
+    model = model.to(device())
+    weights = item_weights(sequences, len(model.get_buffer("coarse")))
     valid = UserWindows(sequences, history=history, splits=[VALID])
     loop = ClickLoop(
         model,
-        torch.optim.AdamW(adaptor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
+        torch.optim.AdamW(
+            [weight for weight in model.adaptor.parameters() if weight.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        ),
         UserWindows(sequences, history=history, splits=[TRAIN], item_weight=weights),
         lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=judged_rows(sequences, valid)),
         Schedule(
@@ -107,10 +139,7 @@ def align_fine(
         journal=journal,
         checkpoints=checkpoints,
     )
-    progress = loop.run()
-    if digest(ranker) != before:
-        raise AssertionError("fine alignment changed the frozen ranker")
-    return adaptor.eval(), progress
+    return loop.run()
 
 
 def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.float32]:
