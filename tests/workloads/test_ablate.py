@@ -1,0 +1,90 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coldstart.config import Recipe, UserError
+from workloads import ablate
+from workloads.trials import make_trial, trial_path
+
+VALUES = {
+    "name": "tiny",
+    "data": {"generated": {"items": 120, "users": 80, "events": 6000, "picture_size": 32}},
+    "cluster": {"workers": 1, "embed_actors": 1},
+    "ranker": {"width": 8, "history": 20, "hidden": [8], "epochs": 1},
+    "encoder": {"picture_size": 32},
+    "coarse": {"epochs": 1, "min_events": 5, "batch": 16},
+    "fine": {"epochs": 1, "hidden": 16, "joint": {"epochs": 1}},
+    "evaluation": {"bootstrap": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return Recipe.model_validate(VALUES | {"paths": {"runs": tmp_path_factory.mktemp("runs")}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"names": ["fien"], "count": 1}, r"--only fien: .*allowed: oov,.* fine,"), ({"count": 0}, "--seeds 0")],
+)
+def test_mistakes_are_told_before_anything_is_trained(recipe: Recipe, asked: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ablate.run(recipe, **asked)
+    assert not (recipe.run_dir / "dataset").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_table_holds_all_that_were_asked_for_over_all_seeds(local_ray: None, recipe: Recipe) -> None:
+    made = ablate.run(recipe, count=2, names=["ridge_map", "fine", "joint"])
+    assert made.about["variants"] == ["oov", "ridge_map", "fine", "joint", "content_oracle", "oracle"]
+    assert made.about["seeds"] == [recipe.seed, recipe.seed + 1]
+    assert len(made.about["tuned"]["fine"]["tried"]) == 4
+    best = max(made.about["tuned"]["fine"]["tried"], key=lambda tried: tried["valid_gauc"])
+    assert made.about["tuned"]["fine"]["setting"] == best["setting"]
+    assert json.loads((made.path / "ablation.json").read_text()) == made.about
+    assert "# Ablation of tiny" in (made.path / "ablation.md").read_text()
+    assert (made.path / "ablation.png").stat().st_size > 1000
+
+    other = recipe.run_dir / "seeds" / str(recipe.seed + 1)
+    assert len(list((other / "trials").iterdir())) == 4
+    path = trial_path(recipe.run_dir.absolute(), "fine", best["setting"], recipe)
+    assert make_trial(recipe, "fine", best["setting"]).path == path
+    changed = recipe.model_copy(update={"fine": recipe.fine.model_copy(update={"hidden": 8})})
+    assert trial_path(recipe.run_dir.absolute(), "fine", best["setting"], changed) != path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(VALUES | {"paths": {"runs": str(tmp_path / "runs")}}))
+    command = [sys.executable, "-m", "workloads.ablate", "--recipe", str(file), "--seeds", "1", "--json"]
+    trials = tmp_path / "runs" / "tiny" / "trials"
+
+    def done() -> dict[str, float]:
+        found = trials.glob("[a-z]*/manifest.json")
+        return {path.parent.name: path.stat().st_mtime for path in found}
+
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while len(done()) < 5:
+        assert first.poll() is None
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(1)
+    before = done()
+    assert len(before) < sum(len(kind.grid) for kind in ablate.KINDS.values())
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = done()
+    assert {name: after[name] for name in before} == before
+    assert len(after) == sum(len(kind.grid) for kind in ablate.KINDS.values())
+    assert set(ablate.KINDS) <= set(json.loads(again.stdout)["about"]["variants"])
