@@ -4,6 +4,7 @@ With `fine.mode: joint` a joint ranker is trained beside it, from the same ranke
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_
 from coldstart.data.dataset import Dataset
 from coldstart.encoders.proxies import read_proxies
 from coldstart.evaluation.metrics import gauc
+from coldstart.evaluation.summary import without_nan
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_whole
 from coldstart.rankers.storage import digest as digest_ranker
 from coldstart.training.click_loop import Progress
-from coldstart.training.fine_loop import align_fine
+from coldstart.training.fine_loop import align_fine, choose_hand_over
 from coldstart.training.joint_loop import align_joint
 from coldstart.training.launch import launch
 from coldstart.training.ranks import rank
@@ -95,15 +97,25 @@ def _worker(payload: dict[str, Any]) -> None:
         journal=Journal(run_dir / "journals" / f"{STAGE}.jsonl"),
         checkpoints=Path(payload["checkpoints"]),
     )
+    curve = choose_hand_over(adaptor, ranker, dataset.sequences, *proxies, gauc=gauc)
     if rank() == 0:
         about = {
             **adaptor.shape,
+            "hand_over": hand_over(recipe, curve),
+            "hand_over_curve": without_nan({str(until): round(value, 5) for until, value in curve.items()}),
             "parameters": parameters(adaptor),
             **_course(progress),
             "ranker_digest": digest_ranker(ranker),
         }
         with write_artifact(run_dir / "adaptor", "adaptor", payload["lineage"], about) as draft:
             save_adaptor(adaptor, draft)
+
+
+def hand_over(recipe: Recipe, curve: Mapping[int, float]) -> int:
+    """Train events by which the ID row takes over: the recipe's word, or the earliest choice that did best."""
+    if recipe.fine.hand_over != "curve":
+        return recipe.fine.hand_over
+    return max(curve, key=lambda until: (np.nan_to_num(curve[until], nan=-1.0), -until))
 
 
 def _joint_worker(payload: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.alignment import Adaptor, fine_proxies, load_adaptor
+from coldstart.alignment import Adaptor, fine_proxies, load_adaptor, load_joint
 from coldstart.alignment.content_map import fit_content_map
 from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_picture
@@ -42,12 +42,14 @@ KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
 SERVED = "release"
 ORACLE = "oracle"
 """Kind of the ranker that was trained with held-out items."""
+JOINT = "joint"
 REMAKE = {
     "ranker": "train_ranker",
     "oracle": "train_oracle",
     "encoder": "align_coarse",
     "proxies": "embed_items",
     "adaptor": "align_fine",
+    JOINT: "align_fine",
 }
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
 TRAINED = ("train_ranker", "align_coarse", "align_fine")
@@ -63,19 +65,21 @@ def run(recipe: Recipe) -> Artifact:
         UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
     """
     check_whole(recipe.run_dir / "ranker")
-    artifacts = open_artifacts(recipe.run_dir, oracle=has_oracle(recipe))
+    artifacts = open_artifacts(recipe.run_dir, others(recipe))
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
     adaptor = load_adaptor(artifacts["adaptor"].path)
     coarse, states = _proxies(artifacts["proxies"], dataset)
-    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states)
+    hand_over = int(artifacts["adaptor"].about.get("hand_over", 0))
+    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, hand_over=hand_over)
+    tables |= _other_tables(artifacts, coarse, states)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
     summary: Summary = {}
     with write_artifact(path, "evaluation", lineage, summary) as draft:
         scores = draft / SCORES
         scores.mkdir()
-        if not score_everything(recipe, dataset, tables, scores, oracle=ORACLE in artifacts):
+        if not score_everything(recipe, dataset, tables, scores):
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
         rows = ScoredRows.read(scores, most=HELD_ROWS)
         summary |= _measure(recipe, dataset, scores, rows)
@@ -110,13 +114,19 @@ def has_oracle(recipe: Recipe) -> bool:
     return recipe.data.split.kind == "item_holdout" and recipe.bring.weights is None
 
 
-def open_artifacts(run_dir: Path, *, oracle: bool = False) -> dict[str, Artifact]:
-    """The artifacts that are evaluated together, with the oracle or without.
+def others(recipe: Recipe) -> tuple[str, ...]:
+    """Kinds of models that are evaluated beside the release's, if the recipe has them made."""
+    asked = {ORACLE: has_oracle(recipe), JOINT: recipe.fine.mode == "joint"}
+    return tuple(kind for kind, wanted in asked.items() if wanted)
+
+
+def open_artifacts(run_dir: Path, others: Sequence[str] = ()) -> dict[str, Artifact]:
+    """The artifacts that are evaluated together, and those of other kinds.
 
     Raises:
         UserError: one is missing or damaged, or was made from another one than stands beside it.
     """
-    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in (*KINDS, *([ORACLE] if oracle else []))}
+    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in (*KINDS, *others)}
     for kind, artifact in artifacts.items():
         for source, fingerprint in artifact.lineage.items():
             if source in artifacts and artifacts[source].fingerprint != fingerprint:
@@ -133,14 +143,38 @@ def _proxies(proxies: Artifact, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _tables(
-    recipe: Recipe, dataset: Dataset, ranker: Ranker, adaptor: Adaptor, coarse: Tensor, states: Tensor
+    recipe: Recipe,
+    dataset: Dataset,
+    ranker: Ranker,
+    adaptor: Adaptor,
+    coarse: Tensor,
+    states: Tensor,
+    *,
+    hand_over: int,
 ) -> dict[str, Tensor]:
     fine = fine_proxies(adaptor, coarse, states)
     mature = _mature(recipe, dataset, ranker)
     mapped = fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed)
     return slot_tables(
-        ranker, mapped=mapped, coarse=coarse, fine=fine, train_events=dataset.train_counts, mature=mature
+        ranker,
+        mapped=mapped,
+        coarse=coarse,
+        fine=fine,
+        train_events=dataset.train_counts,
+        mature=mature,
+        hand_over=hand_over,
     )
+
+
+def _other_tables(artifacts: dict[str, Artifact], coarse: Tensor, states: Tensor) -> dict[str, Tensor]:
+    """Slot tables of variants that other models score than the ranker."""
+    found = {}
+    if ORACLE in artifacts:
+        with torch.inference_mode():
+            found["trained_oracle"] = load_ranker(artifacts[ORACLE].path).id_slots(torch.arange(len(coarse)))
+    if JOINT in artifacts:
+        found["joint"] = load_joint(artifacts[JOINT].path).table(coarse, states)
+    return found
 
 
 def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:

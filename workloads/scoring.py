@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from ray.util import ActorPool
 from torch import Tensor
 
+from coldstart.alignment import load_joint
 from coldstart.config import Journal, Recipe
 from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset, part_path
 from coldstart.evaluation.scored_rows import EventFacts
 from coldstart.evaluation.scoring import Logits, mean_logits, sample_contexts, score_rows
-from coldstart.evaluation.variants import BASELINE, CONTEXTS, item_appeal, to_logit
-from coldstart.rankers import Ranker, load_ranker
+from coldstart.evaluation.variants import BASELINE, CONTEXTS, JOINT, item_appeal, to_logit
+from coldstart.rankers import load_ranker
 
 WINDOWS_PER_PASS, PASSES_PER_PIECE = 64, 4
 ITEMS_PER_PIECE = 256
@@ -30,7 +31,8 @@ CONTEXTS_PER_ITEM = 128
 """Sampled users over whom a logit is averaged to get an item's appeal."""
 WEIGHED = ("mlp_map", "coarse", "fine")
 """Variants whose appeal is asked for; on cold items the others have none (oov, id) or are one of these (release)."""
-TRAINED = "trained_oracle"
+OTHERS = {"trained_oracle": "oracle", JOINT: "joint"}
+"""Variant that a model of its own scores -> kind of that model's artifact. Row 0 of its table is an unknown item."""
 
 Ints = NDArray[np.int64]
 
@@ -50,13 +52,13 @@ class Scorer:
         run_dir: Of the run, seen by all machines.
         history: Longest history a target sees.
         threads: Of this process.
-        oracle: Whether the run has a ranker that was trained with the held-out items.
+        others: Variants that are scored by models of their own: `OTHERS`.
     """
 
-    def __init__(self, run_dir: Path, *, history: int, threads: int, oracle: bool) -> None:
+    def __init__(self, run_dir: Path, *, history: int, threads: int, others: Sequence[str]) -> None:
         torch.set_num_threads(threads)
         self.ranker = load_ranker(run_dir / "ranker")
-        self.oracle = load_ranker(run_dir / "oracle") if oracle else None
+        self.others = {name: _load(name, run_dir / OTHERS[name]) for name in others}
         self.dataset = Dataset.open(run_dir / "dataset", verify=False)
         self.windows = evaluated_windows(self.dataset, history)
         self.facts = EventFacts(self.dataset)
@@ -64,11 +66,11 @@ class Scorer:
 
     def appeal(self, items: Ints, contexts: RankBatch, held: list[Any]) -> tuple[Ints, Logits]:
         """The items, and variant -> their mean logits over the contexts."""
-        tables = {name: table for name, table in self._tables(held).items() if name in WEIGHED}
-        found = mean_logits(self.ranker, contexts, items, tables, self.dataset.item_features)
-        if self.oracle is not None:
-            trained = {TRAINED: _trained_tables(self.oracle)[TRAINED]}
-            found |= mean_logits(self.oracle, contexts, items, trained, self.dataset.item_features)
+        tables = self._tables(held)
+        weighed = {name: tables[name] for name in WEIGHED}
+        found = mean_logits(self.ranker, contexts, items, weighed, self.dataset.item_features)
+        for name, model in self.others.items():
+            found |= mean_logits(model, contexts, items, {name: tables[name]}, self.dataset.item_features)
         return items, found
 
     def rows(self, piece: Ints, held: list[Any], appeal: list[Any], file: Path) -> int:
@@ -80,9 +82,12 @@ class Scorer:
             appeal: Reference of variant -> appeal [V] by item, NaN where not known.
             file: Where to write.
         """
-        event, logits = self._score(self.ranker, piece, self._tables(held))
-        if self.oracle is not None:
-            logits |= self._score(self.oracle, piece, _trained_tables(self.oracle))[1]
+        tables = self._tables(held)
+        own = {name: table for name, table in tables.items() if name not in self.others}
+        event, logits = self._score(self.ranker, piece, own)
+        for name, model in self.others.items():
+            unknown = tables[name][:1].expand_as(tables[name])
+            logits |= self._score(model, piece, {name: tables[name], CONTEXTS[name]: unknown})[1]
         order = np.argsort(event)
         event = event[order]
         item = self.dataset.sequences.item_idx[event]
@@ -95,7 +100,7 @@ class Scorer:
         draft.replace(file)
         return len(event)
 
-    def _score(self, ranker: Ranker, piece: Ints, tables: dict[str, Tensor]) -> tuple[Ints, Logits]:
+    def _score(self, ranker: Any, piece: Ints, tables: dict[str, Tensor]) -> tuple[Ints, Logits]:
         parts = (self.windows.batch(piece[i : i + WINDOWS_PER_PASS]) for i in range(0, len(piece), WINDOWS_PER_PASS))
         return score_rows(ranker, parts, tables)
 
@@ -122,23 +127,18 @@ class Scorer:
         return found
 
 
-def _trained_tables(oracle: Ranker) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        ids = oracle.id_slots(torch.arange(len(oracle.trained)))
-    return {TRAINED: ids, CONTEXTS[TRAINED]: ids[:1].expand_as(ids)}
+def _load(name: str, path: Path) -> Any:
+    return load_joint(path) if name == JOINT else load_ranker(path)
 
 
-def score_everything(
-    recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor], directory: Path, *, oracle: bool
-) -> int:
+def score_everything(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor], directory: Path) -> int:
     """Scores on `cluster.workers` actors, which write the rows as Parquet parts.
 
     Args:
         recipe: Of the run.
         dataset: Whose test rows are scored.
-        tables: Variant -> slot table [V, d]; must hold `oov`.
+        tables: Variant -> slot table [V, ...]; must hold `oov`.
         directory: For the parts, seen by all machines.
-        oracle: Whether the run has a ranker that was trained with the held-out items.
 
     Returns:
         How many rows were scored; none when there is no test row.
@@ -146,7 +146,7 @@ def score_everything(
     windows = evaluated_windows(dataset, recipe.ranker.history)
     if not len(windows):
         return 0
-    pool = ActorPool(_actors(recipe, oracle=oracle))
+    pool = ActorPool(_actors(recipe, [name for name in OTHERS if name in tables]))
     held = [ray.put({name: table.numpy() for name, table in tables.items()})]
     by_size = np.argsort(-windows.weights, kind="stable")
     cold = np.unique(dataset.sequences.item_idx[windows.rows].astype(np.int64))
@@ -180,7 +180,7 @@ def _by_item(parts: Sequence[tuple[Ints, Logits]], vocabulary: int) -> Logits:
     return found
 
 
-def _actors(recipe: Recipe, *, oracle: bool) -> list[Any]:
+def _actors(recipe: Recipe, others: Sequence[str]) -> list[Any]:
     cluster = recipe.cluster
     kind = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(Scorer)
     return [
@@ -188,7 +188,7 @@ def _actors(recipe: Recipe, *, oracle: bool) -> list[Any]:
             recipe.run_dir.absolute(),
             history=recipe.ranker.history,
             threads=cluster.threads_per_worker,
-            oracle=oracle,
+            others=others,
         )
         for _ in range(cluster.workers)
     ]

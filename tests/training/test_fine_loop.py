@@ -7,7 +7,7 @@ from coldstart.data.batches import UserWindows, users_of
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers import digest
 from coldstart.training.click_loop import score_rows
-from coldstart.training.fine_loop import ProxiedRanker, align_fine, item_weights, judged_rows
+from coldstart.training.fine_loop import ProxiedRanker, align_fine, choose_hand_over, item_weights, judged_rows
 from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
 
 FINE = {"hidden": 16, "users_per_step": 16, "dropout": 0.0, "learning_rate": 5e-3}
@@ -110,3 +110,19 @@ def test_an_items_say_saturates(clicks):
     assert (np.diff(plain[order]) >= -1e-5).all()
     often, seldom = order[-1], order[events[order] > 0][0]
     assert plain[often] / plain[seldom] < events[often] / events[seldom]
+
+
+def test_the_curve_tells_how_long_a_proxy_is_worth_keeping():
+    clicks = low_rank_clicks(users=60, cold=12)
+    ranker = small_ranker(clicks, epochs=4)[0]
+    adaptor, _ = align(ranker, clicks, epochs=1)
+    coarse, states = proxies(clicks)
+    curve = choose_hand_over(adaptor, ranker, clicks, coarse, states, gauc=gauc)
+    assert list(curve) == [0, 3, 10, 30, 100]
+    known = np.bincount(clicks.item_idx[clicks.split == 0], minlength=61)[1:49]
+    assert 10 <= known.min() < 30 < known.max() < 100
+    assert curve[0] == curve[3] == curve[10]
+    torch.nn.init.normal_(adaptor.offset, std=3)
+    astray = choose_hand_over(adaptor, ranker, clicks, coarse, states, gauc=gauc)
+    assert astray[0] == curve[0]
+    assert astray[100] < curve[0]

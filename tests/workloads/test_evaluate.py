@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, save_adaptor
+from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, save_adaptor, save_joint
 from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Split
 from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES, TEST
@@ -148,6 +148,7 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
         "mlp_map",
         "coarse",
         "fine",
+        "blend",
         "release",
         "content_oracle",
         "oracle",
@@ -256,6 +257,27 @@ def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe)
     assert found.about["metrics"]["trained_oracle"] == found.about["metrics"]["id"]
     assert "trained_oracle_context" not in found.about["metrics"]
     assert found.about["appeal_share"]["trained_oracle"]["appeal"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.ray
+def test_a_joint_ranker_is_scored_through_itself(evaluated: Artifact, recipe: Recipe) -> None:
+    """Untrained, so that it scores items that have an ID as the ranker does."""
+    run = recipe.run_dir
+    fine = recipe.fine.model_copy(update={"mode": "joint"})
+    with pytest.raises(UserError, match="no joint at"):
+        evaluate.run(recipe.model_copy(update={"fine": fine}))
+    vectors = ProxyVectors(Adaptor(WIDTH, 2, 4, hidden=8, dropout=0.0))
+    events = torch.from_numpy(Dataset.open(run / "dataset").train_counts)
+    joint = JointRanker(load_ranker(run / "ranker"), vectors, events, reuse=True)
+    with write_artifact(run / "joint", "joint", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as draft:
+        save_joint(joint, draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
+    found = evaluate.run(recipe.model_copy(update={"fine": fine}))
+    assert set(found.lineage) == {*KINDS, "joint"}
+    metrics = found.about["metrics"]
+    assert metrics["joint"]["mid"]["gauc"] == pytest.approx(metrics["id"]["mid"]["gauc"], abs=0.02)
+    assert metrics["joint"]["cold"]["gauc"] != metrics["oov"]["cold"]["gauc"]
+    assert "joint_context" not in metrics
+    assert "joint" in found.about["warm_up"]["gauc_item"]
 
 
 @pytest.mark.ray

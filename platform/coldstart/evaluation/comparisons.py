@@ -9,9 +9,10 @@ from coldstart.evaluation.resampling import Over, Resampled
 from coldstart.evaluation.slices import SLICES
 
 PAIRS = {
-    "oov": ("id", "mlp_map", "coarse", "fine"),
-    "mlp_map": ("coarse", "fine"),
-    "id": ("coarse", "fine", "release"),
+    "oov": ("id", "mlp_map", "coarse", "fine", "joint"),
+    "mlp_map": ("coarse", "fine", "joint"),
+    "fine": ("joint",),
+    "id": ("coarse", "fine", "blend", "joint", "release"),
 }
 """Against -> variants compared with it; these are corrected together, per slice and metric."""
 METRICS = {"gauc": SERVED, "gauc_item": BY_ITEM}

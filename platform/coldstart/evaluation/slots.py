@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coldstart.alignment.hand_over import blend
 from coldstart.rankers.interface import Ranker
 
 
@@ -19,6 +20,7 @@ def slot_tables(
     fine: Tensor,
     train_events: NDArray[np.integer],
     mature: NDArray[np.bool_],
+    hand_over: int = 0,
 ) -> dict[str, Tensor]:
     """The slot table `[V, d]` of every variant that is scored through the ranker.
 
@@ -32,6 +34,7 @@ def slot_tables(
         fine: [V, d] fine proxies.
         train_events: [V] train events per item; an item without any is cold.
         mature: [V] which ID rows are well trained.
+        hand_over: Train events by which the ID row has taken over in `blend`.
     """
     with torch.no_grad():
         ids = ranker.id_slots(torch.arange(len(train_events)))
@@ -48,6 +51,7 @@ def slot_tables(
         "mlp_map": mapped,
         "coarse": coarse * scale,
         "fine": fine,
+        "blend": blend(ids, fine, torch.from_numpy(train_events), until=hand_over),
         "release": torch.where(cold, fine, ids),
     }
     return {name: torch.cat([oov[:1], table[1:]]).float() for name, table in tables.items()}

@@ -13,6 +13,8 @@ MEANINGS: dict[str, str] = {
     "mlp_map": "regression from frozen layer states to ID rows (CB2CF)",
     "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
     "fine": "fine proxy from the adaptor",
+    "blend": "fine proxy that hands over to the ID row while the item warms up (fine.hand_over)",
+    "joint": "the joint ranker: ID row, coarse and fine proxy side by side (fine.mode joint only)",
     "release": "what is served: fine proxy for cold items, ID row for the rest",
     "trained_oracle": "ID row of a ranker that was trained with the held-out items' events (item_holdout only)",
     "content_oracle": "true click probability from what content shows (generated data only)",
@@ -24,9 +26,10 @@ TRUTHS = ("content_oracle", "oracle")
 ORACLES = ("trained_oracle", *TRUTHS)
 CEILINGS = ("content_oracle", "trained_oracle")
 """What a perfect proxy could reach, the better one first."""
+JOINT = "joint"
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Two releases on the same rows; what each serves takes the place of the variants."""
-CONTEXTS = {name: f"{name}_context" for name in ("trained_oracle", CHAMPION, CHALLENGER)}
+CONTEXTS = {name: f"{name}_context" for name in (JOINT, "trained_oracle", CHAMPION, CHALLENGER)}
 """Variant of another ranker -> scores of that ranker's OOV row on the same rows."""
 
 

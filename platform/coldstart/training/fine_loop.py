@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coldstart.alignment.adaptor import Adaptor
+from coldstart.alignment.hand_over import CHOICES, blend
 from coldstart.config import Journal
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
@@ -140,6 +141,44 @@ def train_proxied(
         checkpoints=checkpoints,
     )
     return loop.run()
+
+
+@torch.no_grad()
+def choose_hand_over(
+    adaptor: Adaptor,
+    ranker: Ranker,
+    sequences: EventSequences,
+    coarse: npt.NDArray[np.float32],
+    states: npt.NDArray[np.float32],
+    *,
+    gauc: Gauc,
+) -> dict[int, float]:
+    """GAUC of warming items on the valid events by train events at which the ID row has taken over (`CHOICES`).
+
+    Called on all ranks alike; the best choice is the key of the largest value. Warming items have train events, but
+    fewer than the last choice: the others are served alike in any case.
+
+    Args:
+        adaptor: Aligned.
+        ranker: That it was aligned with.
+        sequences: Events of all users.
+        coarse: [N + 1, d] coarse proxies.
+        states: [N + 1, G, D] layer states.
+        gauc: Per-user AUC.
+    """
+    items, split = np.asarray(sequences.item_idx), np.asarray(sequences.split)
+    events = np.bincount(items[split == TRAIN], minlength=len(coarse))
+    valid = UserWindows(sequences, history=ranker.history, splits=[VALID])
+    warming = (events[items[valid.rows]] > 0) & (events[items[valid.rows]] < CHOICES[-1])
+    there = device()
+    ids = ranker.id_slots(torch.arange(len(coarse), device=there))
+    proxies = adaptor(torch.from_numpy(coarse).to(there), torch.from_numpy(states).to(there))
+    found = {}
+    for until in CHOICES:
+        table = blend(ids, proxies, torch.from_numpy(events).to(there), until=until)
+        scores = score_rows(lambda batch, step, table=table: ranker(batch, table[batch.target_idx]), valid)
+        found[until] = gauc_of(sequences, valid.rows, scores, gauc, among=warming)
+    return found
 
 
 def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.float32]:

@@ -47,6 +47,9 @@ class Fine(Section):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     dropout: Share = 0.3
+    hand_over: NonNegativeInt | Literal["curve"] = "curve"
+    """Train events by which an item's ID row has wholly taken over from its proxy, in evaluation's variant `blend`; 0
+    is at its first event. `curve` takes what did best on validation rows of warming items."""
 
     @model_validator(mode="after")
     def _gate_has_something_to_compare(self) -> Self:
