@@ -25,7 +25,14 @@ DIAGNOSIS: dict[str, Any] = {
     },
     "adaptor": {
         "items": 700,
-        "gate": {"mean": 0.5, "open": 0.0, "closed": 0.01, "directions_open": 0, "directions_closed": 0},
+        "gate": {
+            "mean": 0.5,
+            "open": 0.0,
+            "closed": 0.01,
+            "directions_open": 0,
+            "directions_closed": 0,
+            "by_direction": [0.3, 0.7],
+        },
         "scale": 0.5,
         "length": 0.4,
         "id_length": 0.8,

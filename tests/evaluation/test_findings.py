@@ -32,13 +32,19 @@ def test_each_part_is_told_with_its_numbers(about: dict[str, Any]) -> None:
     assert "Content explains 40 % of what ID rows differ by (95 % interval 38 % to 42 %)" in told["id_space"]
     assert "on 100 mature items that coarse alignment kept out" in told["id_space"]
     assert "31 % of its variance is appeal" in told["id_space"]
+    assert (
+        "12 % of the items find their own, 2.0 % as the very nearest (by chance 1.0 % and 0.10 %)" in told["id_space"]
+    )
     assert told["id_space"].endswith("So it is appeal that content tells best here.")
+    assert "50 % of what the layer states add through, by direction 30 % to 70 %;" in told["adaptor"]
     assert "weighs the two sources" in told["adaptor"]
     assert "50 % as long as mature ID rows" in told["adaptor"]
-    assert "moves by 30.0 %" in told["gaze"]
+    assert "takes 30.0 % of a cold item's attention elsewhere" in told["gaze"]
     assert "70 % of the 600 cold items" in told["gains"]
     assert "log loss changes by -0.0120" in told["gains"]
-    assert "50 % by picture alone and 80 % by words alone. Only picture alone loses" in told["modalities"]
+    assert (
+        "keep 50 % by the picture alone and 80 % by the words alone. Only the picture alone loses" in told["modalities"]
+    )
 
 
 def test_what_is_not_sure_is_not_claimed(about: dict[str, Any]) -> None:

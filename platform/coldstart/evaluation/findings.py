@@ -61,8 +61,8 @@ def _id_space(found: Figures, span: str) -> str:
     )
     nearest = (
         f"Among the ten of {found['items']:,} rows that are nearest to what content predicts, "
-        f"{percent(found['found']['at_10'])} of the items find their own, {percent(found['found']['at_1'])} as the "
-        f"very nearest (by chance {percent(found['chance']['at_10'], 1)} and {percent(found['chance']['at_1'], 1)})."
+        f"{_small(found['found']['at_10'])} of the items find their own, {_small(found['found']['at_1'])} as the very "
+        f"nearest (by chance {_small(found['chance']['at_10'])} and {_small(found['chance']['at_1'])})."
     )
     return f"{told}, {judged}. {consists} {nearest}{_leaning(appeal, rest)}"
 
@@ -85,7 +85,8 @@ def _adaptor(found: Figures, _: str) -> str:
         steered = gate["open"] + gate["closed"]
         said.append(
             f"Over {found['items']:,} cold items the gate lets {percent(gate['mean'])} of what the layer states add "
-            f"through; {percent(gate['open'])} of its openings are wide open and {percent(gate['closed'])} shut"
+            f"through, by direction {percent(min(gate['by_direction']))} to {percent(max(gate['by_direction']))}; "
+            f"{percent(gate['open'])} of its openings are wide open and {percent(gate['closed'])} shut"
             + (", so it weighs the two sources rather than choosing between them." if steered < 0.1 else ".")
         )
     said.append(
@@ -100,11 +101,11 @@ def _gaze(found: Figures, _: str) -> str:
     if not cold:
         return ""
     fine, oov = cold["fine"], cold["oov"]
-    own = f" A mature item's own ID row moves {percent(mature['id']['moved'], 1)}." if mature else ""
+    own = f" A mature item's own ID row takes {percent(mature['id']['moved'], 1)} elsewhere." if mature else ""
     moved = (
-        f"With its fine proxy in the slot, a cold item's attention over the user's past moves by "
-        f"{percent(fine['moved'], 1)} from where the OOV row looks, and {percent(fine['liked'])} of it lies on clicked "
-        f"events (OOV: {percent(oov['liked'])}; they are {percent(fine['liked_events'])} of the events).{own}"
+        f"A fine proxy in the slot takes {percent(fine['moved'], 1)} of a cold item's attention elsewhere in the "
+        f"user's past than the OOV row; {percent(fine['liked'])} of it is on clicked events "
+        f"(OOV: {percent(oov['liked'])}), which are {percent(fine['liked_events'])} of all.{own}"
     )
     if max(fine["moved"], mature["id"]["moved"] if mature else 0.0) < STILL:
         return (
@@ -119,7 +120,8 @@ def _gains(found: Figures, _: str) -> str:
     return (
         f"{percent(found['better'])} of the {found['items']:,} cold items with at least {MIN_ROWS} rows are predicted "
         "better from their fine proxy than from the OOV row; over all cold rows log loss changes by "
-        f"{signed(-found['mean'], 4)}. Listed gains are drawn towards the mean of all by how few rows they rest on."
+        f"{signed(-found['mean'], 4)}. Below an item stands the fall of its log loss per row, drawn towards the mean "
+        "of all items by how few rows it rests on."
     )
 
 
@@ -132,17 +134,22 @@ def _modalities(found: Figures, _: str) -> str:
         )
     alone = {name: reading for name, reading in readings.items() if name != WHOLE}
     kept = " and ".join(
-        f"{percent(reading['gain']['value'] / whole['value'])} by {name} alone" for name, reading in alone.items()
+        f"{percent(reading['gain']['value'] / whole['value'])} by the {name} alone" for name, reading in alone.items()
     )
     missed = [name for name, reading in alone.items() if reading["lacks"]["low"] > 0]
     sure = (
         "Each alone loses measurably to both."
         if len(missed) == len(alone)
-        else f"Only {missed[0]} alone loses measurably to both."
+        else f"Only the {missed[0]} alone loses measurably to both."
         if missed
         else "Neither loses measurably to both."
     )
-    return f"Read in part by the same adaptor, cold items keep of their gain ({signed(whole['value'])}) {kept}. {sure}"
+    return f"Of their gain over the OOV row ({signed(whole['value'])}) cold items keep {kept}. {sure}"
+
+
+def _small(share: float) -> str:
+    """A share with a digit more for each step that it is smaller than the usual."""
+    return percent(share, 0 if share >= 0.1 else 1 if share >= 0.01 or share == 0 else 2)
 
 
 def _span(found: Figures) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coldstart.evaluation.metrics import losses, sigmoid
 from coldstart.evaluation.shrinkage import shrunk
 
-MIN_ROWS = 10
+MIN_ROWS = 20
 """Rows that an item needs to be listed, or counted among those that gain."""
 
 
