@@ -83,7 +83,7 @@ def run(recipe: Recipe) -> Artifact:
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
         rows = ScoredRows.read(scores, most=HELD_ROWS)
         summary |= _measure(recipe, dataset, scores, rows)
-        run = Diagnosed(
+        diagnosed = Diagnosed(
             recipe,
             dataset,
             ranker,
@@ -94,7 +94,7 @@ def run(recipe: Recipe) -> Artifact:
             _mature(recipe, dataset, ranker),
             artifacts["proxies"].path,
         )
-        diagnosis, gains = diagnose(run, rows)
+        diagnosis, gains = diagnose(diagnosed, rows)
         summary["diagnosis"] = without_nan(diagnosis)
         geometry = _geometry(recipe, dataset, ranker, tables)
         journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}

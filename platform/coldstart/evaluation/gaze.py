@@ -46,12 +46,12 @@ def gaze(
     sums: dict[tuple[str, str], Tensor] = {}
     counts = dict.fromkeys(among, 0)
     for batch in batches:
-        seen = batch.visible.any(-1)
         liked = (batch.visible & (batch.history_label > 0)[:, None]).float()
         both = (liked.sum(-1) > 0) & (liked.sum(-1) < batch.visible.sum(-1))
-        usable = (batch.weight > 0) & seen & both
-        looks = {name: _weights(ranker, batch, table[batch.target_idx]) for name, table in tables.items()}
-        if any(look is None for look in looks.values()):
+        usable = (batch.weight > 0) & both
+        asked = {name: _weights(ranker, batch, table[batch.target_idx]) for name, table in tables.items()}
+        looks = {name: look for name, look in asked.items() if look is not None}
+        if len(looks) < len(tables):
             return {}
         for group, members in among.items():
             chosen = usable & members[batch.target_idx]
@@ -88,10 +88,8 @@ def _weights(ranker: Ranker, batch: RankBatch, slots: Tensor) -> Tensor | None:
     return attention.weights(*given)
 
 
-def _figures(look: Tensor | None, base: Tensor | None, liked: Tensor, visible: Tensor) -> Tensor:
+def _figures(look: Tensor, base: Tensor, liked: Tensor, visible: Tensor) -> Tensor:
     """`[B, T, figures]`, each a mean over heads."""
-    assert look is not None
-    assert base is not None
     events = look[..., 1:]
     past = events.sum(-1)
     tiny = torch.finfo(look.dtype).tiny
