@@ -24,7 +24,7 @@ def test_cka_is_one_under_rotation_scale_and_shift_and_small_for_strangers():
 
 
 def test_known_blocks_are_found_and_read_once_each_from_shallow_to_deep():
-    chosen = group_layers(blocks(3, 4, 2), 3)
+    chosen = [layer for (layer,) in group_layers(blocks(3, 4, 2), 3)]
     assert chosen == sorted(chosen)
     assert [sum(layer >= start for start in (3, 7)) for layer in chosen] == [0, 1, 2]
 
@@ -34,8 +34,12 @@ def test_the_cleanest_layer_stands_for_its_group():
     rng = np.random.default_rng(1)
     for layer in (0, 2, 3, 4):
         means[:, layer] += rng.normal(size=means[:, layer].shape)
-    assert group_layers(means, 2) == [1, 5]
+    assert group_layers(means, 2) == [[1], [5]]
 
 
 def test_as_many_groups_as_layers_reads_them_all():
-    assert group_layers(blocks(1, 1, 1), 3) == [0, 1, 2]
+    assert group_layers(blocks(1, 1, 1), 3) == [[0], [1], [2]]
+
+
+def test_read_as_a_mean_a_group_is_all_of_its_layers():
+    assert group_layers(blocks(3, 4, 2), 3, reading="mean") == [[0, 1, 2], [3, 4, 5, 6], [7, 8]]

@@ -32,7 +32,7 @@ def make_encoder(mllm: Path) -> Callable[..., Encoder]:
 @pytest.fixture
 def encoder(make_encoder: Callable[..., Encoder]) -> Encoder:
     made = make_encoder()
-    made.layers = (1, 3)
+    made.layers = ((1,), (3,))
     return made.eval()
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_saved_and_loaded_gives_the_same_numbers(encoder, contents, tmp_path: Pa
     loaded = Encoder.load(tmp_path, "cpu")
     for before, after in zip(read(encoder, contents), read(loaded, contents), strict=True):
         torch.testing.assert_close(before, after, atol=0, rtol=0)
-    assert loaded.layers == (1, 3)
+    assert loaded.layers == ((1,), (3,))
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint")
     assert sum(weight.numel() for weight in model.parameters()) > 100_000
 
@@ -84,3 +85,20 @@ def test_layer_means_cover_every_layer(encoder, contents):
         means = encoder.layer_means(encoder.inputs(encoder.prepare(contents), "cpu"))
     assert means.shape == (4, encoder.mllm.config.text_config.num_hidden_layers, encoder.hidden)
     assert np.isfinite(means.numpy()).all()
+
+
+def test_a_group_of_layers_is_read_as_the_mean_of_them(encoder, contents):
+    _, (first, second) = [part.unbind(1) if part.dim() == 3 else part for part in read(encoder, contents)]
+    encoder.layers = ((1, 3), (3,))
+    _, together = read(encoder, contents)
+    torch.testing.assert_close(together[:, 0], (first + second) / 2)
+    torch.testing.assert_close(together[:, 1], second)
+
+
+def test_an_encoder_that_names_its_layers_bare_is_still_read(encoder, contents, tmp_path: Path):
+    encoder.save(tmp_path)
+    about = json.loads((tmp_path / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps({**about, "layers": [1, 3]}))
+    old = Encoder.load(tmp_path, "cpu")
+    assert old.layers == ((1,), (3,))
+    torch.testing.assert_close(read(old, contents)[1], read(encoder, contents)[1], atol=0, rtol=0)

@@ -51,7 +51,7 @@ def read(encoder: Encoder, rows: dict[str, np.ndarray]) -> torch.Tensor:
 @pytest.mark.parametrize("dynamic", [False, True], ids=["square", "dynamic"])
 def test_an_item_is_read_the_same_in_any_company(family: Path, dynamic: bool):
     encoder = create(family, dynamic_resolution=dynamic)
-    encoder.layers = (1, 3)
+    encoder.layers = ((1,), (3,))
     rows = encoder.prepare(CONTENTS)
     together = read(encoder, rows)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))

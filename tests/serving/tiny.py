@@ -71,7 +71,7 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
     contents = [content(index) for index in range(1, ITEMS + 1)]
     make_mllm(run_dir / "mllm", [c.title or "" for c in contents], picture_size=recipe.encoder.picture_size, seed=1)
     encoder = Encoder.create(str(run_dir / "mllm"), recipe.encoder, width=width, content=recipe.content, seed=1).eval()
-    encoder.layers = (2, 5)
+    encoder.layers = ((2,), (5,))
     with seal("encoder", {"width": width}) as draft:
         encoder.save(draft)
     lineage["encoder"] = read_artifact(run_dir / "encoder", "encoder").fingerprint

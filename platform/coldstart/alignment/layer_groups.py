@@ -1,4 +1,4 @@
-"""Which layers of the MLLM are read: layers that say the same are grouped, and each group is read at its medoid."""
+"""Which layers of the MLLM are read: layers that say the same are grouped, each read at its medoid or as its mean."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,25 +6,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 
 
-def group_layers(means: Floats, groups: int) -> list[int]:
-    """One layer per group, from shallow to deep.
+def group_layers(means: Floats, groups: int, *, reading: str = "medoid") -> list[list[int]]:
+    """The layers that are read of each group, from shallow to deep.
 
     Layers are described by how similar they are to every other layer (linear CKA of their item matrices) and clustered
-    by k-means; the layer nearest to the others of its cluster stands for it.
+    by k-means.
 
     Args:
         means: `[B, layers, D]` mean-pooled states of a sample of items.
         groups: G, at most the number of layers.
+        reading: `medoid`, the layer nearest to the others of its cluster, or `mean`, all of them.
 
     Returns:
-        G layer positions, ascending.
+        G lists of layer positions, ascending, ordered by their medoids.
     """
     # Takes seconds to import, and every training rank imports this module.
     from sklearn.cluster import KMeans
 
     similarity = linear_cka(means)
     found = KMeans(groups, n_init=10, random_state=0).fit_predict(similarity)
-    return sorted(_medoid(similarity, np.flatnonzero(found == group)) for group in np.unique(found))
+    members = [np.flatnonzero(found == group) for group in np.unique(found)]
+    members.sort(key=lambda group: _medoid(similarity, group))
+    return [group.tolist() if reading == "mean" else [_medoid(similarity, group)] for group in members]
 
 
 def linear_cka(means: Floats) -> NDArray[np.float64]:

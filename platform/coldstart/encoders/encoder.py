@@ -32,20 +32,28 @@ class Encoder(nn.Module):
         pooling: Token states -> one vector, shared by all layers.
         projection: Last layer's vector -> ID space.
         prompt: Content -> arrays; picklable on its own for data workers.
-        layers: Indices of the `G` hidden states that are read out (0 is the token embedding); pinned after training.
+        layers: Indices of the hidden states that are read out (0 is the token embedding), of one layer or several for
+            each of the `G` groups; pinned after training.
         width: d.
         hidden: D.
         lora: Settings of the low-rank adapters, if there are any.
     """
 
     def __init__(
-        self, mllm: Any, prompt: Prompt, *, width: int, pooling: str = "attention", layers: Sequence[int] = ()
+        self,
+        mllm: Any,
+        prompt: Prompt,
+        *,
+        width: int,
+        pooling: str = "attention",
+        layers: Sequence[int | Sequence[int]] = (),
     ) -> None:
         """Puts a new pooling and head on an MLLM."""
         super().__init__()
         self.mllm = mllm
         self.prompt = prompt
-        self.layers = tuple(layers)
+        # Encoders of earlier releases read one layer of each group and name it bare.
+        self.layers = tuple((one,) if isinstance(one, int) else tuple(one) for one in layers)
         self.width = width
         self.hidden: int = mllm.config.get_text_config().hidden_size
         self.pooling_kind = pooling
@@ -161,7 +169,8 @@ class Encoder(nn.Module):
         coarse = self.projection(self.pooling(last, mask))
         if not self.layers:
             return coarse, last.new_zeros(len(last), 0, self.hidden)
-        return coarse, torch.stack([self.pooling(hidden[layer], mask) for layer in self.layers], dim=1)
+        groups = [[self.pooling(hidden[layer], mask) for layer in group] for group in self.layers]
+        return coarse, torch.stack([torch.stack(group).mean(0) for group in groups], dim=1)
 
     def layer_means(self, inputs: Inputs) -> Tensor:
         """Mean over tokens of every layer's states, `[B, layers, D]`; what layers are grouped by."""

@@ -303,10 +303,11 @@ def _finish(task: CoarseTask, encoder: Encoder, state: dict[str, Tensor], stream
     with torch.no_grad():
         for batch in stream(chosen, loaded.prompt.prepare, task.coarse.batch):
             means.append(loaded.layer_means(loaded.inputs(_without_index(batch), device())).cpu())
-    groups = group_layers(torch.cat(means).numpy(), task.encoder.layer_groups)
+    encoding = task.encoder
+    groups = group_layers(torch.cat(means).numpy(), encoding.layer_groups, reading=encoding.group_reading)
     # Position 0 of the hidden states is the token embedding, so layer `n` stands at `n + 1`.
     about = json.loads((task.result / "encoder.json").read_text())
-    about["layers"] = [layer + 1 for layer in groups]
+    about["layers"] = [[layer + 1 for layer in group] for group in groups]
     (task.result / "encoder.json").write_text(json.dumps(about, indent=2))
 
 

@@ -37,7 +37,7 @@ def make(runs: Path) -> Recipe:
         run / "mllm", [f"a title of {name}" for name in IDS[:200]], picture_size=recipe.encoder.picture_size, seed=1
     )
     encoder = Encoder.create(str(run / "mllm"), recipe.encoder, width=width, content=recipe.content, seed=1).eval()
-    encoder.layers = GROUPS
+    encoder.layers = tuple((layer,) for layer in GROUPS)
     with write_artifact(run / "encoder", "encoder", dict(lineage), {"width": width}) as draft:
         encoder.save(draft)
     lineage["encoder"] = read_artifact(run / "encoder", "encoder").fingerprint

@@ -46,6 +46,9 @@ class Encoder(Section):
     pooling: Literal["attention", "last", "mean"] = "attention"
     """Token states to one vector: `[EMB]` and what it attends to (IDProxy), `[EMB]` alone, or the mean of all."""
     layer_groups: PositiveInt = 3
+    """Groups of layers that say much the same, each of which the adaptor is given one vector of."""
+    group_reading: Literal["medoid", "mean"] = "medoid"
+    """A group's vector: that of the layer nearest to its others, or the mean of all of its layers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     train: Trained = Trained()
     lora: Lora | None = None
