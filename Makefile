@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint bench bench-loss bench-ranker bench-serve clean
+.PHONY: demo test test-slow lint bench bench-loss bench-coarse bench-ranker bench-serve clean
 
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
@@ -27,6 +27,10 @@ bench: $(READY)
 
 bench-loss: $(READY)
 	$(BIN)/python -m workloads.benchmarks.loss_memory
+
+# A quarter of an hour and 8 GB of memory; the step times mean something only where nothing else runs.
+bench-coarse: $(READY)
+	$(BIN)/python -m workloads.benchmarks.coarse $(ARGS)
 
 # Against the rankers of other libraries, which get environments of their own; the first run downloads them.
 bench-ranker: $(READY)

@@ -1,6 +1,6 @@
 """One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
 
-Arguments: JSON file with a list of runs `{name, coarse, stop_after, spoilt}`, rank, world, directory.
+Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt}`, rank, world, directory.
 """
 
 import json
@@ -50,7 +50,7 @@ def task(root: Path, run: dict[str, Any]) -> CoarseTask:
     out = root / run["name"]
     return CoarseTask(
         mllm=str(root / "mllm"),
-        encoder=EncoderSettings(picture_size=32, max_text_tokens=8, layer_groups=2),
+        encoder=EncoderSettings(picture_size=32, max_text_tokens=8, layer_groups=2, dtype=run["dtype"]),
         content=ContentSwitch(),
         coarse=Coarse(**run["coarse"]),
         seed=5,

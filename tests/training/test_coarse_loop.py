@@ -38,7 +38,8 @@ def start(root: Path, world: int, *runs: dict[str, Any]) -> list[int]:
 
 def run(name: str, **more: Any) -> dict[str, Any]:
     faults = {fault: more.pop(fault, None) for fault in ("stop_after", "spoilt")}
-    return {"name": name, "coarse": COARSE | more, **faults}
+    dtype = more.pop("dtype", "float32")
+    return {"name": name, "coarse": COARSE | more, "dtype": dtype, **faults}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_mllm(path / "mllm", ["red round vase blue lamp steel"] * 9, picture_size=32, seed=1)
     stages = [run(f"zero{stage}", zero_stage=stage) for stage in range(4)]
     passes = [run(f"passes{stage}", zero_stage=stage, micro_batch=4, **EVERYTHING) for stage in range(4)]
-    assert start(path, 2, *stages, *passes, run("spoilt", spoilt=7)) == [0, 0]
+    halves = [run(f"half{stage}", zero_stage=stage, micro_batch=4, dtype="bfloat16") for stage in (1, 2, 3)]
+    assert start(path, 2, *stages, *passes, *halves, run("spoilt", spoilt=7)) == [0, 0]
     assert start(path, 1, run("alone"), run("at once", **EVERYTHING)) == [0]
     return path
 
@@ -63,6 +65,15 @@ def losses(root: Path, name: str) -> list[float]:
 def test_zero_stages_learn_alike(root: Path, stage: int):
     assert len(losses(root, "zero0")) == 6
     np.testing.assert_allclose(losses(root, f"zero{stage}"), losses(root, "zero0"), rtol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_learns_like_float32_to_its_precision(root: Path, stage: int):
+    np.testing.assert_allclose(losses(root, f"half{stage}"), losses(root, "zero0"), rtol=3e-2)
+    np.testing.assert_allclose(losses(root, f"half{stage}"), losses(root, "half1"), rtol=1e-2)
+    encoder = Encoder.load(root / f"half{stage}" / "result", "cpu")
+    assert encoder.mllm.dtype == torch.bfloat16
+    assert all(torch.isfinite(weight).all() for weight in encoder.parameters())
 
 
 def test_one_rank_learns_like_two(root: Path):

@@ -37,7 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
             "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
         },
     },
-    "180m": {
+    "190m": {
         "vision_config": {
             "depth": 4,
             "hidden_size": 512,
