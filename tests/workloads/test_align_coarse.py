@@ -1,19 +1,15 @@
 import argparse
-import io
-import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
@@ -22,7 +18,6 @@ from coldstart.encoders.check import check_mllm
 from coldstart.encoders.proxies import read_partial
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.training.coarse_loop import Diverged
-from tests.families import make_family
 from workloads import align_coarse, embed_items, prepare
 from workloads.job import run_program
 
@@ -48,7 +43,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a dataset and a ranker whose ID table is random."""
     path = tmp_path_factory.mktemp("runs")
     settings = recipe(path)
-    _random_ranker(settings, prepare.run(settings))
+    dataset = prepare.run(settings)
+    torch.manual_seed(0)
+    ranker = DinDcn(151, settings.ranker)
+    ranker.trained[1:] = True
+    ids = Dataset.open(dataset.path).items(["item_id"])["item_id"].to_pylist()
+    with write_artifact(settings.run_dir / "ranker", "ranker", {"dataset": dataset.fingerprint}, {}) as draft:
+        save_ranker(ranker, draft, ids)
     return path
 
 
@@ -189,58 +190,3 @@ def test_a_loss_that_is_no_number_names_items_and_what_is_left(runs: Path, monke
         UserError, match=f"loss of step 41 .* item_id {ids[2]}, {ids[149]}; no checkpoint was due.*lower"
     ):
         align_coarse._worker(payload)
-
-
-def test_pictures_of_many_shapes_reach_training_through_ray_data(runs: Path, tmp_path: Path) -> None:
-    """Qwen2.5-VL at dynamic resolution: every item has its own number of patches and of tokens."""
-    source = recipe(runs).run_dir / "source"
-    items = pq.read_table(source / "items.parquet")
-    drawn = np.random.default_rng(0)
-    shapes = [(int(width), int(height)) for width, height in drawn.integers(20, 90, (len(items), 2))]
-    images = [
-        None if image is None else _resized(image, shape)
-        for image, shape in zip(items["image"].to_pylist(), shapes, strict=True)
-    ]
-    (tmp_path / "source").mkdir()
-    column = pa.array(images, items.schema.field("image").type)
-    pq.write_table(
-        items.set_column(items.schema.get_field_index("image"), "image", column), tmp_path / "source/items.parquet"
-    )
-    shutil.copy(source / "events.parquet", tmp_path / "source")
-    settings = recipe(tmp_path, epochs=1, micro_batch=4, checkpoint_every=100)
-    settings = Recipe.model_validate(
-        settings.model_dump()
-        | {
-            "data": {"source": "files", "files": {"root": tmp_path / "source", "columns": {"text": "text"}}},
-            "encoder": {
-                "mllm": str(make_family("qwen2_5_vl", tmp_path)),
-                "picture_size": 84,
-                "dynamic_resolution": True,
-                "max_text_tokens": 12,
-                "layer_groups": 2,
-            },
-        }
-    )
-    _random_ranker(settings, prepare.run(settings))
-    align_coarse.run(settings)
-    lines = [line for line in Journal(settings.run_dir / "journals" / "align_coarse.jsonl").read() if "loss" in line]
-    assert len({line["done"] for line in lines}) == lines[-1]["total"] > 2
-    assert all(np.isfinite(line["loss"]) and 0 < line["padding"] < 0.6 for line in lines)
-    encoder = Encoder.load(settings.run_dir / "encoder", "cpu")
-    rows = encoder.prepare(Dataset.open(settings.run_dir / "dataset").contents(np.arange(1, 151)))
-    assert len({len(pixels) for pixels in rows["pixel_values"]}) > 4
-
-
-def _resized(image: bytes, shape: tuple[int, int]) -> bytes:
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(image)).resize(shape).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def _random_ranker(settings: Recipe, dataset: Artifact) -> None:
-    torch.manual_seed(0)
-    ranker = DinDcn(151, settings.ranker)
-    ranker.trained[1:] = True
-    ids = Dataset.open(dataset.path).items(["item_id"])["item_id"].to_pylist()
-    with write_artifact(settings.run_dir / "ranker", "ranker", {"dataset": dataset.fingerprint}, {}) as draft:
-        save_ranker(ranker, draft, ids)

@@ -20,6 +20,7 @@ from coldstart.encoders.lora import merge_lora
 from coldstart.encoders.pictures import Pictures
 from coldstart.encoders.pooling import POOLINGS, Projection
 from coldstart.encoders.prompt import Prompt
+from coldstart.encoders.segments import attend_in_segments
 
 Inputs = dict[str, Tensor]
 
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
     ) -> None:
         """Puts a new pooling and head on an MLLM."""
         super().__init__()
+        attend_in_segments(mllm)
         self.mllm = mllm
         self.prompt = prompt
         # Encoders of earlier releases read one layer of each group and name it bare.
