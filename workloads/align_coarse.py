@@ -18,7 +18,7 @@ from coldstart.encoders.check import check_mllm
 from coldstart.rankers import IdRows, load_id_rows
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.coarse_loop import CoarseTask, Diverged, train_coarse
-from coldstart.training.launch import launch
+from coldstart.training.launch import LEFT, launch, told_to_leave
 from workloads.console import CONSOLE
 from workloads.job import main
 
@@ -38,13 +38,21 @@ def run(recipe: Recipe) -> Artifact:
     run_dir = recipe.run_dir.absolute()
     dataset = Dataset.open(run_dir / "dataset")
     ranker = read_artifact(run_dir / "ranker", "ranker")
-    lineage = {"dataset": dataset.artifact.fingerprint, "ranker": ranker.fingerprint}
+    made_from, here = ranker.lineage.get("dataset", ""), dataset.artifact.fingerprint
+    if made_from != here:
+        raise UserError(
+            f"the ID table in {ranker.path} is of another dataset ({made_from[:12]}) than {dataset.artifact.path} "
+            f"({here[:12]}): its rows belong to other items; run train_ranker or import_ranker on this dataset"
+        )
+    lineage = {"dataset": here, "ranker": ranker.fingerprint}
     mllm = _mllm(recipe, dataset)
     ids = load_id_rows(ranker.path)
     counts = check_mllm(recipe.encoder, mllm, width=ids.rows.shape[1], content=recipe.content)
     CONSOLE.print(f"      {STAGE:<13} {counts.trained:,} parameters are trained, {counts.frozen:,} are frozen")
     parameters = {"trained_parameters": counts.trained, "frozen_parameters": counts.frozen}
-    key = digest([recipe.encoder, recipe.content, recipe.coarse, recipe.cluster.workers, recipe.seed, mllm, lineage])
+    # Not how often it is saved, nor by how many ranks: those go on from one another's checkpoints.
+    coarse = recipe.coarse.model_dump(mode="json", exclude={"checkpoint_every", "checkpoint_async"})
+    key = digest([recipe.encoder, recipe.content, coarse, recipe.seed, mllm, lineage])
     task = coarse_task(recipe, dataset, ids, mllm=mllm, key=key)
 
     journal = Journal(task.journal)
@@ -52,7 +60,7 @@ def run(recipe: Recipe) -> Artifact:
         journal.clear()
         journal.write(0, task.total_steps)
     payload = {"recipe": recipe.model_dump(mode="json"), "run_dir": str(run_dir), "mllm": mllm, "key": key}
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints", elastic=True)
 
     with write_artifact(run_dir / "encoder", "encoder", lineage, {**_about(task, journal), **parameters}) as draft:
         shutil.copytree(task.result, draft, dirs_exist_ok=True)
@@ -108,7 +116,7 @@ def block_rows(encoder: Encoder) -> int:
     return max(1, min(256, _BLOCK_BYTES // pixels))
 
 
-def _worker(payload: dict[str, Any]) -> None:
+def _worker(payload: dict[str, Any]) -> str | None:
     run_dir = Path(payload["run_dir"])
     recipe = Recipe.model_validate(payload["recipe"])
     recipe = recipe.model_copy(update={"paths": recipe.paths.model_copy(update={"runs": run_dir.parent})})
@@ -116,9 +124,11 @@ def _worker(payload: dict[str, Any]) -> None:
     ids = load_id_rows(run_dir / "ranker")
     task = coarse_task(recipe, dataset, ids, mllm=payload["mllm"], key=payload["key"])
     try:
-        train_coarse(task, ids.rows, partial(stream_items, run_dir / "dataset", block_rows=block_rows(task.encoder)))
+        stream = partial(stream_items, run_dir / "dataset", block_rows=block_rows(task.encoder))
+        finished = train_coarse(task, ids.rows, stream, told_to_leave)
     except Diverged as error:
         raise UserError(_explain(error, task, dataset)) from error
+    return None if finished else LEFT
 
 
 def _explain(error: Diverged, task: CoarseTask, dataset: Dataset) -> str:

@@ -42,6 +42,12 @@ def test_override_reaches_a_nested_field(tmp_path):
         ({}, ["name.first=x"], ["name.first", "not a section"]),
         ({"content": {"picture": False, "text": False}}, [], ["content.picture", "content.text", "true"]),
         ({"coarse": {"batch": 127}}, [], ["coarse.batch", "127", "multiple of 2"]),
+        (
+            {"cluster": {"workers": 4, "min_workers": 2}},
+            [],
+            ["coarse.batch", "every number", "2", "4", "multiple of 12"],
+        ),
+        ({"cluster": {"workers": 2, "min_workers": 3}}, [], ["min_workers 3", "workers 2"]),
         ({"data": {"split": {"valid": 0.5, "test": 0.5}}}, [], ["split.valid", "0.8"]),
         ({"serving": {"min_replicas": 4}}, [], ["serving.max_replicas", "raise"]),
         ({"serving": {"preset": "fast"}}, [], ["serving.preset", "throughput"]),

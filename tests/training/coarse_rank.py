@@ -1,12 +1,13 @@
 """One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
 
-Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt}`, rank, world, directory.
+Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt, leave_after}`, rank, world, directory.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ def faulty(run: dict[str, Any]) -> Any:
     return cut
 
 
+def told_after(steps: int | None) -> Callable[[], bool]:
+    """Says on the last rank alone, after so many steps, that it has to leave."""
+    asked = count(1)
+    return lambda: steps is not None and next(asked) >= steps and dist.get_rank() == dist.get_world_size() - 1
+
+
 def main() -> None:
     runs, rank, world, root = (
         json.loads(Path(sys.argv[1]).read_text()),
@@ -91,7 +98,7 @@ def main() -> None:
     table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))
     for run in runs:
         try:
-            train_coarse(task(root, run), table, faulty(run))
+            train_coarse(task(root, run), table, faulty(run), told_after(run["leave_after"]))
         except Diverged as error:
             (root / run["name"] / f"diverged-{rank}").write_text(json.dumps([error.step, error.items.tolist()]))
     dist.destroy_process_group()

@@ -37,7 +37,7 @@ def start(root: Path, world: int, *runs: dict[str, Any]) -> list[int]:
 
 
 def run(name: str, **more: Any) -> dict[str, Any]:
-    faults = {fault: more.pop(fault, None) for fault in ("stop_after", "spoilt")}
+    faults = {fault: more.pop(fault, None) for fault in ("stop_after", "spoilt", "leave_after")}
     dtype = more.pop("dtype", "float32")
     return {"name": name, "coarse": COARSE | more, "dtype": dtype, **faults}
 
@@ -57,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def losses(root: Path, name: str) -> list[float]:
     """The curve; where a step was done again after an interruption, the later line counts."""
-    lines = Journal(root / name / "journal.jsonl").read()
+    lines = [line for line in Journal(root / name / "journal.jsonl").read() if "note" not in line]
     return [loss for _, loss in sorted({line["done"]: line["loss"] for line in lines}.items())]
 
 
@@ -121,6 +121,37 @@ def test_killed_and_started_again_learns_as_if_nothing_had_happened(root: Path):
     before, after = (load_file(root / name / "result" / "head.safetensors") for name in ("alone", "killed"))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight)
+
+
+@pytest.fixture(scope="module")
+def resized(root: Path) -> Path:
+    """Runs that two ranks leave to one after three steps, and one to two, at every ZeRO stage."""
+    fewer, more = (
+        [run(f"{name}{stage}", zero_stage=stage, leave_after=3) for stage in range(4)] for name in ("fewer", "more")
+    )
+    assert start(root, 2, *fewer) == [0, 0]
+    assert start(root, 1, *more) == [0]
+    assert start(root, 1, *[each | {"leave_after": None} for each in fewer]) == [0]
+    assert start(root, 2, *[each | {"leave_after": None} for each in more]) == [0, 0]
+    return root
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize(("name", "before", "after"), [("fewer", 2, 1), ("more", 1, 2)])
+def test_another_number_of_ranks_goes_on_as_if_it_had_always_been(
+    resized: Path, name: str, before: int, after: int, stage: int
+):
+    lines = Journal(resized / f"{name}{stage}" / "journal.jsonl").read()
+    assert [line["done"] for line in lines if "note" not in line] == [1, 2, 3, 4, 5, 6]
+    notes = [line["note"] for line in lines if "note" in line]
+    assert notes[0] == "told to leave: saved after step 3"
+    assert notes[1] == f"the checkpoint of {before} ranks goes on with {after} at step 3"
+    # The same rows at every step, and the same weights but for the order in which ranks are added up.
+    np.testing.assert_allclose(losses(resized, f"{name}{stage}"), losses(resized, "zero0"), rtol=2e-5)
+    for weights in ("head.safetensors", "checkpoint/model.safetensors"):
+        ours, whole = (load_file(resized / run / "result" / weights) for run in (f"{name}{stage}", "zero0"))
+        for part, weight in whole.items():
+            torch.testing.assert_close(ours[part], weight, atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["zero0", "zero3"])

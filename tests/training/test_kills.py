@@ -28,7 +28,9 @@ COARSE = {"batch": 16, "epochs": STEPS // 2, "checkpoint_every": 2, "learning_ra
 def start(root: Path, name: str, attempt: int) -> list[subprocess.Popen[bytes]]:
     """The ranks of one attempt."""
     file = root / f"{name}-{attempt}.json"
-    file.write_text(json.dumps([{"name": name, "coarse": COARSE, "stop_after": None, "spoilt": None}]))
+    file.write_text(
+        json.dumps([{"name": name, "coarse": COARSE, "stop_after": None, "spoilt": None, "leave_after": None}])
+    )
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
     lines = [[sys.executable, RANK, file, str(rank), str(RANKS), root] for rank in range(RANKS)]
     return [subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) for line in lines]

@@ -1,4 +1,5 @@
 import argparse
+import shutil
 import threading
 from pathlib import Path
 
@@ -157,6 +158,16 @@ def test_blocks_stay_small_when_pictures_are_large() -> None:
     assert align_coarse.block_rows(EncoderSettings()) == 256
     assert align_coarse.block_rows(EncoderSettings(picture_size=448)) == 27
     assert align_coarse.block_rows(EncoderSettings(picture_size=10_000)) == 1
+
+
+def test_an_id_table_of_another_dataset_is_refused(runs: Path, tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    shutil.copytree(recipe(runs).run_dir / "dataset", settings.run_dir / "dataset")
+    ranker = DinDcn(151, settings.ranker)
+    with write_artifact(settings.run_dir / "ranker", "ranker", {"dataset": "f" * 64}, {}) as draft:
+        save_ranker(ranker, draft, [str(item) for item in range(150)])
+    with pytest.raises(UserError, match=r"ID table in .*ranker is of another dataset \(ffffffffffff\) .* train_ranker"):
+        align_coarse.run(settings)
 
 
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:

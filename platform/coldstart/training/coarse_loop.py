@@ -110,13 +110,21 @@ class CoarseTask:
         return self.steps_per_epoch * self.coarse.epochs
 
 
-def train_coarse(task: CoarseTask, id_table: Tensor, stream: Stream) -> None:
+def train_coarse(
+    task: CoarseTask, id_table: Tensor, stream: Stream, told_to_leave: Callable[[], bool] = lambda: False
+) -> bool:
     """Trains on this rank; at the end rank 0 has written the encoder to `task.result`.
+
+    Another number of ranks may take up what one has left: the global batch, its order and its candidates are the same.
 
     Args:
         task: The same on all ranks.
         id_table: Frozen ID rows `[V, d]` of the ranker.
         stream: Where prepared items come from.
+        told_to_leave: Asked after every step; once it says so on any rank, all save a checkpoint and return.
+
+    Returns:
+        Whether the training is done; if not, calling it again goes on.
 
     Raises:
         Diverged: on all ranks; the newest checkpoint is from before it.
@@ -127,11 +135,12 @@ def train_coarse(task: CoarseTask, id_table: Tensor, stream: Stream) -> None:
     model = CoarseModel(encoder, Temperature(task.coarse.temperature, learnt=task.coarse.learn_temperature))
     engine = start_engine(model, task.coarse, config, total_steps=task.total_steps)
     loop = _Loop(task, engine, encoder, torch.nn.functional.normalize(id_table.float(), dim=-1).to(device()), stream)
-    loop.run()
+    finished = loop.run(told_to_leave)
     del partitioned
-    if rank() == 0:
+    if finished and rank() == 0:
         _finish(task, encoder, loop.best_state(), stream)
     barrier()
+    return finished
 
 
 class _Loop:
@@ -153,8 +162,8 @@ class _Loop:
         self.best = -1.0
         self.heldout = self._prepare_heldout()
 
-    def run(self) -> None:
-        """From the newest checkpoint to the last step."""
+    def run(self, told_to_leave: Callable[[], bool]) -> bool:
+        """From the newest checkpoint to the last step, or to the one after which a rank is told to leave."""
         task = self.task
         found = self.checkpoints.load(self.engine)
         start = self.done = found["step"] if found else 0
@@ -174,10 +183,16 @@ class _Loop:
                 figures |= self._measure(done)
             if rank() == 0:
                 self.journal.write(done, task.total_steps, **figures, **stalled)
-            stalled = {}
-            if done % task.coarse.checkpoint_every == 0 and done < task.total_steps:
+            stalled, leave = {}, bool(gather(torch.tensor([told_to_leave()], device=device())).any())
+            if done < task.total_steps and (leave or done % task.coarse.checkpoint_every == 0):
                 stalled = {"checkpoint_stall": self.checkpoints.save(self.engine, done, best=self.best)}
+            if leave and done < task.total_steps:
+                self.checkpoints.settle()
+                if rank() == 0:
+                    self._tell(f"told to leave: saved after step {done}")
+                return False
         self.checkpoints.settle()
+        return True
 
     def _tell(self, note: str) -> None:
         self.journal.write(self.done, self.task.total_steps, note=note)

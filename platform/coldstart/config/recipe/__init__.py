@@ -1,5 +1,6 @@
 """The recipe: every setting of a run, typed, with the units and the reason beside each field."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -97,12 +98,14 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         ranks = self.cluster.workers
-        least = ranks * (self.coarse.micro_batch or 1)
+        sizes = self.cluster.sizes
+        least = math.lcm(*sizes) * (self.coarse.micro_batch or 1)
         if self.coarse.batch % least:
             times = f" x coarse.micro_batch {self.coarse.micro_batch}" if self.coarse.micro_batch else ""
+            elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
             raise ValueError(
-                f"coarse.batch {self.coarse.batch} is not divisible by cluster.workers {ranks}{times}; choose a "
-                f"multiple of {least}"
+                f"coarse.batch {self.coarse.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; choose "
+                f"a multiple of {least}"
             )
         for section in ("ranker", "fine"):
             per_step = getattr(self, section).users_per_step
