@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from coldstart.config import UserError
 from coldstart.config.recipe import Coarse, ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
@@ -101,6 +102,9 @@ def main() -> None:
             train_coarse(task(root, run), table, faulty(run), told_after(run["leave_after"]))
         except Diverged as error:
             (root / run["name"] / f"diverged-{rank}").write_text(json.dumps([error.step, error.items.tolist()]))
+        except UserError as error:
+            (root / run["name"] / f"user-error-{rank}").write_text(str(error))
+            raise
     dist.destroy_process_group()
 
 

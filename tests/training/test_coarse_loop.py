@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ EVERYTHING = {
     "learn_temperature": True,
     "negatives": {"beside": 12, "popularity": 0.5, "log_q": True},
 }
+SMALL_DISK = 32
+"""Megabytes: a checkpoint of the tiny MLLM has 16, its weights have 4 and are there twice while they are replaced."""
 COARSE = {"batch": 16, "epochs": 3, "checkpoint_every": 2, "learning_rate": 1e-3}
 
 
-def start(root: Path, world: int, *runs: dict[str, Any]) -> list[int]:
-    """Trains the runs one after another on `world` ranks; exit codes."""
+def start(root: Path, world: int, *runs: dict[str, Any], within: Sequence[str | Path] = ()) -> list[int]:
+    """Trains the runs one after another on `world` ranks, perhaps within another program; exit codes."""
     file = root / f"{'-'.join(run['name'] for run in runs)}-{len(list(root.iterdir()))}.json"
     file.write_text(json.dumps(runs))
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
-    arguments = [[sys.executable, RANK, file, str(rank), str(world), root] for rank in range(world)]
+    arguments = [[*within, sys.executable, RANK, file, str(rank), str(world), root] for rank in range(world)]
     ranks = [subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) for line in arguments]
     return [rank.wait(200) for rank in ranks]
 
@@ -121,6 +124,43 @@ def test_killed_and_started_again_learns_as_if_nothing_had_happened(root: Path):
     before, after = (load_file(root / name / "result" / "head.safetensors") for name in ("alone", "killed"))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight)
+
+
+ON_A_SMALL_DISK = ("unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"')
+
+
+def on_a_small_disk(megabytes: int, path: Path) -> tuple[str | Path, ...]:
+    """A program that runs another with a disk of that size at a path, which nobody else sees."""
+    path.mkdir(parents=True)
+    return (*ON_A_SMALL_DISK, f"{megabytes}m", path)
+
+
+@pytest.fixture(scope="module")
+def full(root: Path) -> Path:
+    """A run whose disk has room for one checkpoint, and one whose disk has room for none."""
+    if subprocess.run([*on_a_small_disk(1, root / "try"), "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    steps = run("one", checkpoint_every=1)
+    assert start(root, 1, steps, within=on_a_small_disk(SMALL_DISK, root / "one" / "checkpoints")) == [0]
+    assert start(root, 1, run("none"), within=on_a_small_disk(1, root / "none" / "checkpoints")) == [1]
+    return root
+
+
+def test_a_full_disk_is_told_and_the_run_ends_as_if_it_had_room(full: Path):
+    lines = Journal(full / "one" / "journal.jsonl").read()
+    notes = [line["note"] for line in lines if "note" in line]
+    assert notes
+    assert all("No space left on device" in note and "training goes on" in note for note in notes)
+    assert losses(full, "one") == losses(full, "alone")
+    before, after = (Encoder.load(full / name / "result", "cpu").state_dict() for name in ("alone", "one"))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_a_result_that_finds_no_room_ends_the_run_with_what_to_do(full: Path):
+    told = (full / "none" / "user-error-0").read_text()
+    assert "best.safetensors" in told
+    assert "free some space, the same command goes on" in told
+    assert not (full / "none" / "result").exists()
 
 
 @pytest.fixture(scope="module")

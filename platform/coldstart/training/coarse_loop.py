@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -275,13 +276,27 @@ class _Loop:
         score = figures.get("mean_cosine", float(step))
         if score > self.best:
             self.best = score
+            # A checkpoint that does not fit leaves no room for this either, until it is given up.
+            self.checkpoints.settle()
             state = whole_state(self.encoder)
             if state is not None:
-                draft = self.task.checkpoints / ".best.draft"
-                draft.parent.mkdir(parents=True, exist_ok=True)
-                save_file(state, draft)
-                draft.replace(self.task.checkpoints / "best.safetensors")
+                self._keep_best(state)
         return figures
+
+    def _keep_best(self, state: dict[str, Tensor]) -> None:
+        """The result is made of this, so a run that cannot write it has to end."""
+        best = self.task.checkpoints / "best.safetensors"
+        draft = best.with_name(".best.draft")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(state, draft)
+        except (OSError, SafetensorError) as error:
+            draft.unlink(missing_ok=True)
+            raise UserError(
+                f"the best encoder so far could not be written to {best} ({error}); free some space, the same command "
+                "goes on from the last checkpoint"
+            ) from error
+        draft.replace(best)
 
     def _candidates_of_heldout(self) -> tuple[Tensor, Tensor]:
         """Where each held-out item's row stands among rows of mature items, and those rows `[C, d]`."""
