@@ -86,6 +86,8 @@ def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *,
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=LambdaLR(optimizer, factor), config=config
     )
+    # It would put a program beside every checkpoint, while the steps wait and whether or not the disk has room.
+    engine._copy_recovery_script = lambda _: None
     # What `from_pretrained` loads is in eval mode: no dropout, and no gradient checkpointing.
     engine.train()
     return engine
