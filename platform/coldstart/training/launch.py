@@ -11,7 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Cluster
-from coldstart.training.notice import Farewell, Listener, told_to_leave
+from coldstart.training.notice import Farewell, Listener, StayingMachines, told_to_leave
 from coldstart.training.ranks import rank, world_size
 
 __all__ = ["LEFT", "check_capacity", "launch", "rank", "told_to_leave", "world_size"]
@@ -86,7 +86,7 @@ def _trainer(
 ) -> TorchTrainer:
     workers = (cluster.min_workers, cluster.workers) if elastic and cluster.min_workers else cluster.workers
     # The checker sees the configs and the result of Ray Train V1; those of V2 are bound in their place at run time.
-    return TorchTrainer(
+    return _Trainer(
         worker,  # type: ignore[arg-type]
         train_loop_config=payload,
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
@@ -105,6 +105,13 @@ def _trainer(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+class _Trainer(TorchTrainer):
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
+            parts["scaling_policy"] = StayingMachines(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
 
 
 def check_capacity(cluster: Cluster, *, elastic: bool = False) -> None:

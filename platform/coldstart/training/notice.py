@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 _SECONDS_TO_LEAVE = 300.0
 
@@ -60,6 +61,15 @@ class Farewell(WorkerGroupCallback, ControllerCallback):
         if status is not None and not status.errors and not status.finished:
             leaving = [worker.execute_async(_leave) for worker in self._group.get_workers()]
             ray.wait(leaving, num_returns=len(leaving), timeout=_SECONDS_TO_LEAVE)
+
+
+class StayingMachines(ElasticScalingPolicy):
+    """Ray Train's elastic policy, which would count on machines that are being drained and then wait for them."""
+
+    def _get_reserved_resources(self) -> Any:
+        reserved = super()._get_reserved_resources()
+        draining = ray._private.state.state.get_draining_nodes()
+        return reserved and {node: amounts for node, amounts in reserved.items() if node not in draining}
 
 
 def _leave() -> None:
