@@ -36,7 +36,7 @@ def start(root: Path, world: int, *runs: dict[str, Any], within: Sequence[str | 
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
     arguments = [[*within, sys.executable, RANK, file, str(rank), str(world), root] for rank in range(world)]
     ranks = [subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) for line in arguments]
-    return [rank.wait(200) for rank in ranks]
+    return [rank.wait(400) for rank in ranks]
 
 
 def run(name: str, **more: Any) -> dict[str, Any]:
