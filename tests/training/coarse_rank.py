@@ -1,6 +1,7 @@
 """One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
 
-Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt, leave_after}`, rank, world, directory.
+Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt, leave_after}`, rank, world, and a
+directory.
 """
 
 import json

@@ -29,7 +29,18 @@ def start(root: Path, name: str, attempt: int) -> list[subprocess.Popen[bytes]]:
     """The ranks of one attempt."""
     file = root / f"{name}-{attempt}.json"
     file.write_text(
-        json.dumps([{"name": name, "coarse": COARSE, "stop_after": None, "spoilt": None, "leave_after": None}])
+        json.dumps(
+            [
+                {
+                    "name": name,
+                    "coarse": COARSE,
+                    "dtype": "float32",
+                    "stop_after": None,
+                    "spoilt": None,
+                    "leave_after": None,
+                }
+            ]
+        )
     )
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
     lines = [[sys.executable, RANK, file, str(rank), str(RANKS), root] for rank in range(RANKS)]
