@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=96, help="items of a step; it should take a second or more")
+    parser.add_argument("--batch", type=int, default=128, help="items of a step; it should take a second or more")
     parser.add_argument("--picture-size", type=int, default=128)
     parser.add_argument("--items", type=int, default=2400)
     arguments = parser.parse_args()

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -m workloads.benchmarks.coarse.plain RECIPE OUT
 
 The encoder, the loss and the reading of pictures and words are the library's, since they are what is trained; the rest
-is what one writes with DeepSpeed and a `DataLoader` at hand. No checkpoints, no resuming, no figures but the loss.
+is what one writes with DeepSpeed and a `DataLoader` at hand. No checkpoints, no resuming, no schedule, no figures but
+the loss.
 """
 
 import sys
