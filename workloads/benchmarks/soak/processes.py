@@ -12,8 +12,10 @@ import psutil
 
 _REPLICA = re.compile(r"ray::ServeReplica:(?P<application>[^:]+):(?P<deployment>\w+)")
 _OTHERS = {"ray::ProxyActor": "proxy", "ray::HAProxyManager": "proxy manager", "ray::ServeController": "controller"}
-SETTLE_S = 90.0
-"""What a process takes in its first seconds (imports, weights, warm caches) is not growth."""
+OF_RAY = ("controller", "gcs_server", "haproxy", "proxy", "proxy manager", "raylet")
+"""They remember every replica that died, so they grow with the kills."""
+SETTLE_S = 240.0
+"""What a process takes in its first minutes (imports, weights, warm caches, arenas of its threads) is not growth."""
 _FEWEST = 8
 
 
@@ -40,10 +42,16 @@ class Growth:
 
 
 class Family:
-    """A server's process and all that descend from it."""
+    """A server's process and all that descend from it.
 
-    def __init__(self, root: int, seed: int = 17) -> None:
-        self._root = psutil.Process(root)
+    Args:
+        root: Process id of the server.
+        seed: Of who is killed.
+        settle_s: Age from which on a process's memory is watched.
+    """
+
+    def __init__(self, root: int, seed: int = 17, *, settle_s: float = SETTLE_S) -> None:
+        self._root, self._settle_s = psutil.Process(root), settle_s
         self._random = random.Random(seed)
         self._sizes: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
 
@@ -89,7 +97,7 @@ class Family:
         series: dict[str, list[np.ndarray]] = defaultdict(list)
         for (role, _), samples in self._sizes.items():
             rows = np.array(samples)
-            rows = rows[rows[:, 0] > rows[0, 0] + SETTLE_S]
+            rows = rows[rows[:, 0] > rows[0, 0] + self._settle_s]
             if len(rows) >= _FEWEST:
                 series[role].append(rows)
         return {role: growth_of(rows) for role, rows in sorted(series.items())}
