@@ -101,7 +101,7 @@ async def send(request: Wrong, port: int, token: str) -> bytes:
         if request.wire is not None and writer.can_write_eof():
             writer.write_eof()
         return await asyncio.wait_for(reader.read(), 60)
-    except ConnectionError:
+    except OSError:
         return bytes(reader._buffer)
     finally:
         writer.close()
