@@ -156,7 +156,8 @@ def _haproxy(files: Path, pages: list[int]) -> Path:
     program.write_text(
         "#!/bin/sh\n"
         'for given; do case "$given" in *haproxy.cfg)\n'
-        f"    sed -i -E -e 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' -e '/{_OURS}$|x-request-id %\\[uuid\\]/d' \\\n"
+        f"    sed -i -E -e 's/^( *bind )\\*?:({ports})$/\\1127.0.0.1:\\2/' \\\n"
+        f"        -e '/{_OURS}$|x-request-id %\\[uuid\\]/d' \\\n"
         f'        {rules} "$given";;\n'
         "esac; done\n"
         f"exec '{get_haproxy_binary()}' \"$@\"\n"
