@@ -74,6 +74,14 @@ def test_release_and_health_say_what_is_served(client, release):
     assert client.get("/readyz").json() == {"status": "ready", "release": "served-adaptor/1"}
 
 
+@pytest.mark.parametrize("given", ["mine", "not fit to be passed on", None])
+def test_an_answer_has_one_id_which_is_the_clients_where_it_is_fit(client, given):
+    answer = client.get("/v1/release", headers={} if given is None else {"x-request-id": given})
+    (name,) = answer.headers.get_list("x-request-id")
+    assert name
+    assert (name == "mine") is (given == "mine")
+
+
 def test_the_program_that_deploys_keeps_no_thread_that_would_call_ray_after_its_end(url):
     assert not [thread.name for thread in threading.enumerate() if "router" in thread.name]
 

@@ -107,6 +107,7 @@ def test_feedback_that_goes_to_a_second_gateway_has_the_id_it_had_at_the_first(t
     [
         ("x-request-id", b"mine", True),
         ("x-request-id", b"\xff\xfe", False),
+        ("x-request-id", b"a" * 65, False),
         ("x-session-id", b"\xff", False),
         ("serve_multiplexed_model_id", b"\xff", False),
         ("x-request-timeout-seconds", b"-1", False),

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
 
 
-def make_app(gateway: "Gateway") -> FastAPI:
-    """The HTTP application of one gateway replica."""
+def make_app(gateway: "Gateway", *, named_outside: bool = False) -> FastAPI:
+    """The HTTP application of one gateway replica.
+
+    Args:
+        gateway: Does the work.
+        named_outside: Whether the server around it writes the request's id into the answer.
+    """
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
     }
@@ -31,8 +36,7 @@ def make_app(gateway: "Gateway") -> FastAPI:
 
     app = FastAPI(title="coldstart", version="1", responses=problems, docs_url=None, redoc_url=None, lifespan=running)
     app.add_middleware(Guard, settings=gateway.settings.security, max_bytes=gateway.settings.max_request_bytes)
-    # Serve's own proxy writes the header as well.
-    app.add_middleware(RequestId, announced=gateway.settings.ingress != "proxy")
+    app.add_middleware(RequestId, announced=not named_outside)
     errors.install(app)
     for router in routers(gateway):
         app.include_router(router)

@@ -85,7 +85,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # The hook by which Serve asks a replica for its HTTP application.
-        return make_app(self)
+        return make_app(self, named_outside=True)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """While the HTTP application is up."""

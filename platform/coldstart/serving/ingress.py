@@ -41,7 +41,7 @@ _STEERING: Final = (
 """Headers by which whoever asks tells Serve how to treat him; and where one is not UTF-8, Serve fails."""
 _RULES: Final = (
     *(f"http-request del-header {name}" for name in _STEERING),
-    "http-request del-header x-request-id if { req.fhdr(x-request-id) -m reg [^!-~] }",
+    "http-request del-header x-request-id unless { req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._:/+=-]{1,64}$ }",
     "http-request set-header x-request-id %[uuid] if { path /v1/feedback } !{ req.hdr(x-request-id) -m found }",
 )
 _OURS: Final = "# coldstart"
