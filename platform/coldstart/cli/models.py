@@ -13,6 +13,7 @@ from coldstart.config import Recipe
 
 if TYPE_CHECKING:
     from coldstart.registry import Registry
+    from coldstart.registry.ledger import Record
 
 Kind = Annotated[str, typer.Argument(help="Model to move: adaptor (its release moves with it).")]
 Why = Annotated[str, typer.Option(help="Reason, kept in the record.")]
@@ -123,14 +124,9 @@ def rollback(
 ) -> None:
     """Return to an earlier champion release, bit for bit."""
     from coldstart.registry import rollback as back
-    from coldstart.registry import sentence
 
     registry, _ = _open(recipe, overrides)
-    record = back(registry, kind, to=to, why=why)
-    if as_json:
-        print(json.dumps(record.as_dict()))
-    else:
-        OUT.print(sentence(record), soft_wrap=True)
+    _tell(back(registry, kind, to=to, why=why), as_json=as_json)
 
 
 @app.command(epilog="Example: coldstart withdraw --why 'slower than the champion'")
@@ -141,15 +137,10 @@ def withdraw(
     as_json: AsJson = False,
 ) -> None:
     """Withdraw the challenger: a server that runs lets the champion answer everybody within seconds."""
-    from coldstart.registry import sentence
     from coldstart.registry import withdraw as take_away
 
     registry, _ = _open(recipe, overrides)
-    record = take_away(registry, why=why)
-    if as_json:
-        print(json.dumps(record.as_dict()))
-    else:
-        OUT.print(sentence(record), soft_wrap=True)
+    _tell(take_away(registry, why=why), as_json=as_json)
 
 
 @app.command(epilog="Example: coldstart history --recipe demo")
@@ -199,6 +190,16 @@ def gc(
     for kind, versions in gone.items():
         numbers = ", ".join(str(number) for number in versions) or "none"
         OUT.print(f"{registry.model_name(kind)}: {'would delete' if dry_run else 'deleted'} {numbers}")
+
+
+def _tell(record: "Record", *, as_json: bool) -> None:
+    """A decision that was carried out."""
+    from coldstart.registry import sentence
+
+    if as_json:
+        print(json.dumps(record.as_dict()))
+    else:
+        OUT.print(sentence(record), soft_wrap=True)
 
 
 def _table(*names: str) -> Table:

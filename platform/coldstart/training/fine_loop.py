@@ -88,14 +88,7 @@ def align_fine(
     """
     before = digest(ranker)
     torch.manual_seed(seed)
-    adaptor = Adaptor(
-        coarse.shape[-1],
-        states.shape[1],
-        states.shape[2],
-        hidden=settings.hidden,
-        dropout=settings.dropout,
-        parts=settings.parts,
-    )
+    adaptor = make_adaptor(coarse, states, settings)
     adaptor.start_at(ranker.id_rows()[ranker.trained].cpu())
     model = ProxiedRanker(adaptor, ranker, torch.from_numpy(coarse), torch.from_numpy(states))
     progress = train_proxied(
@@ -104,6 +97,18 @@ def align_fine(
     if digest(ranker) != before:
         raise AssertionError("fine alignment changed the frozen ranker")
     return adaptor.eval(), progress
+
+
+def make_adaptor(coarse: npt.NDArray[np.float32], states: npt.NDArray[np.float32], settings: Fine) -> Adaptor:
+    """A new adaptor of coarse proxies [V, d] and layer states [V, G, D]."""
+    return Adaptor(
+        coarse.shape[-1],
+        states.shape[1],
+        states.shape[2],
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+        parts=settings.parts,
+    )
 
 
 def train_proxied(
@@ -166,8 +171,7 @@ def choose_hand_over(
         states: [N + 1, G, D] layer states.
         gauc: Per-user AUC.
     """
-    items, split = np.asarray(sequences.item_idx), np.asarray(sequences.split)
-    events = np.bincount(items[split == TRAIN], minlength=len(coarse))
+    items, events = np.asarray(sequences.item_idx), train_events(sequences, len(coarse))
     valid = UserWindows(sequences, history=ranker.history, splits=[VALID])
     warming = (events[items[valid.rows]] > 0) & (events[items[valid.rows]] < CHOICES[-1])
     there = device()
@@ -188,10 +192,14 @@ def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.f
     them, so after a few events another one says little that is new about content, and a loss over plain events would
     be about the popular items alone.
     """
-    train = np.asarray(sequences.split) == TRAIN
-    events = np.bincount(np.asarray(sequences.item_idx)[train], minlength=vocabulary)
-    weights: npt.NDArray[np.float32] = (EVIDENCE / (EVIDENCE + events)).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (EVIDENCE / (EVIDENCE + train_events(sequences, vocabulary))).astype(np.float32)
     return weights
+
+
+def train_events(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.int64]:
+    """Train events [V] of each item."""
+    train = np.asarray(sequences.split) == TRAIN
+    return np.bincount(np.asarray(sequences.item_idx)[train], minlength=vocabulary)
 
 
 def judged_rows(sequences: EventSequences, valid: UserWindows) -> npt.NDArray[np.bool_]:

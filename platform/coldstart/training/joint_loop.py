@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from coldstart.alignment.adaptor import Adaptor
 from coldstart.alignment.item_vectors import ContentVectors, ProxyVectors
 from coldstart.alignment.joint_ranker import JointRanker
 from coldstart.config import Journal
@@ -16,7 +15,7 @@ from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers.interface import ReadingRanker
 from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
-from coldstart.training.fine_loop import judged_rows
+from coldstart.training.fine_loop import judged_rows, make_adaptor, train_events
 from coldstart.training.ranker_loop import TARGETS, TRAIN, VALID, hide
 from coldstart.training.ranks import device, rank
 
@@ -95,21 +94,11 @@ def align_joint(
         The joint ranker with the weights of its best epoch, in eval mode, and how training went.
     """
     torch.manual_seed(seed)
-    proxies = ProxyVectors(
-        Adaptor(
-            coarse.shape[-1],
-            states.shape[1],
-            states.shape[2],
-            hidden=settings.hidden,
-            dropout=settings.dropout,
-            parts=settings.parts,
-        )
-    )
+    proxies = ProxyVectors(make_adaptor(coarse, states, settings))
     vectors = ContentVectors.matching(proxies, dropout=settings.dropout) if content else proxies
     vectors.start_at(ranker.id_rows()[ranker.trained].cpu())
-    items, split = np.asarray(sequences.item_idx), np.asarray(sequences.split)
-    events = np.bincount(items[split == TRAIN], minlength=len(coarse))
-    joint = JointRanker(ranker, vectors, torch.from_numpy(events), reuse=settings.joint.reuse)
+    events = torch.from_numpy(train_events(sequences, len(coarse)))
+    joint = JointRanker(ranker, vectors, events, reuse=settings.joint.reuse)
     torch.manual_seed(seed * 1000 + rank())
     model = HiddenIds(
         joint, torch.from_numpy(coarse), torch.from_numpy(states), share=settings.joint.id_dropout, seed=seed
