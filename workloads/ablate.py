@@ -37,19 +37,21 @@ TRAINED = "trained_oracle"
 Work = tuple[Recipe, str, Setting]
 
 
-def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(KINDS)) -> Artifact:
+def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(KINDS), own_splits: bool = False) -> Artifact:
     """Makes what is missing and writes `<run_dir>/ablation`.
 
     Args:
         recipe: Of the run; its seed is the first.
         count: Seeds.
         names: Variants; `oov` is always one.
+        own_splits: Every seed splits its data anew (and generates it anew), so that the luck of one split is in the
+            intervals too; otherwise all share the dataset of the first.
 
     Raises:
         UserError: no such variant, no seed, or the recipe brings an ID table only.
     """
     names = _checked(names, count)
-    seeds = _seeds(recipe, count)
+    seeds = _seeds(recipe, count, own_splits=own_splits)
     journal = Journal(recipe.run_dir / "journals" / "ablate.jsonl")
     journal.clear()
     first, *others = seeds
@@ -63,7 +65,7 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(KINDS)) -> A
     for place, other in enumerate(others):
         by_seed[other.seed] = dict(zip(names, made[place * len(names) :], strict=False))
     rows = {one.seed: _rows(one, by_seed[one.seed]) for one in seeds}
-    about = ablation(rows, recipe.evaluation, seed=recipe.seed)
+    about = ablation(rows, recipe.evaluation, seed=recipe.seed, own_splits=own_splits)
     about |= {"tuned": _tuned(tried, chosen, by_seed), "meanings": _meanings(about["variants"])}
     return _write(recipe, about, by_seed)
 
@@ -77,7 +79,7 @@ def _checked(names: Sequence[str], count: int) -> list[str]:
     return [name for name in KINDS if name in names or name == BASELINE]
 
 
-def _seeds(recipe: Recipe, count: int) -> list[Recipe]:
+def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Recipe]:
     """The recipe of every seed, after its stages are up to date."""
     if recipe.bring.id_table is not None:
         raise UserError("an ID table alone scores nothing; the ablation needs a whole ranker (bring.weights, or none)")
@@ -85,9 +87,13 @@ def _seeds(recipe: Recipe, count: int) -> list[Recipe]:
     found = [recipe]
     for seed in range(recipe.seed + 1, recipe.seed + count):
         CONSOLE.print(f"[bold]seed {seed}[/]")
-        other = with_seed(recipe, seed)
-        share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
-        bring_up_to_date(other, artifacts["dataset"], kinds=SHARED)
+        if own_splits:
+            other = with_seed(recipe, seed, among="splits")
+            bring_up_to_date(other, kinds=SHARED)
+        else:
+            other = with_seed(recipe, seed)
+            share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
+            bring_up_to_date(other, artifacts["dataset"], kinds=SHARED)
         found.append(other)
     return found
 
@@ -180,8 +186,9 @@ def main() -> None:
     parser = recipe_arguments("ablate", __doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to train (default: 3)")
     parser.add_argument("--only", nargs="+", default=list(KINDS), metavar="VARIANT", help="these variants and oov")
+    parser.add_argument("--own-splits", action="store_true", help="every seed splits the data anew")
     arguments = parser.parse_args()
-    work = partial(run, count=arguments.seeds, names=arguments.only)
+    work = partial(run, count=arguments.seeds, names=arguments.only, own_splits=arguments.own_splits)
     run_program(arguments, partial(run_stage, "ablate", work), check=check)
 
 

@@ -49,9 +49,9 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
     return artifact
 
 
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe of another seed of a run, which lives in `<run>/seeds/<seed>/`."""
-    paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / "seeds"})
+def with_seed(recipe: Recipe, seed: int, *, among: str = "seeds") -> Recipe:
+    """The recipe of another seed of a run, which lives in `<run>/<among>/<seed>/`."""
+    paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / among})
     registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
     return recipe.model_copy(update={"name": str(seed), "seed": seed, "paths": paths, "registry": registry})
 

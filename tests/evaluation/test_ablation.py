@@ -97,3 +97,21 @@ def test_the_page_names_every_variant_and_says_what_is_sure(found: dict) -> None
     assert "not sure" in page[unsure : unsure + 120]
     assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 |" in page
     assert len(ablation_chart(about).axes) == 1
+
+
+def test_splits_of_their_own_have_users_of_their_own(rows: ScoredRows) -> None:
+    half = rows.user_idx % 2 == 0
+    parts = {1: seed_of(rows.take(half), 1), 2: seed_of(rows.take(~half), 2)}
+    found = ablation(parts, Evaluation(bootstrap=200), seed=0, own_splits=True)
+    better = pair(found, "fine", "ridge_map")
+    alone = {
+        seed: pair(ablation({seed: part}, Evaluation(bootstrap=200), seed=0), "fine", "ridge_map")
+        for seed, part in parts.items()
+    }
+    assert better["by_seed"] == [each["delta"] for each in alone.values()]
+    assert better["ranges"][0] == [alone[1]["low"], alone[1]["high"]]
+    # Two splits know little of all splits.
+    assert better["high"] - better["low"] > max(high - low for low, high in better["ranges"])
+    page = ablation_markdown("films", found | {"tuned": {}, "meanings": dict.fromkeys(found["variants"], "")})
+    assert "each on a split of its own" in page
+    assert page.count("; by split ") == page.count("** against ")

@@ -1,9 +1,12 @@
 """The ablation: every way of scoring a cold item on the same rows, over seeds, and which differences are real.
 
+Seeds share their rows, or each has its own (a split of its own); within a seed all variants score the same ones.
+
 Legend: `n` rows, `S` seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ from coldstart.evaluation.seeds import Crossed
 from coldstart.evaluation.slices import slices
 from coldstart.evaluation.summary import without_nan
 from coldstart.evaluation.variants import BASELINE, CEILINGS, ORACLES, TRUTHS
+
+Among = tuple[ScoredRows, NDArray[np.bool_]]
+"""Rows and which of them are meant."""
 
 CONTEXT = "_context"
 """Ending of the scores of an item of which nothing is known, on the same rows."""
@@ -36,14 +42,17 @@ AGAINST: dict[str, tuple[str, ...]] = {
 """Opponent -> what is compared with it; beside these, everything is compared with OOV."""
 
 
-def ablation(rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int) -> dict[str, Any]:
+def ablation(
+    rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int, own_splits: bool = False
+) -> dict[str, Any]:
     """Puts the seeds together, ready for JSON: figures that are not defined are `None`.
 
     Args:
-        rows: Seed -> the same rows, with `logits` of every variant and, but for true probabilities, of `<variant>` +
-            CONTEXT, and `appeal` where it is known.
+        rows: Seed -> rows, with `logits` of every variant and, but for true probabilities, of `<variant>` + CONTEXT,
+            and `appeal` where it is known.
         settings: Intervals.
         seed: Of the resampling.
+        own_splits: Whether every seed has rows and users of its own; otherwise they are the same.
 
     Returns:
         `metrics[variant][slice]` of `gauc` and `gauc_item` (value, low, high, spread, by_seed), and of `auc`, `logloss`
@@ -55,6 +64,7 @@ def ablation(rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int)
     variants = [name for name in first.logits if not name.endswith(CONTEXT)]
     found: dict[str, Any] = {
         "seeds": list(rows),
+        "own_splits": own_splits,
         "variants": variants,
         "metrics": {name: {} for name in variants},
         "comparisons": [],
@@ -62,11 +72,14 @@ def ablation(rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int)
         "confidence": settings.confidence,
         "resamples": settings.bootstrap,
     }
-    for place, member in slices(first.train_events, first.age_s).items():
+    members = [slices(each.train_events, each.age_s) for each in rows.values()]
+    for place in members[0]:
+        among = [(each, member[place]) for each, member in zip(rows.values(), members, strict=True)]
+        crossed_by = partial(_crossed, among, settings=settings, seed=seed, nested=own_splits)
         for name in variants:
-            found["metrics"][name][place] = _plain(rows, name, member, settings.calibration_bins)
+            found["metrics"][name][place] = _plain(among, name, settings.calibration_bins)
         for metric, ways in (("gauc", _served), ("gauc_item", _by_item)):
-            crossed = _crossed(rows, member, [ways(each, variants) for each in rows.values()], settings, seed)
+            crossed = crossed_by([ways(each, variants) for each in rows.values()])
             for at, name in enumerate(variants):
                 found["metrics"][name][place][metric] = crossed.figures(at)
             found["comparisons"] += _compared(crossed, variants, place, metric)
@@ -74,7 +87,7 @@ def ablation(rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int)
                 closed = "gap_closed" if metric == "gauc" else "gap_closed_item"
                 found[closed] = _closed(crossed, variants, found["ceiling"])
         if place == "cold":
-            found["appeal_share"] = _appeal(rows, member, settings, seed)
+            found["appeal_share"] = _appeal(rows, crossed_by)
     return dict(without_nan(found))
 
 
@@ -91,19 +104,20 @@ def _by_item(rows: ScoredRows, variants: Sequence[str]) -> dict[str, NDArray[np.
 
 
 def _crossed(
-    rows: Mapping[int, ScoredRows],
-    member: NDArray[np.bool_],
+    among: Sequence[Among],
     scores: Sequence[Mapping[str, NDArray[np.floating]]],
+    *,
     settings: Evaluation,
     seed: int,
+    nested: bool,
 ) -> Crossed:
-    users = [RankedUsers.of(each, member, score) for each, score in zip(rows.values(), scores, strict=True)]
-    return Crossed(users, confidence=settings.confidence, resamples=settings.bootstrap, seed=seed)
+    users = [RankedUsers.of(*each, score) for each, score in zip(among, scores, strict=True)]
+    return Crossed(users, confidence=settings.confidence, resamples=settings.bootstrap, seed=seed, nested=nested)
 
 
-def _plain(rows: Mapping[int, ScoredRows], name: str, member: NDArray[np.bool_], bins: int) -> dict[str, Any]:
+def _plain(among: Sequence[Among], name: str, bins: int) -> dict[str, Any]:
     figures: dict[str, list[float]] = {"auc": [], "logloss": [], "ece": []}
-    for each in rows.values():
+    for each, member in among:
         label, logit = each.label[member], each.logits[name][member]
         if len(label):
             figures["auc"].append(auc(label, logit))
@@ -139,9 +153,7 @@ def _closed(crossed: Crossed, variants: Sequence[str], ceiling: str | None) -> d
     return {name: crossed.share((at, base), whole) for at, name in enumerate(variants) if at != base}
 
 
-def _appeal(
-    rows: Mapping[int, ScoredRows], member: NDArray[np.bool_], settings: Evaluation, seed: int
-) -> dict[str, Any]:
+def _appeal(rows: Mapping[int, ScoredRows], crossed_by: Callable[..., Crossed]) -> dict[str, Any]:
     """By variant, the share of the gain in item GAUC that a score of the item alone has."""
     first = next(iter(rows.values()))
     names = [name for name in first.appeal if name != BASELINE]
@@ -149,6 +161,6 @@ def _appeal(
     for each in rows.values():
         alone = {f"{name} alone": np.round(each.appeal[name], DIGITS) for name in names}
         scores.append(_by_item(each, [BASELINE, *names]) | alone)
-    crossed = _crossed(rows, member, scores, settings, seed)
+    crossed = crossed_by(scores)
     many = len(names)
     return {name: crossed.share((at + many, 0), (at, 0)) for at, name in enumerate(names, start=1)}

@@ -26,11 +26,12 @@ def ablation_markdown(name: str, about: Figures) -> str:
 def _lines(name: str, about: Figures) -> Iterator[str]:
     seeds, percentage = about["seeds"], f"{about['confidence']:.0%}"
     over = "users and seeds" if len(seeds) > 1 else "users"
+    on = "each on a split of its own" if about["own_splits"] else "on the same test rows"
     ceiling = about["ceiling"]
     yield f"# Ablation of {name}"
     yield ""
     yield (
-        f"Means over {len(seeds)} seed{'s'[: len(seeds) > 1]} ({', '.join(map(str, seeds))}) on the same test rows; "
+        f"Means over {len(seeds)} seed{'s'[: len(seeds) > 1]} ({', '.join(map(str, seeds))}) {on}; "
         f"{percentage} intervals over {over}. Cold rows are those of items that training never saw. "
         "What a variant says stands in the slot of items without an ID; others keep theirs."
     )
@@ -88,7 +89,16 @@ def _sentences(about: Figures) -> Iterator[str]:
             pair = f"**{each['variant']}** against {each['against']}: {signed(each['delta'], 4)} {_range(each, 4)}"
             said = f"p {p_value(each['p_holm'])}" if sure else f"not sure (p {p_value(each['p_holm'])})"
             missed = "" if each["mde"] is None or sure else f"; effects above {each['mde']:.4f} are excluded"
-            yield f"- {pair}, {said}{missed}"
+            yield f"- {pair}, {said}{missed}{_by_split(each, about)}"
+
+
+def _by_split(found: Figures, about: Figures) -> str:
+    """What each split says by itself, with its interval over users."""
+    if not about["own_splits"] or len(about["seeds"]) == 1:
+        return ""
+    alone = zip(found["by_seed"], found["ranges"], strict=True)
+    each = [f"{signed(value, 4)} [{signed(low, 4)}, {signed(high, 4)}]" for value, (low, high) in alone]
+    return "; by split " + ", ".join(each)
 
 
 def _sure(each: Figures, about: Figures) -> bool:

@@ -30,7 +30,7 @@ class Interval:
 
 
 def resample(
-    auc: NDArray[np.float64], weight: NDArray[np.float64], *, resamples: int, seed: int
+    auc: NDArray[np.float64], weight: NDArray[np.float64], *, resamples: int, seed: int | Sequence[int]
 ) -> NDArray[np.float64]:
     """GAUC of every variant on the same resamples of users.
 

@@ -38,7 +38,7 @@ def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
     Returns:
         `seeds`; `metrics[variant][slice][metric]` of value (mean over seeds), spread (standard deviation between
         seeds), by_seed, and for `gauc` and `gauc_item` low and high; `comparisons`, the pairs of an evaluation with
-        delta, low, high, spread, by_seed, p, p_holm (per slice, metric and opponent) and mde.
+        delta, low, high, spread, by_seed, ranges, p, p_holm (per slice, metric and opponent) and mde.
 
     Raises:
         UserError: two runs did not evaluate the very same rows.
@@ -105,12 +105,17 @@ class Crossed:
         confidence: Of the intervals.
         resamples: `R`.
         seed: Of the draws.
+        nested: Each seed has users of its own, which are drawn by themselves.
     """
 
-    def __init__(self, users: Sequence[RankedUsers], *, confidence: float, resamples: int, seed: int) -> None:
+    def __init__(
+        self, users: Sequence[RankedUsers], *, confidence: float, resamples: int, seed: int, nested: bool = False
+    ) -> None:
         self._confidence, self._seed = confidence, seed
         self._gauc = np.stack([each.gauc for each in users])
-        self._draws = np.stack([resample(each.auc, each.weight, resamples=resamples, seed=seed) for each in users])
+        drawn = [(seed, place) if nested else seed for place in range(len(users))]
+        pairs = zip(users, drawn, strict=True)
+        self._draws = np.stack([resample(each.auc, each.weight, resamples=resamples, seed=s) for each, s in pairs])
 
     def figures(self, score: int, other: int | None = None) -> dict[str, Any]:
         """A score, or how much it is above another."""
@@ -119,10 +124,17 @@ class Crossed:
         return _spread(by_seed.tolist()) | {"low": found.low, "high": found.high}
 
     def test(self, score: int, other: int) -> dict[str, Any]:
-        """How much a score is above another, and how sure that is."""
+        """How much a score is above another, and how sure that is; `ranges` are the intervals of the seeds alone."""
         found, draws = self.figures(score, other), self._drawn(score, other)
-        delta = found.pop("value")
-        return {"delta": delta, **found, **tested(delta, draws, confidence=self._confidence)}
+        delta, apart = found.pop("value"), self._draws[:, :, score] - self._draws[:, :, other]
+        alone = zip(found["by_seed"], apart, strict=True)
+        ranges = [interval(value, drawn, confidence=self._confidence) for value, drawn in alone]
+        return {
+            "delta": delta,
+            **found,
+            "ranges": [[each.low, each.high] for each in ranges],
+            **tested(delta, draws, confidence=self._confidence),
+        }
 
     def share(self, part: tuple[int, int], whole: tuple[int, int]) -> dict[str, float]:
         """The difference `part` as a share of the difference `whole`; not defined unless the whole is above zero."""

@@ -26,12 +26,21 @@ def show_overhead(arguments: argparse.Namespace) -> None:
     """Rounds of the stage and of the plain script in turns."""
     with tempfile.TemporaryDirectory() as room:
         settings = overhead.recipe(
-            Path(room), batch=arguments.batch, picture_size=arguments.picture_size, items=arguments.items
+            Path(room),
+            ranks=arguments.ranks,
+            batch=arguments.batch,
+            picture_size=arguments.picture_size,
+            items=arguments.items,
         )
         overhead.make(settings)
         found = overhead.rounds(settings, arguments.rounds)
     told = overhead.summary(found)
-    table = Table("", "ms a step", "CPU ms a step", title=f"{arguments.rounds} rounds, {told['steps']} steps each")
+    table = Table(
+        "",
+        "ms a step",
+        "CPU ms a step",
+        title=f"{arguments.ranks} ranks, {arguments.rounds} rounds, {told['steps']} steps each",
+    )
     for name in told["seconds"]:
         table.add_row(name, f"{1000 * told['seconds'][name]:,.0f}", f"{1000 * told['cpu'][name]:,.0f}")
     CONSOLE.print(table)
@@ -67,11 +76,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=128, help="items of a step; it should take a second or more")
+    parser.add_argument(
+        "--ranks", type=int, default=1, help="with fewer than cores, Ray's own processes do not take turns with them"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="items of a step; it should take a second or more")
     parser.add_argument("--picture-size", type=int, default=128)
     parser.add_argument("--items", type=int, default=2400)
     arguments = parser.parse_args()
-    CONSOLE.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, two ranks of one thread")
+    CONSOLE.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, ranks of one thread")
     shown = {"overhead": show_overhead, "memory": show_memory, "checkpoints": show_checkpoints}
     for part in arguments.only:
         shown[part](arguments)

@@ -27,8 +27,8 @@ WARM_UP = 3
 """Steps at the start of a round that are left out."""
 
 
-def recipe(runs: Path, *, batch: int, picture_size: int, items: int) -> Recipe:
-    """Two ranks of one thread each, on generated items."""
+def recipe(runs: Path, *, ranks: int, batch: int, picture_size: int, items: int) -> Recipe:
+    """Ranks of one thread each, on generated items."""
     return Recipe.model_validate(
         {
             "name": "bench",
@@ -38,7 +38,7 @@ def recipe(runs: Path, *, batch: int, picture_size: int, items: int) -> Recipe:
             "ranker": {"width": 32},
             "encoder": {"picture_size": picture_size, "layer_groups": 2},
             "coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout": 0.01},
-            "cluster": {"workers": 2, "data_cpus": 2},
+            "cluster": {"workers": ranks, "data_cpus": 2},
         }
     )
 
