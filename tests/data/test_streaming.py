@@ -59,6 +59,22 @@ def test_a_start_in_the_middle_gives_the_same_rest(path: Path) -> None:
     assert rest.tolist() == whole[37:].tolist()
 
 
+def test_rows_of_any_shape_come_through(path: Path) -> None:
+    def transform(contents: list[Content]) -> dict[str, np.ndarray]:
+        numbers = [int(content.title or 0) for content in contents]
+        pixels = np.empty(len(numbers), object)
+        # Pictures of one block may all have the same shape, those of the next not.
+        pixels[:] = [np.full((3 + (number % 5 if number > 50 else 0), 4), number, np.float32) for number in numbers]
+        return {"pixels": pixels, "words": np.array(numbers)}
+
+    order = np.concatenate([np.arange(1, N + 1), np.random.default_rng(4).permutation(N) + 1])
+    batches = list(stream_items(path, order, transform, 40, block_rows=16))
+    shown = [pixels for batch in batches for pixels in batch["pixels"]]
+    assert [pixels.shape for pixels in shown] == [(3 + (n % 5 if n > 50 else 0), 4) for n in order]
+    assert [int(pixels[0, 0]) for pixels in shown] == order.tolist()
+    assert {pixels.dtype for pixels in shown} == {np.dtype(np.float32)}
+
+
 def test_it_works_inside_a_worker(path: Path) -> None:
     @ray.remote(num_cpus=1)
     def worker(order: np.ndarray) -> list[int]:

@@ -40,8 +40,9 @@ from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_argu
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 REQUESTS, CANDIDATES, NEW_ITEMS = 64, 32, 8
 REMEMBERED = 10_000
-PROMOTIONS, ROLLBACK, CHALLENGE = (0.08, 0.25, 0.42), 0.55, 0.65
-"""When things happen, as shares of the run."""
+PROMOTIONS, ROLLBACK, CHALLENGE = (0.03, 0.09, 0.15), 0.21, 0.27
+"""When things happen, as shares of the run: early, since every one of them puts up new processes, whose memory is
+watched for the rest of it. Replicas are killed all the time."""
 VICTIMS = ("gateway", "ranker", "encoder", "adaptor")
 _SAMPLE_S, _STARTS_WITHIN, _PUBLISH_EVERY_S, _DEADLINE_S = 5.0, 300.0, 2.0, 60.0
 
@@ -134,7 +135,7 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
     seconds = 60 * minutes
     promote(soak.registry, "adaptor", 1, soak.recipe.registry, why="soak")
     with _server(soak, work) as server:
-        family = Family(server.pid, settle_s=min(SETTLE_S, seconds / 6))
+        family = Family(server.pid, settle_s=min(SETTLE_S, seconds / 3))
         (work / "plan.json").write_text(json.dumps({"url": soak.url, **plan}))
         with _load(work) as load:
             soak.began = time.monotonic()

@@ -14,7 +14,7 @@ _REPLICA = re.compile(r"ray::ServeReplica:(?P<application>[^:]+):(?P<deployment>
 _OTHERS = {"ray::ProxyActor": "proxy", "ray::HAProxyManager": "proxy manager", "ray::ServeController": "controller"}
 OF_RAY = ("controller", "gcs_server", "haproxy", "proxy", "proxy manager", "raylet")
 """They remember every replica that died, so they grow with the kills."""
-SETTLE_S = 240.0
+SETTLE_S = 600.0
 """What a process takes in its first minutes (imports, weights, warm caches, arenas of its threads) is not growth."""
 _FEWEST = 8
 
@@ -84,11 +84,16 @@ class Family:
                 continue
 
     def kill_one(self, role: str) -> int | None:
-        """Ends one replica of a deployment as a power cut would; its process id, or None if there is none."""
-        replicas = [process for process, other in self.roles().items() if other == role]
+        """Ends one replica of a deployment as a power cut would; its process id, or None if there is none.
+
+        The eldest is spared while it is not alone: it is the one whose memory tells something.
+        """
+        replicas = sorted(
+            (process for process, other in self.roles().items() if other == role), key=psutil.Process.create_time
+        )
         if not replicas:
             return None
-        victim = self._random.choice(replicas)
+        victim = self._random.choice(replicas[1:] or replicas)
         victim.kill()
         return victim.pid
 
