@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from coldstart.client import RankAnswer
@@ -18,7 +20,7 @@ from tests.client.trouble import Answer, problem, trouble
 from tests.serving.local import LocalModels
 from tests.serving.tiny import IDS, TRAINED, content, tiny_recipe, write_run
 from workloads.benchmarks.soak.load import Tally, send
-from workloads.benchmarks.soak.processes import SETTLE_S, Family, growth_of
+from workloads.benchmarks.soak.processes import SETTLE_S, Family, Growth, growth_of
 from workloads.benchmarks.soak.releases import Request, expected, make_release
 
 SCORES = {
@@ -72,36 +74,47 @@ def test_load_keeps_its_rate_and_reports_failures_and_retries():
     assert tally.releases["demo-adaptor/1"] == len(tally.milliseconds) > 5
 
 
-@pytest.mark.parametrize(("per_minute", "flat"), [(0.0, True), (-1.0, True), (1.0, False)])
-def test_growth_is_told_from_noise(per_minute, flat):
-    rng = np.random.default_rng(0)
+def grown(per_minute: float, seed: int = 0) -> Growth:
+    rng = np.random.default_rng(seed)
     series = []
     for size in (300.0, 420.0):
         at = np.arange(SETTLE_S, SETTLE_S + 900, 5)
         noise = np.convolve(rng.normal(0, 1, len(at) + 3), np.ones(4) / 4, "valid")
         series.append(np.column_stack([at, size + per_minute * at / 60 + noise]))
-    found = growth_of(series)
-    assert found.flat == flat
+    return growth_of(series)
+
+
+@pytest.mark.parametrize(("per_minute", "flat"), [(0.0, True), (-1.0, True), (1.0, False)])
+def test_growth_is_told_from_noise(per_minute, flat):
+    found = grown(per_minute)
+    assert found.flat_beside(None) == flat
     assert found.per_minute == pytest.approx(per_minute, abs=4 * found.error)
     assert found.processes == 2
 
 
-def test_a_replica_is_found_by_its_title_and_killed(tmp_path):
-    shown = "ray::ServeReplica:coldstart:gateway"
-    parent = subprocess.Popen(["bash", "-c", f"(exec -a {shown} sleep 60) & wait"])
+def test_growth_counts_above_that_of_the_idle():
+    assert grown(1.0).flat_beside(grown(1.0, seed=1))
+    assert not grown(2.0).flat_beside(grown(1.0, seed=1))
+
+
+def test_replicas_are_found_by_their_title_and_killed_the_eldest_last():
+    def replica() -> subprocess.Popen:
+        return subprocess.Popen(["ray::ServeReplica:coldstart:gateway", "60"], executable=shutil.which("sleep"))
+
+    family, eldest = Family(os.getpid()), replica()
+    # Ages are told to a hundredth of a second.
+    time.sleep(0.05)
+    younger = replica()
     try:
-        family = Family(parent.pid)
-        deadline = time.monotonic() + 20
-        while "gateway" not in family.roles().values():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        family.sample()
+        assert list(family.roles().values()).count("gateway") == 2
         assert family.kill_one("ranker") is None
-        killed = family.kill_one("gateway")
-        parent.wait(20)
-        assert not psutil.pid_exists(killed)
+        for victim in (younger, eldest):
+            assert family.kill_one("gateway") == victim.pid
+            assert victim.wait(20) == -signal.SIGKILL
+        assert family.kill_one("gateway") is None
     finally:
-        parent.kill()
+        younger.kill()
+        eldest.kill()
 
 
 def test_releases_differ_and_what_is_expected_is_what_their_models_answer(tmp_path):

@@ -1,7 +1,8 @@
 """Soaks a server in steady load while replicas are killed and releases are promoted, rolled back and aborted.
 
 `python -m workloads.benchmarks.soak --minutes 30`; exit code 1 if a request failed, an answer was not that of the
-release it names, the challenger was not aborted, or the memory of a gateway, a model or the server grew.
+release it names, the challenger was not aborted, or the memory of a gateway, a model or the server grew
+faster than that of an idle replica.
 """
 
 import base64
@@ -31,6 +32,7 @@ from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.registry import Registry, promote, rollback
 from workloads import pipeline
+from workloads.benchmarks.soak import control
 from workloads.benchmarks.soak.processes import OF_RAY, SETTLE_S, Family
 from workloads.benchmarks.soak.releases import Request, draw_requests, expected, make_release, register
 from workloads.benchmarks.soak.table import section
@@ -136,6 +138,9 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
     promote(soak.registry, "adaptor", 1, soak.recipe.registry, why="soak")
     with _server(soak, work) as server:
         family = Family(server.pid, settle_s=min(SETTLE_S, seconds / 3))
+        control.start()
+        if control.NAME not in family.roles().values():
+            raise UserError("another Ray was started on this machine meanwhile; end it, and soak again")
         (work / "plan.json").write_text(json.dumps({"url": soak.url, **plan}))
         with _load(work) as load:
             soak.began = time.monotonic()
@@ -152,13 +157,15 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
                 time.sleep(0.2)
         aborted = _aborted(soak)
     found = json.loads((work / "load.json").read_text())
-    growth = {role: asdict(one) | {"flat": one.flat} for role, one in family.growth().items()}
+    growth = family.growth()
+    idle = growth.get(control.NAME)
+    memory = {role: asdict(one) | {"flat": one.flat_beside(idle)} for role, one in growth.items()}
     return {
         "minutes": minutes,
         "rate": plan["rate"],
         "kill_every_s": kill_every_s,
         **found,
-        "memory": growth,
+        "memory": memory,
         "challenger": aborted,
         "log": soak.log,
     }

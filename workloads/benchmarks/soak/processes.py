@@ -35,10 +35,10 @@ class Growth:
     per_minute: float
     error: float
 
-    @property
-    def flat(self) -> bool:
-        """Whether the slope is within two standard errors of none."""
-        return self.per_minute <= 2 * self.error
+    def flat_beside(self, control: "Growth | None") -> bool:
+        """Whether the slope is not surely above that of processes which do nothing (within two standard errors)."""
+        idle, noise = (control.per_minute, control.error) if control else (0.0, 0.0)
+        return self.per_minute - idle <= 2 * math.hypot(self.error, noise)
 
 
 class Family:

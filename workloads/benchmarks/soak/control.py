@@ -1,0 +1,33 @@
+"""Idle replicas on the server's Ray: what a process of Serve comes to hold in half an hour by itself.
+
+`python -m workloads.benchmarks.soak.control` puts them up on the Ray of this machine that started last, and ends.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+
+import ray
+from ray import serve
+
+NAME = "control"
+
+
+@serve.deployment(name=NAME, num_replicas=2, ray_actor_options={"num_cpus": 0.01})
+class Idle:
+    """Answers nobody."""
+
+    async def __call__(self) -> None:
+        """Is never called."""
+
+
+def start() -> None:
+    """Puts the replicas up from a process of its own: this one may start a Ray itself later."""
+    environment = os.environ | {"RAY_ADDRESS": "auto"}
+    subprocess.run([sys.executable, "-m", __name__], check=True, env=environment, capture_output=True)
+
+
+if __name__ == "__main__":
+    ray.init(address="auto", namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
+    serve.run(Idle.bind(), name=NAME, route_prefix=None)
