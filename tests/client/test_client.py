@@ -1,7 +1,6 @@
 """Both clients against real sockets, and against the gateway's own application in a real HTTP server."""
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import threading
@@ -28,9 +27,7 @@ from coldstart.client import (
     UnreachableError,
     UnusableAnswerError,
 )
-from coldstart.client.calls import Call
 from coldstart.serving.app import make_app
-from coldstart.serving.schemas import HealthAnswer
 from tests.client.trouble import DRIBBLE, RESET, SILENCE, Answer, problem, trouble
 from tests.serving.conftest import gateway  # noqa: F401
 from tests.serving.local import listening
@@ -176,14 +173,6 @@ def test_token_is_asked_for_on_every_attempt_and_hidden(call):
     with trouble(problem(401, "unauthorised")) as server, pytest.raises(RefusedError) as caught:
         call(server.url, "ready", token="secret")
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("step", "sent"), [(RESET, 1), (problem(500, "internal"), 1), (problem(503, "not_ready"), 2)])
-def test_what_must_not_happen_twice_is_only_repeated_if_it_did_not_begin(step, sent):
-    once = Call("POST", "/v1/once", HealthAnswer.model_validate_json, b"{}", safe=False)
-    with trouble(step, READY) as server, Client(server.url, retries=QUICK) as client, contextlib.suppress(CallError):
-        client._answer(once, None)
-    assert len(server.seen) == sent
 
 
 @pytest.fixture

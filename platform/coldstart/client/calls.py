@@ -38,7 +38,7 @@ Typed = TypeVar("Typed", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Call(Generic[Answer]):
-    """One operation, ready to be sent.
+    """One operation, ready to be sent, and again where need be: scoring, reading and replacing may happen twice.
 
     Attributes:
         method: HTTP method.
@@ -46,7 +46,6 @@ class Call(Generic[Answer]):
         read: Bytes of the body -> the answer; raises ValueError if they are none.
         body: None for no body.
         headers: Of the body, and what else every attempt must say alike.
-        safe: Whether the server may do it twice: scoring, reading and replacing may.
     """
 
     method: str
@@ -54,7 +53,6 @@ class Call(Generic[Answer]):
     read: Callable[[bytes], Answer]
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    safe: bool = True
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"

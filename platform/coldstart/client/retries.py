@@ -31,9 +31,7 @@ from coldstart.client.errors import (
 from coldstart.serving.schemas import ErrorAnswer
 
 Answer = TypeVar("Answer")
-NOT_STARTED: Final = frozenset({429, 503})
-"""Statuses by which a server says that it has not begun with the request."""
-PASSING: Final = NOT_STARTED | {408, 500, 502, 504}
+PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that another attempt may not meet: 500 is among them because that is what a replica leaves that dies."""
 
 
@@ -105,11 +103,10 @@ class Tally:
 
 
 class Attempts:
-    """The attempts of one call.
+    """The attempts of one call; the server may do twice whatever it is asked to.
 
     Args:
         call: Method and path, for messages.
-        safe: Whether the server may do it twice.
         retries: How often.
         deadline_s: For all attempts and pauses together, s.
         tally: Told of every retry.
@@ -120,13 +117,12 @@ class Attempts:
         self,
         call: str,
         *,
-        safe: bool,
         retries: Retries,
         deadline_s: float,
         tally: Tally,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.call, self.safe, self.retries, self.tally, self._clock = call, safe, retries, tally, clock
+        self.call, self.retries, self.tally, self._clock = call, retries, tally, clock
         self.deadline_s, self._end = deadline_s, clock() + deadline_s
         self.sent = 0
 
@@ -148,8 +144,7 @@ class Attempts:
         if status not in PASSING:
             raise RefusedError(self.call, self.sent, code, message, status)
         failure = BusyError(self.call, self.sent, code, message, status)
-        again = self.safe or status in NOT_STARTED
-        return self._pause(str(status), failure, again=again, wait=_retry_after(reply.headers.get("retry-after", "")))
+        return self._pause(str(status), failure, wait=_retry_after(reply.headers.get("retry-after", "")))
 
     def read(self, reader: Callable[[bytes], Answer], reply: Reply) -> Answer:
         """The answer, typed.
@@ -174,12 +169,12 @@ class Attempts:
             CallError: no attempt follows.
         """
         why = str(error) or type(error).__name__
-        unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         failure = UnreachableError(self.call, self.sent, "unreachable", why)
-        again = (self.safe or unsent) and not isinstance(error, USELESS)
-        return self._pause(type(error).__name__, failure, again=again)
+        if isinstance(error, USELESS):
+            raise failure
+        return self._pause(type(error).__name__, failure)
 
-    def _pause(self, reason: str, failure: CallError, *, again: bool, wait: float = 0.0) -> float:
+    def _pause(self, reason: str, failure: CallError, *, wait: float = 0.0) -> float:
         left = self._end - self._clock()
         if left <= 0:
             raise DeadlineError(
@@ -187,7 +182,7 @@ class Attempts:
             )
         pause = max(random.uniform(0, min(self.retries.base_s * 2 ** (self.sent - 1), self.retries.cap_s)), wait)
         # To sleep until the deadline and then fail helps nobody.
-        if not again or self.sent > self.retries.most or pause >= left:
+        if self.sent > self.retries.most or pause >= left:
             raise failure
         self.tally.retried(reason)
         return pause

@@ -126,7 +126,6 @@ class Client:
     def _answer(self, call: Call[Answer], deadline_s: float | None) -> Answer:
         attempts = Attempts(
             str(call),
-            safe=call.safe,
             retries=self.retries,
             deadline_s=self.deadline_s if deadline_s is None else deadline_s,
             tally=self._tally,
