@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray import serve
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import UserError
@@ -173,6 +174,24 @@ def test_published_item_survives_a_restart_and_is_known_to_every_replica(client,
             after = httpx.post(f"{url}/v1/rank", json={**body, "candidates": [{"item_id": name}]}, timeout=30).json()
             assert after["vectors"] == ["fine"]
             assert after["scores"] == pytest.approx(before["scores"], abs=1e-5)
+
+
+def test_applications_of_others_stay(url, recipe, release):
+    @serve.deployment
+    class Other:
+        async def __call__(self) -> None: ...
+
+    serve.run(Other.bind(), name="others", route_prefix=None)
+    again = recipe.serving.model_copy(update={"max_batch": 4})
+    deploy(release, again, recipe.run_dir / "store")
+    assert len(serve.status().applications) == 4
+    shutdown()
+    assert set(serve.status().applications) == {"others"}
+    deploy(release, again, recipe.run_dir / "store")
+    assert len(serve.status().applications) == 4
+    serve.delete("others")
+    shutdown()
+    assert not serve.status().applications
 
 
 def test_port_in_use_is_told(url, recipe, release):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ from coldstart.serving.tokens import check_tokens
 LOG = logging.getLogger("ray.serve")
 
 NAME = "coldstart"
+_OF_A_MODEL = re.compile(r"(encoder|adaptor|ranker)-[0-9a-f]{16}")
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 # A replica reads and writes the proxy store on local disk, so all gateways stand on the head node.
@@ -87,11 +89,11 @@ def deploy(
         check_port(settings)
         raise UserError(f"Serve does not start: {str(error).strip().splitlines()[-1]}") from error
     models = _models(release, settings)
-    standing = serve.status().applications
-    missing = models.keys() - standing.keys()
+    standing = _standing()
+    missing = models.keys() - standing
     try:
         _run(release, models, missing, settings)
-        if tried and not _comes_up(tried, settings, store_dir, standing.keys() | models.keys()):
+        if tried and not _comes_up(tried, settings, store_dir, standing | models.keys()):
             tried = None
         gateway = _gateway(release, tried, settings, data or Data(), store_dir, references or {}, dataset)
         serve.run(gateway, name=NAME, route_prefix="/", logging_config=_quiet())
@@ -107,7 +109,7 @@ def deploy(
     url = f"http://{settings.host}:{settings.port}"
     _wait_ready(url, release.name)
     kept = {NAME, *models}.union(*(_models(other, settings) for other in (beside, tried) if other))
-    for name in standing.keys() - kept:
+    for name in standing - kept:
         serve.delete(name)
     if beside is not None and beside.ranker.fingerprint != release.ranker.fingerprint:
         _look_back(beside, release, store_dir, settings.store)
@@ -215,8 +217,19 @@ def check_port(settings: Serving) -> None:
         raise _taken(settings) from error
 
 
+def _standing() -> set[str]:
+    """Our applications on this Serve; others may use it too."""
+    return {name for name in serve.status().applications if name == NAME or _OF_A_MODEL.fullmatch(name)}
+
+
 def shutdown() -> None:
-    """Takes the application and Serve down; published items stay on disk."""
+    """Takes our applications down, and Serve unless others use it; published items stay on disk."""
+    with suppress(RayActorError):
+        if serve.status().applications.keys() - (standing := _standing()):
+            for name in standing:
+                serve.delete(name)
+            take_down()
+            return
     files = ingress.directory()
     # Whoever asks the controller for news as it dies, its own client or HAProxy's manager, has Ray's core report a
     # failed task on standard output, a moment later.
