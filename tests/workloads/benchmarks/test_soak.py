@@ -20,7 +20,7 @@ from tests.client.trouble import Answer, problem, trouble
 from tests.serving.local import LocalModels
 from tests.serving.tiny import IDS, TRAINED, content, tiny_recipe, write_run
 from workloads.benchmarks.soak.load import Tally, send
-from workloads.benchmarks.soak.processes import SETTLE_S, Family, Growth, growth_of
+from workloads.benchmarks.soak.processes import SETTLE_S, Family, Growth, growth_of, held
 from workloads.benchmarks.soak.releases import Request, expected, make_release
 
 SCORES = {
@@ -115,6 +115,13 @@ def test_replicas_are_found_by_their_title_and_killed_the_eldest_last():
     finally:
         younger.kill()
         eldest.kill()
+
+
+def test_what_a_process_holds_is_its_own_memory():
+    before = held(os.getpid())
+    kept = bytearray(64 * 2**20)
+    assert held(os.getpid()) - before == pytest.approx(64, abs=8)
+    del kept
 
 
 def test_releases_differ_and_what_is_expected_is_what_their_models_answer(tmp_path):

@@ -6,6 +6,7 @@ import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ class Growth:
 
     Attributes:
         processes: How many were watched long enough.
-        megabytes: Median resident size.
+        megabytes: Median size.
         per_minute: MB per minute, within processes.
         error: Its standard error, with neighbouring samples taken as dependent (Newey and West, 1987).
     """
@@ -75,12 +76,12 @@ class Family:
         return found
 
     def sample(self) -> None:
-        """Notes what every process holds."""
+        """Notes what every process holds; those that end meanwhile are left out."""
         now = time.monotonic()
         for process, role in self.roles().items():
             try:
-                self._sizes[role, process.pid].append((now, process.memory_info().rss / 2**20))
-            except psutil.Error:
+                self._sizes[role, process.pid].append((now, held(process.pid)))
+            except OSError:
                 continue
 
     def kill_one(self, role: str) -> int | None:
@@ -106,6 +107,12 @@ class Family:
             if len(rows) >= _FEWEST:
                 series[role].append(rows)
         return {role: growth_of(rows) for role, rows in sorted(series.items())}
+
+
+def held(process: int) -> float:
+    """MB that a process alone holds; pages of files, which come and go with the pressure on memory, do not count."""
+    status = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in status if line.startswith(("RssAnon:", "VmSwap:"))) / 1024
 
 
 def growth_of(series: list[np.ndarray]) -> Growth:

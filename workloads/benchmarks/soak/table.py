@@ -49,7 +49,7 @@ def section(result: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
-        "| memory of | processes | MB | MB per minute | within noise of an idle replica (control) |",
+        "| private memory of | processes | MB | MB per minute | within noise of an idle replica (control) |",
         "|---|---|---|---|---|",
     ]
     for role, one in result["memory"].items():
