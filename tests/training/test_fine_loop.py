@@ -105,7 +105,7 @@ def test_cold_rows_decide_when_to_stop_unless_they_are_too_few(clicks):
 
 def test_an_items_say_saturates(clicks):
     events = np.bincount(clicks.item_idx[clicks.split == 0], minlength=61)
-    plain = item_weights(clicks, 61) * events
+    plain = item_weights(clicks, 61, evidence=10) * events
     order = np.argsort(events)
     assert (np.diff(plain[order]) >= -1e-5).all()
     often, seldom = order[-1], order[events[order] > 0][0]

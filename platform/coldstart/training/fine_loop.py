@@ -21,9 +21,6 @@ from coldstart.training.ranks import device, rank
 MIN_COLD_ROWS = 500
 """Valid rows of cold items below which early stopping looks at all valid rows instead."""
 
-EVIDENCE = 10.0
-"""Events after which an item's weight as a whole has reached half of its limit."""
-
 
 class ProxiedRanker(nn.Module):
     """A frozen ranker whose item slot holds the fine proxy of every target; histories keep their ID rows.
@@ -125,7 +122,7 @@ def train_proxied(
     """Trains what stands in the slots of a frozen ranker; arguments as of `align_fine`."""
     torch.manual_seed(seed * 1000 + rank())
     model = model.to(device())
-    weights = item_weights(sequences, len(model.get_buffer("coarse")))
+    weights = item_weights(sequences, len(model.get_buffer("coarse")), evidence=settings.evidence)
     valid = UserWindows(sequences, history=history, splits=[VALID])
     loop = ClickLoop(
         model,
@@ -185,14 +182,9 @@ def choose_hand_over(
     return found
 
 
-def item_weights(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.float32]:
-    """Weight [V] of a train event of each item.
-
-    An item's weight grows with its events only up to a point: what nothing in the content shows is the same for all of
-    them, so after a few events another one says little that is new about content, and a loss over plain events would
-    be about the popular items alone.
-    """
-    weights: npt.NDArray[np.float32] = (EVIDENCE / (EVIDENCE + train_events(sequences, vocabulary))).astype(np.float32)
+def item_weights(sequences: EventSequences, vocabulary: int, *, evidence: float) -> npt.NDArray[np.float32]:
+    """Weight [V] of a train event of each item: `n` of them weigh as much as `n / (1 + n / evidence)` whole ones."""
+    weights: npt.NDArray[np.float32] = (evidence / (evidence + train_events(sequences, vocabulary))).astype(np.float32)
     return weights
 
 

@@ -231,12 +231,16 @@ class Kind:
 _CLICKS: tuple[Setting, ...] = tuple(
     {"learning_rate": rate, "dropout": dropout} for rate in (1e-3, 3e-3) for dropout in (0.1, 0.3)
 )
+_WEIGHED: tuple[Setting, ...] = tuple(
+    {"learning_rate": rate, "evidence": evidence} for rate in (1e-3, 3e-3) for evidence in (10.0, 1_000.0)
+)
+"""Of those whose items have weights; as many."""
 _PENALTIES: tuple[Setting, ...] = tuple({"penalty": penalty} for penalty in (10.0, 100.0, 1_000.0, 10_000.0))
 
 KINDS: dict[str, Kind] = {
     "oov": Kind("the ranker as it is: its OOV row for every item without an ID", _oov),
     "mean_row": Kind("the mean ID row of mature items", _mean_row),
-    "appeal": Kind("OOV plus a number read from content: appeal, no taste", _appeal, _CLICKS, clicks=True),
+    "appeal": Kind("OOV plus a number read from content: appeal, no taste", _appeal, _WEIGHED, clicks=True),
     "ridge_map": Kind("ridge regression from layer states to ID rows (CB2CF)", _ridge_map, _PENALTIES),
     "mlp_map": Kind(
         "MLP regression from layer states to ID rows (CB2CF)",
@@ -248,7 +252,7 @@ KINDS: dict[str, Kind] = {
         _coarse,
         tuple({"length": length} for length in (0.5, 0.75, 1.0, 1.5)),
     ),
-    "fine": Kind("fine proxy in the ID slot of the frozen ranker", _fine, _CLICKS, clicks=True),
+    "fine": Kind("fine proxy in the ID slot of the frozen ranker", _fine, _WEIGHED, clicks=True),
     "content_feature": Kind(
         "content as plain features of a ranker trained with them (NoteLLM-2 style), as wide as joint_plain",
         partial(_joint, reuse=False, content=True),

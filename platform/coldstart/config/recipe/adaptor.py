@@ -47,6 +47,10 @@ class Fine(Section):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     dropout: Share = 0.3
+    evidence: PositiveFloat = 300.0
+    """Train events after which an item's weight as a whole has reached half of its limit. Small: items count alike,
+    many or few their events, since what content does not show is the same in all of them; the popular are not the rule
+    then, but neither is their rate of clicks. Large: events count alike."""
     hand_over: NonNegativeInt | Literal["curve"] = "curve"
     """Train events by which an item's ID row has wholly taken over from its proxy, in evaluation's variant `blend`; 0
     is at its first event. `curve` takes what did best on validation rows of warming items."""
