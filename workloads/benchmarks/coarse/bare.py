@@ -87,7 +87,16 @@ TRAINED = {
 def make_encoder(model: str, *, train: str, dtype: torch.dtype, device: str, checkpointing: bool) -> Encoder:
     """A random encoder of a shape of `SHAPES`, on the device."""
     marks = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START}
-    config = Qwen2_5_VLConfig(**SHAPES[model], **marks, vision_end_token_id=END, tie_word_embeddings=True)
+    shape = SHAPES[model]
+    # The family's own first and last word are beyond a small vocabulary.
+    words = shape["text_config"] | {"bos_token_id": None, "eos_token_id": None}
+    config = Qwen2_5_VLConfig(
+        vision_config=shape["vision_config"],
+        text_config=words,
+        **marks,
+        vision_end_token_id=END,
+        tie_word_embeddings=True,
+    )
     with torch.device(device):
         torch.set_default_dtype(dtype)
         try:
