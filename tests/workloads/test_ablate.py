@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coldstart.config import Recipe, UserError
+from coldstart.config import Recipe, UserError, read_artifact
 from workloads import ablate
 from workloads.trials import make_trial, trial_path
 
@@ -59,6 +59,20 @@ def test_the_table_holds_all_that_were_asked_for_over_all_seeds(local_ray: None,
     assert make_trial(recipe, "fine", best["setting"]).path == path
     changed = recipe.model_copy(update={"fine": recipe.fine.model_copy(update={"hidden": 8})})
     assert trial_path(recipe.run_dir.absolute(), "fine", best["setting"], changed) != path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_seed_may_split_its_data_anew(local_ray: None, recipe: Recipe) -> None:
+    held = recipe.data.split.model_copy(update={"kind": "item_holdout"})
+    apart = recipe.model_copy(update={"name": "apart", "data": recipe.data.model_copy(update={"split": held})})
+    made = ablate.run(apart, count=2, names=["ridge_map"], own_splits=True)
+    assert made.about["own_splits"]
+    assert "by split" in (made.path / "ablation.md").read_text()
+    other = apart.run_dir / "splits" / str(apart.seed + 1)
+    first, second = (read_artifact(path / "dataset", "dataset").fingerprint for path in (apart.run_dir, other))
+    assert first != second
+    assert not (other / "dataset").is_symlink()
 
 
 @pytest.mark.ray

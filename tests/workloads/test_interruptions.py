@@ -39,7 +39,7 @@ def recipe(runs: Path, name: str, **cluster: object) -> Recipe:
             "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 32}},
             "ranker": {"width": 8},
             "encoder": {"picture_size": 32, "max_text_tokens": 12, "layer_groups": 2},
-            "coarse": {"min_events": 5, "batch": 16, "epochs": 20, "checkpoint_every": 4, "learning_rate": 1e-4},
+            "coarse": {"min_events": 5, "batch": 16, "epochs": 60, "checkpoint_every": 4, "learning_rate": 1e-4},
         }
     )
 
