@@ -37,6 +37,11 @@ def test_override_reaches_a_nested_field(tmp_path):
     [
         ({"coarse": {"zero_stge": 2}}, [], ["zero_stge", "zero_stage"]),
         ({"rankr": {}}, [], ["rankr", "ranker"]),
+        (
+            {},
+            ["encoder.dtype=bfloat16", "encoder.mllm=/models/m", "coarse.zero_stage=0"],
+            ["coarse.zero_stage 0", "float32 copy", "coarse.zero_stage: 1"],
+        ),
         ({}, ["coarse.zero_stage=7"], ["coarse.zero_stage", "7", "less than or equal to 3"]),
         ({}, ["coarse.zero_stage"], ["section.field=value"]),
         ({}, ["name.first=x"], ["name.first", "not a section"]),

@@ -84,8 +84,13 @@ def test_the_largest_passes_that_fit_are_chosen_and_then_the_least_exchange():
     size = of(1_000_000, item_bytes=1_000_000)
     needed = size.total(2, 4, 8)
     found = rows(size, ranks=4, share=16, memory=int(needed / USABLE) + 1)
-    assert [row.micro_batch for row in found] == [0, 4, 8, 8]
+    assert [(row.stage, row.micro_batch) for row in found] == [(1, 4), (2, 8), (3, 8)]
     assert best(found).stage == 2
     assert best(found).total == needed
     assert best(rows(size, ranks=1, share=16, memory=1000)) is None
     assert {row.micro_batch for row in rows(size, ranks=4, share=12, memory=10**12)} == {12}
+
+
+def test_no_stage_is_planned_that_the_dtype_forbids():
+    assert best(rows(of(1000, value_bytes=4), ranks=4, share=8, memory=10**9)).stage == 0
+    assert best(rows(of(1000), ranks=4, share=8, memory=10**9)).stage == 1

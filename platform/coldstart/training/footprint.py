@@ -49,6 +49,11 @@ class Footprint:
         """`P`."""
         return self.counts.trained + self.counts.frozen
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """ZeRO stages that it can be trained with; without one, weights in bfloat16 have no copy in float32."""
+        return STAGES if self.value_bytes == 4 else STAGES[1:]
+
     def states(self, stage: int, ranks: int) -> int:
         """Bytes of weights, gradients and optimizer states on each rank.
 

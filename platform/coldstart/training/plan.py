@@ -10,7 +10,7 @@ from coldstart.config.recipe import ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
-from coldstart.training.footprint import STAGES, Footprint
+from coldstart.training.footprint import Footprint
 
 USABLE = 0.9
 """Share of a rank's memory that is planned with; the rest is for fragments, buffers of the exchange and the driver."""
@@ -41,7 +41,7 @@ class Row:
 
 
 def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[Row]:
-    """Every stage with the largest micro-batch that fits.
+    """Every stage it can have, with the largest micro-batch that fits.
 
     Args:
         footprint: Of the encoder.
@@ -51,7 +51,7 @@ def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[R
     """
     sizes = [items for items in range(share, 0, -1) if share % items == 0]
     found = []
-    for stage in STAGES:
+    for stage in footprint.stages:
         fits = (items for items in sizes if footprint.total(stage, ranks, items) <= USABLE * memory)
         micro = next(fits, 0)
         states = footprint.states(stage, ranks)

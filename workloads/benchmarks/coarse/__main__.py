@@ -57,6 +57,7 @@ def show_memory(arguments: argparse.Namespace) -> None:
         for row in memory.by_stage(train, dtype):
             cells = [f"{row['measured'] / 1e9:.2f}", f"{row['planned'] / 1e9:.2f}"]
             table.add_row(train, dtype, str(row["stage"]), *cells, f"{row['planned'] / row['measured']:.2f}")
+        CONSOLE.print(f"[dim]{train} in {dtype}: measured[/]")
     CONSOLE.print(table)
 
 

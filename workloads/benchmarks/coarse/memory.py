@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from coldstart.config.recipe import Coarse
-from coldstart.training.footprint import STAGES
 from workloads.benchmarks.coarse import bare
 
 MODEL, RANKS = "190m", 2
@@ -29,7 +28,7 @@ def by_stage(train: str, dtype: str) -> list[dict[str, float]]:
     """Bytes at the peak and as planned, of the rank that holds most, for every stage."""
     size = bare.footprint(MODEL, train=train, dtype=getattr(torch, dtype), checkpointing=False, **ITEM)
     found = []
-    for stage in STAGES:
+    for stage in size.stages:
         peak = max(rank["peak"] for rank in _ranks("peak", stage, train, dtype))
         found.append({"stage": stage, "measured": peak, "planned": size.total(stage, RANKS, 1)})
     return found

@@ -117,4 +117,9 @@ class Recipe(Section):
             raise ValueError(
                 "encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32"
             )
+        if self.encoder.dtype == "bfloat16" and self.coarse.zero_stage == 0:
+            raise ValueError(
+                "coarse.zero_stage 0 keeps no float32 copy of weights in encoder.dtype bfloat16, so small steps would "
+                "be lost; set coarse.zero_stage: 1 (of one rank it asks nothing more)"
+            )
         return self
