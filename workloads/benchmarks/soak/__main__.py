@@ -138,9 +138,7 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
     promote(soak.registry, "adaptor", 1, soak.recipe.registry, why="soak")
     with _server(soak, work) as server:
         family = Family(server.pid, settle_s=min(SETTLE_S, seconds / 3))
-        control.start()
-        if control.NAME not in family.roles().values():
-            raise UserError("another Ray was started on this machine meanwhile; end it, and soak again")
+        control.start(family.ray_address())
         (work / "plan.json").write_text(json.dumps({"url": soak.url, **plan}))
         with _load(work) as load:
             soak.began = time.monotonic()

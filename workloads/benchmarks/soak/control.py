@@ -1,6 +1,6 @@
 """Idle replicas on the server's Ray: what a process of Serve comes to hold in half an hour by itself.
 
-`python -m workloads.benchmarks.soak.control` puts them up on the Ray of this machine that started last, and ends.
+`python -m workloads.benchmarks.soak.control` puts them up on the Ray at RAY_ADDRESS, and ends.
 """
 
 import logging
@@ -22,12 +22,12 @@ class Idle:
         """Is never called."""
 
 
-def start() -> None:
-    """Puts the replicas up from a process of its own: this one may start a Ray itself later."""
-    environment = os.environ | {"RAY_ADDRESS": "auto"}
+def start(address: str) -> None:
+    """Puts the replicas up from a process of its own, so that this one stays outside that Ray."""
+    environment = os.environ | {"RAY_ADDRESS": address}
     subprocess.run([sys.executable, "-m", __name__], check=True, env=environment, capture_output=True)
 
 
 if __name__ == "__main__":
-    ray.init(address="auto", namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
     serve.run(Idle.bind(), name=NAME, route_prefix=None)

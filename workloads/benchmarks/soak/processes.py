@@ -75,6 +75,13 @@ class Family:
                 found[process] = title.rsplit("/", 1)[-1]
         return found
 
+    def ray_address(self) -> str:
+        """Where the Ray that the server started is to be joined."""
+        raylet = next(process for process, role in self.roles().items() if role == "raylet")
+        found = re.search(r"--gcs-address=(\S+)", " ".join(raylet.cmdline()))
+        assert found is not None, "a raylet is told where its cluster is"
+        return found[1]
+
     def sample(self) -> None:
         """Notes what every process holds; those that end meanwhile are left out."""
         now = time.monotonic()
