@@ -170,9 +170,9 @@ def _modalities(run: Diagnosed, rows: ScoredRows) -> dict[str, Any] | None:
     for shown, read in partial.items():
         if read is None:
             return None
-        items, coarse, states = read
+        items, coarse, states = (part.copy() for part in read)
         tables[shown] = torch.zeros_like(run.tables[JUDGED])
-        tables[shown][items] = fine_proxies(run.adaptor, torch.tensor(coarse), torch.tensor(states))
+        tables[shown][items] = fine_proxies(run.adaptor, torch.from_numpy(coarse), torch.from_numpy(states))
     rows = rows.take(np.isin(rows.item_idx, items))
     step = -(-len(rows) // MOST_ROWS)
     rows = rows.take(rows.user_idx % max(step, 1) == 0)
