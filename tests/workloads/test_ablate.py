@@ -68,7 +68,7 @@ def test_every_seed_may_split_its_data_anew(local_ray: None, recipe: Recipe) -> 
     apart = recipe.model_copy(update={"name": "apart", "data": recipe.data.model_copy(update={"split": held})})
     made = ablate.run(apart, count=2, names=["ridge_map"], own_splits=True)
     assert made.about["own_splits"]
-    assert "by split" in (made.path / "ablation.md").read_text()
+    assert "each on a split of its own" in (made.path / "ablation.md").read_text()
     other = apart.run_dir / "splits" / str(apart.seed + 1)
     first, second = (read_artifact(path / "dataset", "dataset").fingerprint for path in (apart.run_dir, other))
     assert first != second
