@@ -37,6 +37,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what coarse alignment needs: memory by ZeRO stage, the micro-batch that fits, hours and checkpoint size."""
+    import torch
+
+    if not torch.cuda.is_available():
+        # DeepSpeed, which is loaded with what follows, would say on standard output that it has found none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from coldstart.training.footprint import footprint
     from coldstart.training.plan import best, rows
 
@@ -187,6 +192,7 @@ def _show(report: dict[str, Any]) -> None:
             *cells, style="bold" if (report["recommended"] or {}).get("coarse.zero_stage") == row["stage"] else ""
         )
     OUT.print(table)
+    OUT.print("[dim]Without DeepSpeed's own buffers, which were 0.2 to 2.5 GiB where it was measured: leave room.[/]")
     if report["recommended"]:
         OUT.print("recommended  " + " ".join(f"--set {name}={value}" for name, value in report["recommended"].items()))
     if report["items_per_second_and_rank"] is not None:
