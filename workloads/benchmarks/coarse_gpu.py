@@ -34,6 +34,8 @@ from workloads.benchmarks.coarse.bare import SHAPES, TRAINED, Inputs, collate, f
 MOST_ITEMS = 256
 """Of a micro-batch: more make no GPU busier."""
 WARM_UP = 2
+STAGE = 2
+"""Of ZeRO; on one rank it shards nothing, but it holds least."""
 
 
 class Bare:
@@ -80,7 +82,7 @@ def make_engine(encoder: Encoder, *, dtype: str, micro_batch: int) -> Any:
         port = probe.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(alone)
-    settings = Coarse(batch=micro_batch, zero_stage=1, learning_rate=1e-5)
+    settings = Coarse(batch=micro_batch, zero_stage=STAGE, learning_rate=1e-5)
     return start_engine(encoder, settings, deepspeed_config(settings, dtype=dtype), total_steps=10_000)
 
 
@@ -112,9 +114,9 @@ def plan(arguments: argparse.Namespace, where: torch.device, item: dict[str, int
     kinds = {"train": arguments.train, "dtype": getattr(torch, arguments.dtype)}
     size = footprint(arguments.model, checkpointing=arguments.checkpointing, **kinds, **item)
     if arguments.micro_batch:
-        return arguments.micro_batch, size.total(1, 1, arguments.micro_batch) / 2**30
+        return arguments.micro_batch, size.total(STAGE, 1, arguments.micro_batch) / 2**30
     memory = torch.cuda.mem_get_info()[0] if where.type == "cuda" else _free_memory()
-    choice = best(rows(size, ranks=1, share=MOST_ITEMS, memory=memory))
+    choice = best([row for row in rows(size, ranks=1, share=MOST_ITEMS, memory=memory) if row.stage == STAGE])
     if choice is None:
         raise SystemExit(f"not one item fits {memory / 2**30:.1f} GiB: add --checkpointing, or --train adapters")
     return choice.micro_batch, choice.total / 2**30

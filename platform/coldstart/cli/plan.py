@@ -178,9 +178,10 @@ def _show(report: dict[str, Any]) -> None:
         f"parameters   {trained + frozen:,}, {trained:,} of them trained; {report['tokens_per_item']} tokens an item"
     )
     OUT.print(f"memory       {report['memory']['bytes'] / GIB:.1f} GiB a rank [dim]({report['memory']['of']})[/]")
-    table = Table("ZeRO", "states", "micro-batch", "activations", "total", "fits", box=None, padding=(0, 2, 0, 0))
+    names = ("states", "activations", "exchange", "update", "total")
+    table = Table("ZeRO", names[0], "micro-batch", *names[1:], "fits", box=None, padding=(0, 2, 0, 0))
     for row in report["stages"]:
-        sizes = [f"{row[name] / GIB:.2f} GiB" for name in ("states", "activations", "total")]
+        sizes = [f"{row[name] / GIB:.2f} GiB" for name in names]
         cells = (
             str(row["stage"]),
             sizes[0],
@@ -192,7 +193,7 @@ def _show(report: dict[str, Any]) -> None:
             *cells, style="bold" if (report["recommended"] or {}).get("coarse.zero_stage") == row["stage"] else ""
         )
     OUT.print(table)
-    OUT.print("[dim]Without DeepSpeed's own buffers, which were 0.2 to 2.5 GiB where it was measured: leave room.[/]")
+    OUT.print("[dim]total: states and, whichever is more, activations with what the backward pass exchanges, or the update[/]")
     if report["recommended"]:
         OUT.print("recommended  " + " ".join(f"--set {name}={value}" for name, value in report["recommended"].items()))
     if report["items_per_second_and_rank"] is not None:

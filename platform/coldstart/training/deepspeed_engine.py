@@ -16,6 +16,11 @@ from coldstart.training.ranks import rank, world_size
 # DeepSpeed and what it loads announce themselves at import.
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
+BUCKET = 50_000_000
+"""Gradients that travel together, and weights that ZeRO-3 gathers ahead; DeepSpeed holds room for all of them."""
+LIVE = 1_000_000_000
+"""Weights that ZeRO-3 keeps gathered at a time, as far as no module has more."""
+
 
 def deepspeed_config(settings: Coarse, *, dtype: str) -> dict[str, Any]:
     """The configuration of an engine for the coarse objective on this process group."""
@@ -31,6 +36,10 @@ def deepspeed_config(settings: Coarse, *, dtype: str) -> dict[str, Any]:
             "stage": settings.zero_stage,
             "overlap_comm": gpu,
             "contiguous_gradients": True,
+            "reduce_bucket_size": BUCKET,
+            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
             "stage3_param_persistence_threshold": 10_000,
             "offload_optimizer": _offload(settings.offload.optimizer, settings.offload),
             "offload_param": _offload(settings.offload.parameters, settings.offload),
@@ -75,7 +84,10 @@ def start_engine(module: nn.Module, settings: Coarse, config: dict[str, Any], *,
     _join()
     if "nvme" in (settings.offload.optimizer, settings.offload.parameters):
         _check_nvme()
-    optimizer = torch.optim.AdamW(_groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98))
+    # Fused: otherwise a step works on two more copies of all that a rank steps.
+    optimizer = torch.optim.AdamW(
+        _groups(module, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True
+    )
     warmup = max(1, round(settings.warmup * total_steps))
 
     def factor(step: int) -> float:

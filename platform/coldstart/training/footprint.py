@@ -1,10 +1,10 @@
 """What a rank of the coarse stage holds in memory, before a machine has to hold it.
 
-States follow from counts (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 3 and figure 1, with the float32
-gradients and the copies that DeepSpeed keeps). Activations are measured: one item is read by a model of the real size
-whose weights are all the same zero, so that they take no memory, and what autograd keeps for the backward pass is
-added up. DeepSpeed's own buffers are not counted: gradients on their way, what ZeRO-3 keeps gathered, float32 gradients
-of ZeRO 1 in bfloat16. Measured, they are 0.2 to 2.5 GB of a small model (`make bench-coarse`).
+States follow from counts (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 3 and figure 1, with sums of
+gradients in float32). What DeepSpeed holds on top of them for a while was read off its allocations, stage by stage, and
+is limited by `deepspeed_engine`. Activations are measured: one item is read by a model of the real size whose weights
+are all the same zero, so that they take no memory, and what autograd keeps for the backward pass is added up. How near
+this comes is measured by `make bench-coarse`.
 
 Legend: `P` all parameters, `T` trained ones, `N` ranks.
 """
@@ -21,8 +21,13 @@ from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import ParameterCount, count_parameters
+from coldstart.training.deepspeed_engine import BUCKET, LIVE
 
 STAGES = (0, 1, 2, 3)
+ALL_REDUCE = 500_000_000
+"""Gradients that DeepSpeed sums over ranks at a time where it does not shard them."""
+SUM_BYTES = 4
+"""Of a gradient as it is summed over passes and stepped with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class Footprint:
     Attributes:
         counts: Parameters of the encoder.
         value_bytes: Of a weight while computing: 4 in float32, 2 in bfloat16.
-        largest_layer: Parameters that ZeRO-3 has together at a time: those of the largest module gathered whole.
+        largest_layer: Parameters of the largest module, which ZeRO-3 gathers whole.
         item_bytes: Activations that one item leaves for the backward pass.
         layer_bytes: Of those, what is there for one layer at a time when activations are computed again.
         tokens: Of one item.
@@ -64,16 +69,54 @@ class Footprint:
         """
         trained, everything = self.counts.trained, self.parameters
         weights = self.value_bytes * everything
-        gradients = self.value_bytes * trained
+        gradients = SUM_BYTES * trained
         # Two moments and, where the weights that compute are not the ones that are stepped, a float32 copy of those.
-        optimizer = (8 if self.value_bytes == 4 and stage == 0 else 12) * trained
+        optimizer = (8 if stage == 0 else 12) * trained
         if stage >= 1:
             optimizer = -(-optimizer // ranks)
         if stage >= 2:
             gradients = -(-gradients // ranks)
         if stage >= 3:
-            weights = -(-weights // ranks) + self.value_bytes * self.largest_layer
-        return weights + gradients + optimizer
+            weights = -(-weights // ranks)
+        # With ZeRO 1, the gradients of a pass stay beside their sum.
+        apart = self.value_bytes * trained if stage == 1 and self.value_bytes != SUM_BYTES else 0
+        return weights + gradients + apart + optimizer
+
+    def exchange(self, stage: int, ranks: int) -> int:
+        """Bytes that are held beside the activations while a backward pass goes on.
+
+        Args:
+            stage: ZeRO 0 to 3.
+            ranks: `N`.
+        """
+        # One is filled while the other travels; with ZeRO-3, one is cut into pieces for the ranks.
+        buckets = 2 * self.value_bytes * BUCKET
+        if stage == 3:
+            return buckets + self.value_bytes * min(self.parameters, max(LIVE, self.largest_layer))
+        if stage == 2:
+            return buckets
+        whole_in_float32 = stage == 1 and self.value_bytes == SUM_BYTES
+        return buckets // 2 + self._share(ranks) if whole_in_float32 else 0
+
+    def update(self, stage: int, ranks: int) -> int:
+        """Bytes that are held on top of the states once the activations are gone: the last exchange and the step.
+
+        Args:
+            stage: ZeRO 0 to 3.
+            ranks: `N`.
+        """
+        if stage == 0:
+            return SUM_BYTES * min(self.counts.trained, ALL_REDUCE)
+        if stage == 1 and self.value_bytes != SUM_BYTES:
+            return (SUM_BYTES + self.value_bytes) * min(self.counts.trained, ALL_REDUCE)
+        # The norm is taken in float64.
+        norm = 8 * min(self.largest_layer, -(-self.counts.trained // ranks)) if stage < 3 else 0
+        flattened = self._share(ranks) if stage == 3 or self.value_bytes == SUM_BYTES else 0
+        return flattened + norm
+
+    def _share(self, ranks: int) -> int:
+        """Bytes of the gradients that a rank steps with."""
+        return -(-SUM_BYTES * self.counts.trained // ranks)
 
     def activations(self, items: int) -> int:
         """Bytes that a pass over so many items keeps for its backward pass, and the layer that is in work."""
@@ -81,7 +124,8 @@ class Footprint:
 
     def total(self, stage: int, ranks: int, items: int) -> int:
         """Bytes on each rank at the peak of a step."""
-        return self.states(stage, ranks) + self.activations(items)
+        backward = self.activations(items) + self.exchange(stage, ranks)
+        return self.states(stage, ranks) + max(backward, self.update(stage, ranks))
 
     def resume_bytes(self) -> int:
         """Bytes of a resumable checkpoint, all ranks together."""

@@ -13,7 +13,7 @@ from coldstart.encoders import Encoder
 from coldstart.training.footprint import Footprint
 
 USABLE = 0.9
-"""Share of a rank's memory that is planned with; the rest is for fragments, buffers of the exchange and the driver."""
+"""Share of a rank's memory that is planned with; the rest is for fragments, programs and the driver."""
 WARM_UP, TIMED = 1, 3
 """Passes of the probe."""
 
@@ -27,17 +27,21 @@ class Row:
         states: Bytes of weights, gradients and optimizer states on each rank.
         micro_batch: The most items of a pass that fit and divide a rank's share of a step; 0 if not even one fits.
         activations: Bytes of such a pass.
+        exchange: Bytes that are held beside them.
+        update: Bytes that are held on top of the states once they are gone.
     """
 
     stage: int
     states: int
     micro_batch: int
     activations: int
+    exchange: int
+    update: int
 
     @property
     def total(self) -> int:
         """Bytes on each rank at the peak of a step."""
-        return self.states + self.activations
+        return self.states + max(self.activations + self.exchange, self.update)
 
 
 def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[Row]:
@@ -54,9 +58,15 @@ def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[R
     for stage in footprint.stages:
         fits = (items for items in sizes if footprint.total(stage, ranks, items) <= USABLE * memory)
         micro = next(fits, 0)
-        states = footprint.states(stage, ranks)
         found.append(
-            Row(stage=stage, states=states, micro_batch=micro, activations=footprint.activations(max(micro, 1)))
+            Row(
+                stage=stage,
+                states=footprint.states(stage, ranks),
+                micro_batch=micro,
+                activations=footprint.activations(max(micro, 1)),
+                exchange=footprint.exchange(stage, ranks),
+                update=footprint.update(stage, ranks),
+            )
         )
     return found
 

@@ -36,7 +36,7 @@ def test_needs_little_more_than_torch_and_transformers():
 def test_the_micro_batch_is_the_largest_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     kinds = {"train": "all", "dtype": torch.float32, "checkpointing": False}
     size = footprint("tiny", **kinds, picture_size=56, text_tokens=8)
-    monkeypatch.setattr(coarse_gpu, "_free_memory", lambda: int(size.total(1, 1, 5) / 0.9))
+    monkeypatch.setattr(coarse_gpu, "_free_memory", lambda: int(size.total(coarse_gpu.STAGE, 1, 5) / 0.9))
     monkeypatch.setattr(coarse_gpu.importlib.util, "find_spec", lambda _: None)
     coarse_gpu.main([*SMALL, "--train", "all"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])

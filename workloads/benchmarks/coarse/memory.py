@@ -58,6 +58,9 @@ def _ranks(*arguments: Any) -> list[dict[str, Any]]:
 
 
 def _rank(room: Path, what: str, stage: int, train: str, dtype: str, background: bool) -> dict[str, Any]:
+    # Programs are not planned; on a GPU they would not lie in its memory.
+    import deepspeed  # noqa: F401
+
     from coldstart.training.checkpoint import Checkpoints
     from coldstart.training.deepspeed_engine import deepspeed_config, start_engine
 

@@ -51,7 +51,11 @@ def main() -> None:
     encoder = Encoder.create(mllm, recipe.encoder, width=ids.rows.shape[1], content=recipe.content, seed=recipe.seed)
     settings = recipe.coarse
     optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+        encoder.parameters(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     engine, *_ = deepspeed.initialize(
         model=encoder,
