@@ -193,7 +193,7 @@ def _show(report: dict[str, Any]) -> None:
             *cells, style="bold" if (report["recommended"] or {}).get("coarse.zero_stage") == row["stage"] else ""
         )
     OUT.print(table)
-    OUT.print("[dim]total: states and, whichever is more, activations with what the backward pass exchanges, or the update[/]")
+    OUT.print("[dim]total = states + the larger of activations + exchange (backward pass) and update[/]")
     if report["recommended"]:
         OUT.print("recommended  " + " ".join(f"--set {name}={value}" for name, value in report["recommended"].items()))
     if report["items_per_second_and_rank"] is not None:
