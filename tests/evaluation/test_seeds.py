@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from coldstart.config import Recipe, UserError
-from coldstart.evaluation.report import seeds_table
+from coldstart.evaluation.report import render_seeds, seeds_table
 from coldstart.evaluation.runs import EvaluatedRun
 from coldstart.evaluation.seeds import crossed_draws, over_seeds
+from tests.evaluation.diagnosed import DIAGNOSIS, interval
 from tests.evaluation.evaluated import scored_rows, write_run
 
 SEEDS = (17, 18, 19)
@@ -45,6 +47,28 @@ def test_seeds_widen_the_interval_where_they_disagree_and_only_there(runs: dict[
     assert fine["high"] - fine["low"] > 1.5 * (alone["gauc_high"] - alone["gauc_low"])
     oov = found["metrics"]["oov"]["cold"]["gauc"]
     assert oov["spread"] == 0
+
+
+def test_what_picture_and_words_contribute_is_put_together_where_every_seed_says_it(
+    runs: dict[int, EvaluatedRun],
+) -> None:
+    assert over_seeds(runs)["modalities"] is None
+
+    def diagnosed(run: EvaluatedRun, lacks: float) -> EvaluatedRun:
+        readings = DIAGNOSIS["modalities"]["readings"]
+        told = readings | {"words": readings["words"] | {"lacks": interval(lacks)}}
+        about = {**run.artifact.about, "diagnosis": {"modalities": {"readings": told}}}
+        return replace(run, artifact=replace(run.artifact, about=about))
+
+    lacking = {seed: diagnosed(runs[seed], lacks) for seed, lacks in zip(SEEDS, (0.01, 0.03, 0.05), strict=True)}
+    assert over_seeds({**lacking, SEEDS[0]: runs[SEEDS[0]]})["modalities"] is None
+    found = over_seeds(lacking)
+    words = found["modalities"]["words"]["lacks"]
+    assert words["value"] == pytest.approx(0.03)
+    assert words["spread"] == pytest.approx(0.02)
+    assert words["ranges"][0] == pytest.approx([-0.01, 0.03])
+    page = render_seeds("demo", found, dict.fromkeys(SEEDS, Path("report.html")))
+    assert "2 of 3 seeds" in page.split("words only")[1]
 
 
 def test_the_table_for_people_has_mean_spread_and_interval_of_each_variant(runs: dict[int, EvaluatedRun]) -> None:

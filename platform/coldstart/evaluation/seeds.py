@@ -38,7 +38,8 @@ def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
     Returns:
         `seeds`; `metrics[variant][slice][metric]` of value (mean over seeds), spread (standard deviation between
         seeds), by_seed, and for `gauc` and `gauc_item` low and high; `comparisons`, the pairs of an evaluation with
-        delta, low, high, spread, by_seed, ranges, p, p_holm (per slice, metric and opponent) and mde.
+        delta, low, high, spread, by_seed, ranges, p, p_holm (per slice, metric and opponent) and mde; `modalities`,
+        reading -> gain and lacks, each of value, spread, by_seed and ranges, None if a seed has not measured them.
 
     Raises:
         UserError: two runs did not evaluate the very same rows.
@@ -75,7 +76,8 @@ def over_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
                         for name in pairs
                     ]
                 )
-    about = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
+    about: dict[str, Any] = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
+    about["modalities"] = _modalities([(summary.get("diagnosis") or {}).get("modalities") for summary in summaries])
     about |= {key: summaries[0][key] for key in ("confidence", "resamples")}
     return dict(without_nan(about))
 
@@ -149,6 +151,19 @@ class Crossed:
         if len(by_seed) == 1:
             return np.asarray(by_seed[0])
         return crossed_draws(by_seed, confidence=self._confidence, seed=self._seed)
+
+
+def _modalities(by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """What picture and words each contribute: means over seeds, and the interval over users that each seed has."""
+    measured = [found["readings"] for found in by_seed if found]
+    if len(measured) < len(by_seed):
+        return None
+
+    def put_together(reading: str, figure: str) -> dict[str, Any]:
+        found = [readings[reading][figure] for readings in measured]
+        return _spread([each["value"] for each in found]) | {"ranges": [[each["low"], each["high"]] for each in found]}
+
+    return {name: {figure: put_together(name, figure) for figure in ("gain", "lacks")} for name in measured[0]}
 
 
 def _spread(by_seed: Sequence[float | None]) -> dict[str, Any]:
