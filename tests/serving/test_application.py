@@ -8,6 +8,7 @@ import time
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -174,6 +175,17 @@ def test_published_item_survives_a_restart_and_is_known_to_every_replica(client,
             after = httpx.post(f"{url}/v1/rank", json={**body, "candidates": [{"item_id": name}]}, timeout=30).json()
             assert after["vectors"] == ["fine"]
             assert after["scores"] == pytest.approx(before["scores"], abs=1e-5)
+
+
+def test_every_replica_has_few_heaps(url):
+    """Found in the environments of its processes: they have it from Serve's controller, on whatever machine."""
+    environments = [
+        process.environ()
+        for process in psutil.Process().children(recursive=True)
+        if any(title.startswith("ray::ServeReplica") for title in process.cmdline()[:1])
+    ]
+    assert len(environments) >= 3
+    assert {environment.get("MALLOC_ARENA_MAX") for environment in environments} == {"2"}
 
 
 def test_applications_of_others_stay(url, recipe, release):
