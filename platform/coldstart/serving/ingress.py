@@ -20,6 +20,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from coldstart.config.recipe import Serving
+from coldstart.serving import heaps
 
 LOG = logging.getLogger("coldstart.serving")
 
@@ -49,8 +50,6 @@ _OURS: Final = "# coldstart"
 _PORTS = range(20_000, 32_000)
 """Below the ports that Linux gives to clients."""
 _PORTS_EACH = 200
-_HEAPS: Final = {"MALLOC_ARENA_MAX": "2"}
-"""For glibc, which else keeps eight heaps a core: what a replica's threads leave in them piles up for hours."""
 
 
 def start(settings: Serving, logging_config: dict[str, Any]) -> None:
@@ -127,7 +126,7 @@ def flags(files: Path, program: Path, pages: list[int]) -> dict[str, str]:
 
 def _begin(kind: str, http: HTTPOptions, logging_config: dict[str, Any]) -> None:
     """On the head node, whose ports and directories these are."""
-    environment = dict(_HEAPS)
+    environment = dict(heaps.ENVIRONMENT)
     if kind == "haproxy":
         # Short, and not where TMPDIR points: the path of a socket has at most 107 characters.
         files, pages = Path(tempfile.mkdtemp(prefix="coldstart-serve-", dir="/tmp")), _free_ports(2)

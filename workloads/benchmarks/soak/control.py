@@ -1,8 +1,10 @@
-"""Idle replicas on the server's Ray: what a process of Serve comes to hold in half an hour by itself.
+"""Replicas that do nothing, on the server's Ray: what a process of Serve comes to hold by itself.
 
-`python -m workloads.benchmarks.soak.control` puts them up on the Ray at RAY_ADDRESS, and ends.
+Like the models' they are called by replicas that are killed, since Ray keeps something of every caller that a process
+ever had. `python -m workloads.benchmarks.soak.control` puts them up on the Ray at RAY_ADDRESS, and ends.
 """
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -10,16 +12,36 @@ import sys
 
 import ray
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
-NAME = "control"
+NAME, CALLER = "control", "caller"
+_EVERY_S = 1.0
 
 
 @serve.deployment(name=NAME, num_replicas=2, ray_actor_options={"num_cpus": 0.01})
 class Idle:
-    """Answers nobody."""
+    """Answers nothing."""
 
     async def __call__(self) -> None:
-        """Is never called."""
+        """Is called now and then."""
+
+
+@serve.deployment(name=CALLER, num_replicas=2, ray_actor_options={"num_cpus": 0.01})
+class Caller:
+    """Calls the idle, until it is killed."""
+
+    def __init__(self, idle: DeploymentHandle) -> None:
+        """Starts calling."""
+        self._calling = asyncio.get_running_loop().create_task(self._call(idle))
+
+    async def _call(self, idle: DeploymentHandle) -> None:
+        while True:
+            await idle.remote()
+            await asyncio.sleep(_EVERY_S)
+
+    async def calls(self) -> bool:
+        """Whether it still does."""
+        return not self._calling.done()
 
 
 def start(address: str) -> None:
@@ -30,4 +52,5 @@ def start(address: str) -> None:
 
 if __name__ == "__main__":
     ray.init(namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
-    serve.run(Idle.bind(), name=NAME, route_prefix=None)
+    caller = serve.run(Caller.bind(Idle.bind()), name=NAME, route_prefix=None)
+    assert caller.calls.remote().result(), "the idle are called"

@@ -15,7 +15,7 @@ _REPLICA = re.compile(r"ray::ServeReplica:(?P<application>[^:]+):(?P<deployment>
 _OTHERS = {"ray::ProxyActor": "proxy", "ray::HAProxyManager": "proxy manager", "ray::ServeController": "controller"}
 OF_RAY = ("controller", "gcs_server", "haproxy", "proxy", "proxy manager", "raylet")
 """They remember every replica that died, so they grow with the kills."""
-SETTLE_S = 600.0
+SETTLE_S = 1200.0
 """What a process takes in its first minutes (imports, weights, warm caches, arenas of its threads) is not growth."""
 _FEWEST = 8
 
