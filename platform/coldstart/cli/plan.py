@@ -63,7 +63,7 @@ def plan(
         "tokens_per_item": size.tokens,
         "ranks": ranks,
         "memory": {"bytes": bytes_per_rank, "of": of},
-        "stages": [vars(row) | {"total": row.total, "fits": row.micro_batch > 0} for row in found],
+        "stages": [vars(row) | {"fits": row.micro_batch > 0} for row in found],
         "recommended": choice and {"coarse.zero_stage": choice.stage, "coarse.micro_batch": choice.micro_batch},
         "items": items,
         "items_per_second_and_rank": rate,

@@ -29,6 +29,7 @@ class Row:
         activations: Bytes of such a pass.
         exchange: Bytes that are held beside them.
         update: Bytes that are held on top of the states once they are gone.
+        total: Bytes on each rank at the peak of a step.
     """
 
     stage: int
@@ -37,11 +38,7 @@ class Row:
     activations: int
     exchange: int
     update: int
-
-    @property
-    def total(self) -> int:
-        """Bytes on each rank at the peak of a step."""
-        return self.states + max(self.activations + self.exchange, self.update)
+    total: int
 
 
 def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[Row]:
@@ -58,14 +55,16 @@ def rows(footprint: Footprint, *, ranks: int, share: int, memory: int) -> list[R
     for stage in footprint.stages:
         fits = (items for items in sizes if footprint.total(stage, ranks, items) <= USABLE * memory)
         micro = next(fits, 0)
+        items = max(micro, 1)
         found.append(
             Row(
                 stage=stage,
                 states=footprint.states(stage, ranks),
                 micro_batch=micro,
-                activations=footprint.activations(max(micro, 1)),
+                activations=footprint.activations(items),
                 exchange=footprint.exchange(stage, ranks),
                 update=footprint.update(stage, ranks),
+                total=footprint.total(stage, ranks, items),
             )
         )
     return found

@@ -1,7 +1,7 @@
 """Replicas that do nothing, on the server's Ray: what a process of Serve comes to hold by itself.
 
-Like the models' they are called by replicas that are killed, since Ray keeps something of every caller that a process
-ever had. `python -m workloads.benchmarks.soak.control` puts them up on the Ray at RAY_ADDRESS, and ends.
+Like the models' they are called by replicas that are killed: what is called comes to hold more than what is not.
+`python -m workloads.benchmarks.soak.control` puts them up on the Ray at RAY_ADDRESS, and ends.
 """
 
 import asyncio
