@@ -16,7 +16,7 @@ from coldstart.registry.standing import CHALLENGER, CHAMPION, State
 from coldstart.registry.watch import Releases, promotions
 from coldstart.serving import check_port, deploy, shutdown
 from coldstart.serving.figures import PROBABILITIES, binned
-from coldstart.serving.heaps import keep_few
+from coldstart.serving.heaps import tend
 from coldstart.serving.tokens import check_tokens
 from workloads.console import CONSOLE
 from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
@@ -33,7 +33,7 @@ def serving(recipe: Recipe, alias: str = CHAMPION) -> Iterator[str]:
 
 def serve_forever(recipe: Recipe, *, alias: str = CHAMPION, address: str | None = None) -> None:
     """Serves until interrupted whatever release stands at an alias, and beside the champion the challenger."""
-    keep_few()
+    tend()
     with readable_errors():
         check_port(recipe.serving)
         check_tokens(recipe.serving)

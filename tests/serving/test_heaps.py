@@ -1,4 +1,4 @@
-"""Few heaps, counted by the C library itself."""
+"""Few heaps, counted by the C library itself, and what the kernel says they hold."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from coldstart.serving import heaps
 
 COUNT = """
 import ctypes, sys, threading
-from coldstart.serving.heaps import keep_few
+from coldstart.serving.heaps import tend
 if "few" in sys.argv:
-    keep_few()
+    tend()
 library, gate = ctypes.CDLL(None), threading.Barrier(13)
 def allocate():
     library.malloc(1000)
@@ -36,3 +36,41 @@ def count(*arguments: str, **variables: str) -> int:
 def test_a_process_keeps_few_heaps_however_many_threads_it_has():
     assert count() > 2
     assert count("few") == count(**heaps.ENVIRONMENT) == 2
+
+
+FREE_BETWEEN = """
+import ctypes, gc, time
+from coldstart.serving import heaps
+heaps._EVERY_S = 0.1
+if tended := {tended}:
+    heaps.tend()
+library = ctypes.CDLL(None)
+library.malloc.restype = library.memset.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+def held():
+    rows = open("/proc/self/status").read().splitlines()
+    return sum(int(row.split()[1]) for row in rows if row.startswith("RssAnon:")) // 1024
+def fill_and_free():
+    taken = [ctypes.c_void_p(library.malloc(50_000)) for _ in range(2_000)]
+    for one in taken:
+        library.memset(one, 1, 50_000)
+    for one in taken[:-1]:
+        library.free(one)
+before = held()
+fill_and_free()
+until = time.monotonic() + (10 if tended else 1)
+while held() > before + 20 and time.monotonic() < until:
+    time.sleep(0.05)
+print(held() - before)
+"""
+
+
+def test_what_is_free_between_goes_back():
+    def left(tended: bool) -> int:
+        code = FREE_BETWEEN.format(tended=tended)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert left(tended=False) > 80
+    assert left(tended=True) < 20

@@ -9,6 +9,7 @@ from ray import serve
 from coldstart.alignment import load_adaptor
 from coldstart.config.recipe import Serving
 from coldstart.serving.batching import BatchWatch, sized, tune
+from coldstart.serving.heaps import tend
 from coldstart.serving.scoring import Floats, Reading
 
 
@@ -16,6 +17,7 @@ class AdaptorReplica:
     """Coarse proxy and layer states -> fine proxy."""
 
     def __init__(self, path: Path, settings: Serving) -> None:
+        tend()
         torch.set_num_threads(1)
         self.adaptor = load_adaptor(path)
         self.watch = BatchWatch(settings.request_timeout_s)

@@ -10,6 +10,7 @@ from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 from coldstart.serving.batching import BatchWatch, must_be_finite, sized, tune
+from coldstart.serving.heaps import tend
 from coldstart.serving.scoring import GOLDEN_CONTENT, Reading
 
 
@@ -17,6 +18,7 @@ class EncoderReplica:
     """Content -> coarse proxy and layer states."""
 
     def __init__(self, path: Path, settings: Serving) -> None:
+        tend()
         torch.set_num_threads(1)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = Encoder.load(path, self.device)

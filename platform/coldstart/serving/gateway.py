@@ -15,6 +15,7 @@ from coldstart.serving.arm import Arm
 from coldstart.serving.board import Line
 from coldstart.serving.call import RankCall
 from coldstart.serving.catalogue import Catalogue
+from coldstart.serving.heaps import tend
 from coldstart.serving.items import Items
 from coldstart.serving.models import Models, Within
 from coldstart.serving.proxy_store import ProxyStore
@@ -69,6 +70,7 @@ class Gateway:
         board: Any | None = None,
         dataset: Path | None = None,
     ) -> None:
+        tend()
         self.settings, self.data, self.dataset = settings, data, dataset
         self.watch = Watch(settings, trial.number if trial else None)
         champion, challenger = (*(self._arm(one, store_dir) for one in served), None)[:2]

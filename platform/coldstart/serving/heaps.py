@@ -1,22 +1,36 @@
-"""How many heaps the processes of a server keep.
+"""How little the heaps of a server's processes hold beside what is in use.
 
-glibc keeps up to eight a core and gives every new thread the next one; what threads leave in each piles up for hours,
-though what is in use stays the same. Two are enough for processes that wait most of the time.
+glibc keeps up to eight heaps a core, gives every new thread the next one, and keeps what becomes free between what is
+in use; over hours both pile up. Two heaps are enough for processes that wait most of the time, and what is free in
+them goes back to the system once a minute.
 """
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from threading import Event, Thread
 from typing import Final
 
 _HEAPS = 2
 _M_ARENA_MAX = -8
 """As malloc.h names it."""
+_EVERY_S = 60.0
 
 ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": str(_HEAPS)}
-"""For processes that are yet to start."""
+"""For processes that are yet to start: it counts from their first thread on."""
 
 
-def keep_few() -> None:
-    """The same for this process, before it has more threads; without effect under another C library."""
+@cache
+def tend() -> None:
+    """Does both for this process, once however often it is called; without effect under another C library."""
+    library = ctypes.CDLL(None)
     with suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
+        library.mallopt(_M_ARENA_MAX, _HEAPS)
+        Thread(target=_give_back, args=(library.malloc_trim,), daemon=True, name="heaps").start()
+
+
+def _give_back(trim: Callable[[int], int]) -> None:
+    while True:
+        trim(0)
+        Event().wait(_EVERY_S)

@@ -8,6 +8,7 @@ import torch
 from coldstart.config.recipe import Serving
 from coldstart.rankers import load_ranker
 from coldstart.serving.batching import must_be_finite
+from coldstart.serving.heaps import tend
 from coldstart.serving.scoring import Floats, RankQuery, golden_query, score
 
 
@@ -15,6 +16,7 @@ class RankerReplica:
     """Rank queries -> click probabilities."""
 
     def __init__(self, path: Path, settings: Serving) -> None:
+        tend()
         torch.set_num_threads(1)
         self.ranker = load_ranker(path)
         proxy = np.full(self.ranker.width, 0.1, np.float32)

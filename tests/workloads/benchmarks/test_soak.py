@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,34 @@ def test_growth_is_told_from_noise(per_minute, flat):
     assert found.flat_beside(None) == flat
     assert found.per_minute == pytest.approx(per_minute, abs=4 * found.error)
     assert found.processes == 2
+
+
+def wandering(likeness: float, per_minute: float, rng: np.random.Generator) -> Growth:
+    """Of one process, whose heap strays by 1 MB from a line."""
+    at = np.arange(SETTLE_S, SETTLE_S + 1200, 5)
+    shocks = rng.normal(0, np.sqrt(1 - likeness**2), len(at))
+    shocks[0] = rng.normal()
+    strayed = list(accumulate(shocks, lambda before, shock: likeness * before + shock))
+    return growth_of([np.column_stack([at, 300 + per_minute * at / 60 + strayed])])
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.5, 0.9, 0.97])
+def test_errors_are_as_large_as_slopes_are_scattered_however_alike_neighbours_are(likeness):
+    rng = np.random.default_rng(17)
+    found = [wandering(likeness, 0.1, rng) for _ in range(200)]
+    scatter = np.std([one.per_minute for one in found])
+    assert np.mean([one.per_minute for one in found]) == pytest.approx(0.1, abs=0.3 * scatter)
+    assert np.median([one.error for one in found]) == pytest.approx(scatter, rel=0.25)
+    assert np.mean([wandering(likeness, 0.0, rng).flat_beside(None) for _ in range(200)]) > 0.9
+    assert np.mean([wandering(likeness, 0.5, rng).flat_beside(None) for _ in range(200)]) < 0.05
+
+
+def test_a_heap_that_only_ever_steps_up_is_no_noise():
+    rng = np.random.default_rng(17)
+    at = np.arange(SETTLE_S, SETTLE_S + 1200, 5)
+    steps = (rng.random((100, len(at))) < 0.05) * rng.exponential(0.3, (100, len(at)))
+    flat = [growth_of([np.column_stack([at, 300 + one.cumsum()])]).flat_beside(None) for one in steps]
+    assert np.mean(flat) < 0.1
 
 
 def test_growth_counts_above_that_of_the_idle():

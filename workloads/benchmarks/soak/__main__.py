@@ -164,6 +164,7 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
         "kill_every_s": kill_every_s,
         **found,
         "memory": memory,
+        "samples": family.samples(),
         "challenger": aborted,
         "log": soak.log,
     }

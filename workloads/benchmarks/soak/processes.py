@@ -18,6 +18,9 @@ OF_RAY = ("controller", "gcs_server", "haproxy", "proxy", "proxy manager", "rayl
 SETTLE_S = 1200.0
 """What a process takes in its first minutes (imports, weights, warm caches, arenas of its threads) is not growth."""
 _FEWEST = 8
+_MOST_ALIKE = 0.99
+"""Correlation of neighbours that is allowed for: more cannot be told from growth within half an hour."""
+_ROUNDS, _SETTLED = 20, 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Growth:
         processes: How many were watched long enough.
         megabytes: Median size.
         per_minute: MB per minute, within processes.
-        error: Its standard error, with neighbouring samples taken as dependent (Newey and West, 1987).
+        error: Its standard error, with neighbouring samples taken as dependent.
     """
 
     processes: int
@@ -105,6 +108,10 @@ class Family:
         victim.kill()
         return victim.pid
 
+    def samples(self) -> dict[str, list[tuple[float, float]]]:
+        """`role/process id` -> (s, MB) of every look at it."""
+        return {f"{role}/{process}": samples for (role, process), samples in self._sizes.items()}
+
     def growth(self) -> dict[str, Growth]:
         """Role -> how its memory grew, of the roles that were watched long enough."""
         series: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -123,16 +130,39 @@ def held(process: int) -> float:
 
 
 def growth_of(series: list[np.ndarray]) -> Growth:
-    """One slope within the processes of a role, each given as [samples, (s, MB)]."""
-    centred = [rows - rows.mean(axis=0) for rows in series]
-    spread = sum(float((rows[:, 0] ** 2).sum()) for rows in centred)
-    slope = sum(float((rows[:, 0] * rows[:, 1]).sum()) for rows in centred) / spread
-    variance = 0.0
-    for rows in centred:
-        score = rows[:, 0] * (rows[:, 1] - slope * rows[:, 0])
-        lags = math.ceil(4 * (len(rows) / 100) ** (2 / 9))
-        variance += float((score**2).sum())
-        for lag in range(1, lags + 1):
-            variance += 2 * (1 - lag / (lags + 1)) * float((score[lag:] * score[:-lag]).sum())
+    """One slope within the processes of a role, each given as [samples, (s, MB)].
+
+    What a heap holds wanders, so that neighbouring samples are much alike; taken for independent, they would make
+    growth of any wandering. Errors are autoregressive of order one here (Prais and Winsten 1954, iterated).
+    """
+    likeness = 0.0
+    for _ in range(_ROUNDS):
+        parts = [_whitened(rows, likeness) for rows in series]
+        at, held = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        slope = float(at @ held) / float(at @ at)
+        before, likeness = likeness, _likeness([rows[:, 1] - slope * rows[:, 0] for rows in series])
+        if abs(likeness - before) < _SETTLED:
+            break
+    rest = held - slope * at
+    variance = float(rest @ rest) / (len(rest) - len(series) - 2) / float(at @ at)
     size = float(np.median(np.concatenate([rows[:, 1] for rows in series])))
-    return Growth(len(series), size, 60 * slope, 60 * math.sqrt(max(variance, 0.0)) / spread)
+    return Growth(len(series), size, 60 * slope, 60 * math.sqrt(variance))
+
+
+def _whitened(rows: np.ndarray, likeness: float) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds and MB [samples] less what the sample before foretells, and less their own level."""
+    first = math.sqrt(1 - likeness**2)
+    new = np.vstack([first * rows[:1], rows[1:] - likeness * rows[:-1]])
+    level = np.full(len(rows), 1 - likeness)
+    level[0] = first
+    new -= np.outer(level, level @ new) / (level @ level)
+    return new[:, 0], new[:, 1]
+
+
+def _likeness(rests: list[np.ndarray]) -> float:
+    """Correlation of neighbours, corrected for what fitting a line takes from it (after Kendall 1954)."""
+    centred = [rest - rest.mean() for rest in rests]
+    power = sum(float(rest[:-1] @ rest[:-1]) for rest in centred)
+    found = sum(float(rest[1:] @ rest[:-1]) for rest in centred) / power if power else 0.0
+    found += (2 + 4 * found) / float(np.mean([len(rest) for rest in rests]))
+    return min(found, _MOST_ALIKE)
