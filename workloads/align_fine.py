@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from coldstart.alignment import save_adaptor, save_joint
+from coldstart.alignment.hand_over import id_shares, save_id_shares
 from coldstart.alignment.item_vectors import parameters
 from coldstart.alignment.joint_ranker import check_joint
 from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
@@ -99,9 +101,11 @@ def _worker(payload: dict[str, Any]) -> None:
     )
     curve = choose_hand_over(adaptor, ranker, dataset.sequences, *proxies, gauc=gauc)
     if rank() == 0:
+        until = hand_over(recipe, curve)
+        shares = id_shares(torch.from_numpy(dataset.train_counts), ranker.trained.cpu(), until=until)
         about = {
             **adaptor.shape,
-            "hand_over": hand_over(recipe, curve),
+            "hand_over": until,
             "hand_over_curve": without_nan({str(until): round(value, 5) for until, value in curve.items()}),
             "parameters": parameters(adaptor),
             **_course(progress),
@@ -109,6 +113,7 @@ def _worker(payload: dict[str, Any]) -> None:
         }
         with write_artifact(run_dir / "adaptor", "adaptor", payload["lineage"], about) as draft:
             save_adaptor(adaptor, draft)
+            save_id_shares(shares, draft)
 
 
 def hand_over(recipe: Recipe, curve: Mapping[int, float]) -> int:

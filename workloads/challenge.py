@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from coldstart.alignment import fine_proxies, load_adaptor
+from coldstart.alignment.hand_over import blend, load_id_shares
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact, write_artifact
 from coldstart.config.permission import permit
 from coldstart.data.batches import UserWindows, users_of
@@ -40,7 +41,7 @@ UNDONE = "nothing was promoted; run it again when it does"
 
 
 class Contender:
-    """A release that scores the events of a replay as it is served: trained items by ID, all others by fine proxy.
+    """A release that scores the events of a replay as it is served: cold items by fine proxy, handed over to their ID.
 
     Args:
         release: From the registry.
@@ -63,7 +64,7 @@ class Contender:
         fine = fine_proxies(load_adaptor(release.adaptor.path), coarse, states)
         with torch.inference_mode():
             ids = self._ranker.id_slots(torch.arange(len(fine)))
-            slots = torch.where(self._ranker.trained[:, None], ids, fine)
+            slots = blend(ids, fine, load_id_shares(release.adaptor.path, self._ranker.trained))
             self._tables = {SERVED: torch.cat([ids[:1], slots[1:]]), BASELINE: ids[:1].expand_as(ids)}
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coldstart.alignment import Adaptor, fine_proxies, load_adaptor, load_joint
 from coldstart.alignment.content_map import fit_content_map
+from coldstart.alignment.hand_over import load_id_shares
 from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_picture
 from coldstart.data.dataset import Dataset, part_path
@@ -70,8 +71,8 @@ def run(recipe: Recipe) -> Artifact:
     ranker = load_ranker(artifacts["ranker"].path)
     adaptor = load_adaptor(artifacts["adaptor"].path)
     coarse, states = _proxies(artifacts["proxies"], dataset)
-    hand_over = int(artifacts["adaptor"].about.get("hand_over", 0))
-    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, hand_over=hand_over)
+    shares = load_id_shares(artifacts["adaptor"].path, ranker.trained)
+    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, shares)
     tables |= _other_tables(artifacts, coarse, states)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
@@ -149,8 +150,7 @@ def _tables(
     adaptor: Adaptor,
     coarse: Tensor,
     states: Tensor,
-    *,
-    hand_over: int,
+    id_shares: Tensor,
 ) -> dict[str, Tensor]:
     fine = fine_proxies(adaptor, coarse, states)
     mature = _mature(recipe, dataset, ranker)
@@ -160,9 +160,8 @@ def _tables(
         mapped=mapped,
         coarse=coarse,
         fine=fine,
-        train_events=dataset.train_counts,
+        id_shares=id_shares,
         mature=mature,
-        hand_over=hand_over,
     )
 
 

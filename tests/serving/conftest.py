@@ -55,7 +55,7 @@ def gateway(tmp_path):
         Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
     )
     return Gateway(
-        [Served(release, tmp_path, *models)],
+        [Served(release, tmp_path, tmp_path, *models)],
         None,
         settings,
         Data(max_picture_bytes=50_000, max_picture_pixels=10_000),

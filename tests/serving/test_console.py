@@ -83,7 +83,7 @@ def make_gateway(run, store, *, fingerprint=None, **settings) -> Gateway:
         fingerprints={"adaptor": "a" * 64, "dataset": fingerprint or dataset},
     )
     serving, data = Serving.model_validate(settings), Data(max_picture_bytes=50_000)
-    served = Served(release, run_dir / "ranker", None, None, None)
+    served = Served(release, run_dir / "ranker", run_dir / "adaptor", None, None, None)
     gateway = Gateway([served], None, serving, data, store, dataset=run_dir / "dataset")
     gateway.champion.models = models
     return gateway

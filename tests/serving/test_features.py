@@ -106,7 +106,7 @@ def client(request, tmp_path, sequences) -> TestClient:
     )
     release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
     gateway = Gateway(
-        [Served(release, tmp_path, *models)],
+        [Served(release, tmp_path, tmp_path, *models)],
         None,
         Serving(max_candidates=40, max_request_bytes=200_000),
         Data(),

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.serving.tiny import IDS, ITEMS, picture
+from tests.serving.tiny import IDS, ITEMS, SHARE, WARMING, picture
 
 
 def ids(*names: str) -> dict[str, object]:
@@ -30,6 +30,22 @@ def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
     assert query.positions.tolist() == [1, 2, 3, 5]
     assert query.proxies[0].tolist() == gateway.champion.store.proxy(IDS[ITEMS - 2], ITEMS - 1).tolist()
     assert (query.proxies[1:] == 3).all()
+
+
+def test_a_warming_item_has_both_and_its_row_alone_where_there_is_no_proxy(client, gateway):
+    gateway.champion.catalogue.id_shares[WARMING] = SHARE
+    client.post("/v1/items", json={"item_id": "new", "title": "a new film"}).raise_for_status()
+    body = ids("new", IDS[0], IDS[WARMING - 1], IDS[-1])
+    assert client.post("/v1/rank", json=body).json()["vectors"] == ["fine", "id", "blend", "fine"]
+    query = gateway.champion.models.ranker.asked[-1]
+    assert query.positions.tolist() == [0, 2, 3]
+    assert query.id_shares.tolist() == [0, SHARE, 0]
+    assert query.proxies[1].tolist() == gateway.champion.store.proxy(IDS[WARMING - 1], WARMING).tolist()
+    client.post("/v1/items", json={"item_id": IDS[WARMING - 1], "title": "read anew"}).raise_for_status()
+    client.post("/v1/rank", json=body).raise_for_status()
+    assert (gateway.champion.models.ranker.asked[-1].proxies[1] == 3).all()
+    gateway.champion.store.proxy = lambda item_id, index: None
+    assert client.post("/v1/rank", json=body).json()["vectors"] == ["oov", "id", "id", "oov"]
 
 
 def test_unknown_history_items_are_kept_as_oov(client, gateway):

@@ -11,7 +11,7 @@ from coldstart.encoders.proxies import first_proxies
 from coldstart.rankers import DinDcn
 from coldstart.registry import Release
 from coldstart.serving.golden import CANDIDATES, REQUESTS, _requests, golden, golden_figures
-from tests.serving.tiny import ITEMS, TRAINED, tiny_recipe, write_run
+from tests.serving.tiny import ITEMS, SHARE, TRAINED, WARMING, tiny_recipe, write_run
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,13 @@ def test_requests_are_the_same_every_time_and_show_trained_and_new_items(release
     assert {len(query.positions) > 0 for query in golden(release).queries()} == {True}
 
 
+def test_a_warming_item_has_both_its_row_and_its_proxy(release):
+    drawn = golden(release)
+    assert {share for query in drawn.queries() for share in query.id_shares.tolist()} == {0.0, SHARE}
+    row, fine = drawn.ranker.id_rows()[WARMING], torch.from_numpy(drawn.fine[WARMING - 1])
+    assert torch.allclose(drawn.slots[WARMING], SHARE * row + (1 - SHARE) * fine, atol=1e-6)
+
+
 def test_a_path_that_sees_other_vectors_shows_in_the_parity(release):
     drawn = golden(release)
     _, served = drawn.served()
@@ -54,7 +61,15 @@ def test_features_are_part_of_the_parity(release):
     torch.manual_seed(5)
     ranker = DinDcn(ITEMS + 1, tiny_recipe(release.ranker.path, "features").ranker, schema).eval()
     drawn = golden(release)
-    featured = replace(drawn, ranker=ranker, sequences=_requests(ITEMS, schema))
+    # A ranker that has no rows yet is given proxies only.
+    slots = torch.cat([ranker.id_slots(torch.zeros(1, dtype=torch.int64)).detach(), torch.from_numpy(drawn.fine)])
+    featured = replace(
+        drawn,
+        ranker=ranker,
+        slots=slots,
+        id_shares=np.zeros(ITEMS + 1, np.float32),
+        sequences=_requests(ITEMS, schema),
+    )
     _, served = featured.served()
     np.testing.assert_allclose(served, featured.offline(), atol=1e-5)
     assert {query.features.categorical.shape for query in featured.queries()} == {(CANDIDATES, 1)}

@@ -55,7 +55,7 @@ def gateway(tmp_path) -> Gateway:
     )
     release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
     return Gateway(
-        [Served(release, tmp_path, *models)],
+        [Served(release, tmp_path, tmp_path, *models)],
         None,
         Serving(max_request_bytes=200_000, store=Store(max_bulk=4)),
         Data(max_picture_bytes=50_000, max_picture_pixels=10_000),

@@ -82,6 +82,19 @@ def test_proxy_stands_in_the_slot_of_its_candidate_only(ranker):
     np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
 
 
+def test_a_share_of_the_own_row_stands_beside_the_proxy(ranker):
+    rng = np.random.default_rng(6)
+    asked = replace(query(rng, 4, 3), item_idx=np.array([1, 2, 0]), positions=np.array([0, 1]))
+    asked = replace(asked, proxies=rng.normal(size=(2, 8)).astype(np.float32))
+    mixed = replace(asked, id_shares=np.array([0.25, 0], np.float32))
+    row = ranker.id_rows()[1].numpy()
+    by_hand = replace(asked, proxies=np.stack([0.25 * row + 0.75 * asked.proxies[0], asked.proxies[1]]))
+    whole, found, wanted = (score(ranker, [one], history=HISTORY)[0] for one in (asked, mixed, by_hand))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert abs(found[0] - whole[0]) > 1e-6
+    np.testing.assert_array_equal(found[1:], whole[1:])
+
+
 def test_equals_the_offline_score_of_the_same_row(ranker):
     rng = np.random.default_rng(7)
     count = 30

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from coldstart.alignment.adaptor import Adaptor, save_adaptor
+from coldstart.alignment.hand_over import save_id_shares
 from coldstart.config import Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.config.recipe import Paths, Serving
@@ -21,6 +22,8 @@ from coldstart.registry import Registry
 from workloads.benchmarks.soak.releases import register
 
 ITEMS, TRAINED, HISTORY = 12, 8, 6
+WARMING, SHARE = TRAINED, 0.25
+"""An item that is being handed over, and how far."""
 IDS = [f"film-{index}" for index in range(1, ITEMS + 1)]
 
 
@@ -87,6 +90,9 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
     _shake(adaptor, 0.05)
     with seal("adaptor", {"width": width}) as draft:
         save_adaptor(adaptor, draft)
+        shares = ranker.trained.float()
+        shares[WARMING] = SHARE
+        save_id_shares(shares, draft)
 
 
 def register_run(recipe: Recipe, registry: Registry) -> None:

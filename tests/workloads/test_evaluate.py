@@ -148,7 +148,6 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
         "mlp_map",
         "coarse",
         "fine",
-        "blend",
         "release",
         "content_oracle",
         "oracle",

@@ -12,7 +12,7 @@ PAIRS = {
     "oov": ("id", "mlp_map", "coarse", "fine", "joint"),
     "mlp_map": ("coarse", "fine", "joint"),
     "fine": ("joint",),
-    "id": ("coarse", "fine", "blend", "joint", "release"),
+    "id": ("coarse", "fine", "joint", "release"),
 }
 """Against -> variants compared with it; these are corrected together, per slice and metric."""
 METRICS = {"gauc": SERVED, "gauc_item": BY_ITEM}

@@ -23,7 +23,6 @@ COLOURS = {
     "mlp_map": "#b98d2f",
     "coarse": "#2a9d8f",
     "fine": "#e2683c",
-    "blend": "#d9a09a",
     "joint": "#6b4fa0",
     "release": "#a45cb8",
     "content_oracle": "#7d8793",

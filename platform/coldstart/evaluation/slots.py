@@ -18,9 +18,8 @@ def slot_tables(
     mapped: Tensor,
     coarse: Tensor,
     fine: Tensor,
-    train_events: NDArray[np.integer],
+    id_shares: Tensor,
     mature: NDArray[np.bool_],
-    hand_over: int = 0,
 ) -> dict[str, Tensor]:
     """The slot table `[V, d]` of every variant that is scored through the ranker.
 
@@ -32,26 +31,23 @@ def slot_tables(
         mapped: [V, d] rows of the content map.
         coarse: [V, d] coarse proxies, unit length.
         fine: [V, d] fine proxies.
-        train_events: [V] train events per item; an item without any is cold.
+        id_shares: [V] the ID row's share of each slot as it is served.
         mature: [V] which ID rows are well trained.
-        hand_over: Train events by which the ID row has taken over in `blend`.
     """
     with torch.no_grad():
-        ids = ranker.id_slots(torch.arange(len(train_events)))
+        ids = ranker.id_slots(torch.arange(len(id_shares)))
     for name, given in (("mapped", mapped), ("coarse", coarse), ("fine", fine)):
         if given.shape != ids.shape:
             raise ValueError(f"{name} rows have shape {tuple(given.shape)}, the ranker's ID table {tuple(ids.shape)}")
     oov = ids[:1].expand_as(ids)
     lengths = ids[torch.from_numpy(mature)].norm(dim=-1)
     scale = lengths.mean() if len(lengths) else torch.tensor(1.0)
-    cold = torch.from_numpy(train_events == 0)[:, None]
     tables = {
         "oov": oov,
         "id": ids,
         "mlp_map": mapped,
         "coarse": coarse * scale,
         "fine": fine,
-        "blend": blend(ids, fine, torch.from_numpy(train_events), until=hand_over),
-        "release": torch.where(cold, fine, ids),
+        "release": blend(ids, fine, id_shares),
     }
     return {name: torch.cat([oov[:1], table[1:]]).float() for name, table in tables.items()}

@@ -8,7 +8,7 @@ from coldstart.evaluation.intervals import Interval
 from coldstart.evaluation.protocol import BY_ITEM, Protocol, warm_up_group
 from coldstart.evaluation.resampling import Over, Resampled
 
-SHOWN = ("oov", "mlp_map", "coarse", "fine", "blend", "joint", "id")
+SHOWN = ("oov", "mlp_map", "coarse", "fine", "joint", "id", "release")
 OWN = "id"
 FEWEST = 10
 """Users and items that a bin needs; below, chance alone makes AUCs of 0 and 1."""

@@ -184,7 +184,12 @@ def _gateway(
         {f"reference|{name}": counts for name, counts in references.items()},
     )
     served = [
-        Served(_describe(arm), arm.ranker.path, *(_handle(name, settings) for name in _models(arm, settings)))
+        Served(
+            _describe(arm),
+            arm.ranker.path,
+            arm.adaptor.path,
+            *(_handle(name, settings) for name in _models(arm, settings)),
+        )
         for arm in filter(None, (release, challenger))
     ]
     deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=_HEAD)

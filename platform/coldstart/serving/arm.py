@@ -84,6 +84,7 @@ class Arm:
             positions=np.array(positions, np.int64),
             proxies=np.array([proxies[position] for position in positions], np.float32),
             features=features,
+            id_shares=np.array([choice.id_shares.get(position, 0) for position in positions], np.float32),
         )
         sent = time.perf_counter()
         scores = await self._answer(self.models.rank(query))

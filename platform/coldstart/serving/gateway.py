@@ -35,6 +35,7 @@ class Served:
     Attributes:
         release: Names only, so that a gateway needs neither MLflow nor the models.
         ranker_dir: The ranker's artifact, for its item ids.
+        adaptor_dir: The adaptor's, for how it hands items over.
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
         ranker: Handle of the ranker deployment; None where gateways hold the ranker.
@@ -42,6 +43,7 @@ class Served:
 
     release: ReleaseAnswer
     ranker_dir: Path
+    adaptor_dir: Path
     encoder: DeploymentHandle[Any]
     adaptor: DeploymentHandle[Any]
     ranker: DeploymentHandle[Any] | None = None
@@ -82,7 +84,7 @@ class Gateway:
         store = ProxyStore(store_dir, served.release.fingerprints["adaptor"], self.settings.store)
         ranker = served.ranker or Within(RankerReplica(served.ranker_dir, self.settings))
         models = Models(served.encoder, served.adaptor, ranker, self.settings, self.watch)
-        catalogue = Catalogue(served.ranker_dir, store)
+        catalogue = Catalogue(served.ranker_dir, served.adaptor_dir, store)
         return Arm(served.release, models, catalogue, store, self.settings, self.data, self.watch)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from coldstart.alignment import load_adaptor
+from coldstart.alignment.hand_over import blend, load_id_shares
 from coldstart.data.batches import UserWindows
 from coldstart.data.contract import TEST, TRAIN
 from coldstart.data.features import OWNERS, FeatureSchema, TargetFeatures
@@ -37,7 +38,8 @@ class Golden:
 
     Attributes:
         ranker: In eval mode.
-        slots: [N + 1, d] vector that stands for each of the first items: the ID row if trained, else the fine proxy.
+        slots: [N + 1, d] vector that stands for each of the first items: ID row, fine proxy, or both while it warms up.
+        id_shares: [N + 1] the ID row's share of it.
         coarse: [N, d] what the adaptor reads of them.
         states: [N, G, D] likewise.
         fine: [N, d] what it makes of that.
@@ -46,6 +48,7 @@ class Golden:
 
     ranker: Ranker
     slots: Tensor
+    id_shares: Floats
     coarse: Floats
     states: Floats
     fine: Floats
@@ -76,7 +79,8 @@ class Golden:
         for user, (start, end) in enumerate(pairwise(events.offsets)):
             past, asked = slice(start, end - CANDIDATES), slice(end - CANDIDATES, end)
             items = events.item_idx[asked].astype(np.int64)
-            positions = np.flatnonzero(~self.ranker.trained.numpy()[items])
+            positions = np.flatnonzero(self.id_shares[items] < 1)
+            asked_by_proxy = items[positions]
             queries.append(
                 RankQuery(
                     history_idx=events.item_idx[past].astype(np.int64),
@@ -85,8 +89,9 @@ class Golden:
                     item_idx=items,
                     now=_NOW,
                     positions=positions,
-                    proxies=self.slots[items[positions]].numpy(),
+                    proxies=self.fine[asked_by_proxy - 1],
                     features=events.features.at(np.full(CANDIDATES, user), items, np.arange(end - CANDIDATES, end)),
+                    id_shares=self.id_shares[asked_by_proxy],
                 )
             )
         return queries
@@ -100,8 +105,10 @@ def golden(release: Release) -> Golden:
         fine = load_adaptor(release.adaptor.path)(torch.from_numpy(coarse), torch.from_numpy(states))
         known = torch.arange(len(fine) + 1)
         slots = ranker.id_slots(known[None])[0].clone()
-        slots[1:] = torch.where(ranker.trained[1 : len(slots), None], slots[1:], fine)
-    return Golden(ranker, slots, coarse, states, fine.numpy(), _requests(len(fine), ranker.features))
+        shares = load_id_shares(release.adaptor.path, ranker.trained)[: len(slots)]
+        slots[1:] = blend(slots[1:], fine, shares[1:])
+    requests = _requests(len(fine), ranker.features)
+    return Golden(ranker, slots, shares.numpy(), coarse, states, fine.numpy(), requests)
 
 
 def golden_figures(release: Release) -> dict[str, float]:

@@ -239,7 +239,7 @@ class PublishAnswers(BaseModel):
     ms: float
 
 
-Vector = Literal["id", "fine", "oov"]
+Vector = Literal["id", "blend", "fine", "oov"]
 VECTORS: tuple[Vector, ...] = get_args(Vector)
 
 
@@ -287,8 +287,8 @@ class NeighboursAnswer(BaseModel):
 class RankAnswer(BaseModel):
     """Click probabilities in candidate order.
 
-    `vectors` says what stood for each candidate: its trained ID row (`id`), the proxy of its content (`fine`), or the
-    row of unknown items (`oov`).
+    `vectors` says what stood for each candidate: its trained ID row (`id`), the proxy of its content (`fine`), both
+    while it warms up (`blend`), or the row of unknown items (`oov`).
     """
 
     scores: list[float]

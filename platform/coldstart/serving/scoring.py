@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from coldstart.alignment.hand_over import blend
 from coldstart.data.batches import RankBatch
 from coldstart.data.content import Content
 from coldstart.data.features import Coded, FeatureSchema
@@ -34,6 +35,7 @@ class RankQuery:
         positions: [P] candidates whose slot holds a proxy.
         proxies: [P, d] those proxies.
         features: [T, C] and [T, N] encoded features of the candidates; None if nothing is known.
+        id_shares: [P] shares of the candidates' own ID rows in these slots; None leaves the proxies whole.
     """
 
     history_idx: Ints
@@ -44,6 +46,7 @@ class RankQuery:
     positions: Ints
     proxies: Floats
     features: Coded | None = None
+    id_shares: Floats | None = None
 
 
 def golden_query(proxy: Floats) -> RankQuery:
@@ -65,7 +68,10 @@ def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Flo
         slots = ranker.id_slots(batch.target_idx)
         for row, query in enumerate(queries):
             if len(query.positions):
-                slots[row, torch.from_numpy(query.positions)] = torch.from_numpy(query.proxies)
+                at, proxies = torch.from_numpy(query.positions), torch.from_numpy(query.proxies)
+                if query.id_shares is not None:
+                    proxies = blend(slots[row, at], proxies, torch.from_numpy(query.id_shares))
+                slots[row, at] = proxies
         probabilities = torch.sigmoid(ranker(batch, slots)).numpy()
     return [row[: len(query.item_idx)] for row, query in zip(probabilities, queries, strict=True)]
 

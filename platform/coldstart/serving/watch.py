@@ -276,7 +276,7 @@ class Watch:
                     self.meters.candidates.inc(count, {"arm": role, "vector": vector})
             by_content = sum(list(note.items).count(None) for note in notes)
             found = dict(zip(VECTORS, shares, strict=True))
-            lookups = np.array([found["id"], found["fine"] - by_content, found["oov"]])
+            lookups = np.array([found["id"], found["fine"] + found["blend"] - by_content, found["oov"]])
             self._add(f"lookups|{release}", lookups, LIVE_S)
             for what, count in zip(FOUND, lookups, strict=True):
                 if count:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coldstart.alignment.adaptor import Adaptor
-from coldstart.alignment.hand_over import CHOICES, blend
+from coldstart.alignment.hand_over import CHOICES, blend, id_shares
 from coldstart.config import Journal
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
@@ -176,7 +176,8 @@ def choose_hand_over(
     proxies = adaptor(torch.from_numpy(coarse).to(there), torch.from_numpy(states).to(there))
     found = {}
     for until in CHOICES:
-        table = blend(ids, proxies, torch.from_numpy(events).to(there), until=until)
+        shares = id_shares(torch.from_numpy(events).to(there), ranker.trained.to(there), until=until)
+        table = blend(ids, proxies, shares)
         scores = score_rows(lambda batch, step, table=table: ranker(batch, table[batch.target_idx]), valid)
         found[until] = gauc_of(sequences, valid.rows, scores, gauc, among=warming)
     return found

@@ -43,7 +43,7 @@ class Bare:
         proxies = ProxyStore(store, space)
         told = ReleaseAnswer(release="bare", project="bare", alias=None, versions={}, fingerprints={"adaptor": space})
         models: Any = InProcess(run / "ranker")
-        catalogue, serving = Catalogue(run / "ranker", proxies), Serving()
+        catalogue, serving = Catalogue(run / "ranker", run / "adaptor", proxies), Serving()
         self.arm = Arm(told, models, catalogue, proxies, serving, Data(), Watch(serving, None))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from coldstart.alignment import load_adaptor, save_adaptor
+from coldstart.alignment.hand_over import blend, load_id_shares, save_id_shares
 from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
@@ -96,6 +97,7 @@ def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> No
                 save_ranker(ranker, draft, list(vocabulary(artifact.path)))
             elif kind == "adaptor":
                 save_adaptor(adaptor, draft)
+                save_id_shares(load_id_shares(artifact.path, ranker.trained), draft)
             else:
                 shutil.copytree(artifact.path, draft, dirs_exist_ok=True)
                 (draft / "manifest.json").unlink()
@@ -135,7 +137,8 @@ def expected(run_dir: Path, requests: list[Request], new: list[Content]) -> Mapp
     index = vocabulary(run_dir / "ranker")
     groups = int(read_artifact(run_dir / "proxies", "proxies", verify=False).about["groups"])
     coarse, states = (torch.from_numpy(part) for part in read_proxies(run_dir / "proxies", len(index), groups=groups))
-    answers: dict[str, list[npt.NDArray[np.float32]]] = {"id": [], "fine": [], "oov": []}
+    answers: dict[str, list[npt.NDArray[np.float32]]] = {"id": [], "blend": [], "fine": [], "oov": []}
+    shares = load_id_shares(run_dir / "adaptor", ranker.trained)
     with torch.inference_mode():
         fine = adaptor(coarse, states)
         fresh = torch.cat([adaptor(*encoder(encoder.inputs(encoder.prepare([one]), "cpu"))) for one in new])
@@ -151,6 +154,7 @@ def expected(run_dir: Path, requests: list[Request], new: list[Content]) -> Mapp
                 "oov": ranker.id_slots(torch.zeros_like(batch.target_idx)),
                 "fine": torch.where(published[:, None] < 0, fine[items], fresh[published.clamp(min=0)])[None],
             }
+            slots["blend"] = blend(slots["id"], slots["fine"], shares[items])
             for kind, vectors in slots.items():
                 answers[kind].append(torch.sigmoid(ranker(batch, vectors))[0].numpy())
     return {kind: np.stack(rows) for kind, rows in answers.items()}

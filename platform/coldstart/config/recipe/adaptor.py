@@ -52,8 +52,8 @@ class Fine(Section):
     many or few their events, since what content does not show is the same in all of them; the popular are not the rule
     then, but neither is their rate of clicks. Large: events count alike."""
     hand_over: NonNegativeInt | Literal["curve"] = "curve"
-    """Train events by which an item's ID row has wholly taken over from its proxy, in evaluation's variant `blend`; 0
-    is at its first event. `curve` takes what did best on validation rows of warming items."""
+    """Train events by which an item's ID row has wholly taken over from its proxy where it is served; 0 is at its first
+    event. `curve` takes what did best on validation rows of warming items."""
 
     @model_validator(mode="after")
     def _gate_has_something_to_compare(self) -> Self:

@@ -166,14 +166,14 @@ class Samples:
 
     def _made_up(self) -> list[SampleUser]:
         """Histories that nobody had, of items the ranker was trained on."""
-        known = np.fromiter(self.catalogue.trained, np.int64)
+        known = np.flatnonzero(self.catalogue.id_shares)
         rng = np.random.default_rng(SEED)
         times = _MADE_UP_NOW + 60 * np.arange(_MADE_UP_EVENTS, dtype=np.int64)
         return [
             SampleUser(
                 user_id=f"made-up user {number + 1}",
                 liked=[],
-                item_idx=rng.choice(np.sort(known), _MADE_UP_EVENTS) if len(known) else np.zeros_like(times),
+                item_idx=rng.choice(known, _MADE_UP_EVENTS) if len(known) else np.zeros_like(times),
                 label=rng.integers(0, 2, _MADE_UP_EVENTS),
                 timestamp=times,
             )
