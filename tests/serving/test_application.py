@@ -23,7 +23,18 @@ from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
 from coldstart.serving.golden import golden_figures
 from tests.serving.test_meters import names
-from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content, register_run, tiny_recipe, write_run
+from tests.serving.tiny import (
+    HISTORY,
+    IDS,
+    ITEMS,
+    SHARE,
+    TRAINED,
+    WARMING,
+    content,
+    register_run,
+    tiny_recipe,
+    write_run,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -101,8 +112,9 @@ def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
         with torch.inference_mode():
             slots = ranker.id_slots(batch.target_idx)
             fine = adaptor(torch.from_numpy(coarse), torch.from_numpy(states))
-            cold = (batch.target_idx > TRAINED).unsqueeze(-1)
-            offline = torch.sigmoid(ranker(batch, torch.where(cold, fine[batch.target_idx], slots)))[0].numpy()
+            share = torch.tensor([SHARE if i == WARMING else float(i <= TRAINED) for i in targets])[None, :, None]
+            mixed = share * slots + (1 - share) * fine[batch.target_idx]
+            offline = torch.sigmoid(ranker(batch, mixed))[0].numpy()
         names = [IDS[index - 1] if index else "nobody" for index in targets]
         history = [
             {"item_id": IDS[index - 1] if index else "nobody", "label": int(label), "timestamp": int(time)}
@@ -110,8 +122,9 @@ def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
         ]
         body = {"history": history, "candidates": [{"item_id": name} for name in names], "now": 1080}
         answer = client.post("/v1/rank", json=body).raise_for_status().json()
-        kinds = ["oov" if index == 0 else "id" if index <= TRAINED else "fine" for index in targets]
-        assert answer["vectors"] == kinds
+        known = ["oov", *["id"] * TRAINED, *["fine"] * (ITEMS - TRAINED)]
+        known[WARMING] = "blend"
+        assert answer["vectors"] == [known[index] for index in targets]
         worst = max(worst, float(np.abs(np.array(answer["scores"]) - offline).max()))
     assert worst < 1e-5
 
