@@ -106,7 +106,7 @@ def _worker(payload: dict[str, Any]) -> None:
         about = {
             **adaptor.shape,
             "hand_over": until,
-            "hand_over_curve": without_nan({str(until): round(value, 5) for until, value in curve.items()}),
+            "hand_over_curve": without_nan({str(choice): round(value, 5) for choice, value in curve.items()}),
             "parameters": parameters(adaptor),
             **_course(progress),
             "ranker_digest": digest_ranker(ranker),

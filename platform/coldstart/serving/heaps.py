@@ -6,10 +6,11 @@ them goes back to the system once a minute.
 """
 
 import ctypes
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from threading import Event, Thread
+from threading import Thread
 from typing import Final
 
 _HEAPS = 2
@@ -33,4 +34,4 @@ def tend() -> None:
 def _give_back(trim: Callable[[int], int]) -> None:
     while True:
         trim(0)
-        Event().wait(_EVERY_S)
+        time.sleep(_EVERY_S)

@@ -174,10 +174,10 @@ def choose_hand_over(
     there = device()
     ids = ranker.id_slots(torch.arange(len(coarse), device=there))
     proxies = adaptor(torch.from_numpy(coarse).to(there), torch.from_numpy(states).to(there))
+    counts, trained = torch.from_numpy(events).to(there), ranker.trained.to(there)
     found = {}
     for until in CHOICES:
-        shares = id_shares(torch.from_numpy(events).to(there), ranker.trained.to(there), until=until)
-        table = blend(ids, proxies, shares)
+        table = blend(ids, proxies, id_shares(counts, trained, until=until))
         scores = score_rows(lambda batch, step, table=table: ranker(batch, table[batch.target_idx]), valid)
         found[until] = gauc_of(sequences, valid.rows, scores, gauc, among=warming)
     return found
