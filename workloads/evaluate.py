@@ -34,6 +34,7 @@ from coldstart.evaluation.slots import slot_tables
 from coldstart.evaluation.summary import Summary, summarise, without_nan
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_whole
+from coldstart.training.cold_rows import levelled
 from workloads.diagnose import Diagnosed, diagnose, listed_items
 from workloads.job import recipe_arguments, run_program, run_stage
 from workloads.measure import measure_parts
@@ -154,15 +155,16 @@ def _tables(
 ) -> dict[str, Tensor]:
     fine = fine_proxies(adaptor, coarse, states)
     mature = _mature(recipe, dataset, ranker)
-    mapped = fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed)
-    return slot_tables(
+    tables = slot_tables(
         ranker,
-        mapped=mapped,
+        mapped=fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed),
         coarse=coarse,
         fine=fine,
         id_shares=id_shares,
         mature=mature,
     )
+    # Fine proxies are levelled when they are aligned; what they are compared with is not to lose by that.
+    return tables | {name: levelled(tables[name], ranker, dataset.sequences) for name in ("mlp_map", "coarse")}
 
 
 def _other_tables(artifacts: dict[str, Artifact], coarse: Tensor, states: Tensor) -> dict[str, Tensor]:

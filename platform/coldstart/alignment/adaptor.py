@@ -110,7 +110,7 @@ def normalised(norms: Iterable[nn.Module], states: Tensor) -> Tensor:
     return torch.cat([norm(states[..., group, :]) for group, norm in enumerate(norms)], dim=-1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fine_proxies(adaptor: Adaptor, coarse: Tensor, states: Tensor) -> Tensor:
     """Fine proxies `[n, d]` of a whole catalogue, some items at a time."""
     parts = zip(*(torch.split(each, ITEMS_PER_PASS) for each in (coarse, states)), strict=True)

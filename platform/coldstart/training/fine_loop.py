@@ -8,18 +8,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from coldstart.alignment.adaptor import Adaptor
+from coldstart.alignment.adaptor import Adaptor, fine_proxies
 from coldstart.alignment.hand_over import CHOICES, blend, id_shares
 from coldstart.config import Journal
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker, digest
 from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
+from coldstart.training.cold_rows import judged_rows, level
 from coldstart.training.ranker_loop import TRAIN, VALID
 from coldstart.training.ranks import device, rank
-
-MIN_COLD_ROWS = 500
-"""Valid rows of cold items below which early stopping looks at all valid rows instead."""
 
 
 class ProxiedRanker(nn.Module):
@@ -68,6 +66,8 @@ def align_fine(
 ) -> tuple[Adaptor, Progress]:
     """Trains an adaptor on the train events, with early stopping on the GAUC of cold items; called on all ranks alike.
 
+    In the end its proxies are levelled on the same cold items.
+
     Args:
         ranker: Stays as it is, byte for byte.
         sequences: Events of all users.
@@ -91,6 +91,10 @@ def align_fine(
     progress = train_proxied(
         model, sequences, settings, history=history, seed=seed, gauc=gauc, journal=journal, checkpoints=checkpoints
     )
+    proxies = fine_proxies(adaptor, model.get_buffer("coarse"), model.get_buffer("states"))
+    step = level(proxies, ranker, sequences, history=history)
+    with torch.no_grad():
+        adaptor.offset.add_(step)
     if digest(ranker) != before:
         raise AssertionError("fine alignment changed the frozen ranker")
     return adaptor.eval(), progress
@@ -193,11 +197,3 @@ def train_events(sequences: EventSequences, vocabulary: int) -> npt.NDArray[np.i
     """Train events [V] of each item."""
     train = np.asarray(sequences.split) == TRAIN
     return np.bincount(np.asarray(sequences.item_idx)[train], minlength=vocabulary)
-
-
-def judged_rows(sequences: EventSequences, valid: UserWindows) -> npt.NDArray[np.bool_]:
-    """Which valid rows decide when to stop: those of cold items, or all where these are too few."""
-    items = np.asarray(sequences.item_idx)
-    train_items = np.unique(items[np.asarray(sequences.split) == TRAIN])
-    cold = ~np.isin(items[valid.rows], train_items)
-    return cold if cold.sum() >= MIN_COLD_ROWS else np.ones_like(cold)

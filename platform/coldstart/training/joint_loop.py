@@ -15,7 +15,8 @@ from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers.interface import ReadingRanker
 from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
-from coldstart.training.fine_loop import judged_rows, make_adaptor, train_events
+from coldstart.training.cold_rows import judged_rows
+from coldstart.training.fine_loop import make_adaptor, train_events
 from coldstart.training.ranker_loop import TARGETS, TRAIN, VALID, hide
 from coldstart.training.ranks import device, rank
 

@@ -25,7 +25,8 @@ from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
 from coldstart.training.click_loop import Gauc, gauc_of, score_rows
-from coldstart.training.fine_loop import ProxiedRanker, align_fine, judged_rows, train_proxied
+from coldstart.training.cold_rows import judged_rows, level, levelled
+from coldstart.training.fine_loop import ProxiedRanker, align_fine, train_proxied
 from coldstart.training.joint_loop import align_joint
 from coldstart.training.ranker_loop import VALID
 
@@ -119,7 +120,7 @@ def _oov(given: Given, fine: Fine) -> Rival:
 
 def _mean_row(given: Given, fine: Fine) -> Rival:
     mean = _ids(given.ranker)[torch.from_numpy(given.mature)].mean(0)
-    return _in_slot(given, mean.repeat(len(given.coarse), 1))
+    return _fitted(given, mean.repeat(len(given.coarse), 1))
 
 
 def _appeal(given: Given, fine: Fine) -> Rival:
@@ -133,6 +134,12 @@ def _appeal(given: Given, fine: Fine) -> Rival:
     )
     with torch.no_grad():
         cold = reader(*_content(given))
+
+    def score(batch: RankBatch, number: Tensor) -> Tensor:
+        logits: Tensor = model.ranker(batch, torch.cat([ids[0].expand(*number.shape[:-1], -1), number], dim=-1))
+        return logits
+
+    cold[:, -1:] += level(cold[:, -1:], score, given.sequences, history=given.ranker.history)
     cold[0, -1] = 0.0
     known = torch.cat([ids, torch.zeros(len(ids), 1)], dim=-1)
     served = torch.where(given.ranker.trained[:, None], known, cold)
@@ -149,7 +156,7 @@ def _mlp_map(given: Given, fine: Fine, *, penalty: float) -> Rival:
 
 def _coarse(given: Given, fine: Fine, *, length: float) -> Rival:
     lengths = _ids(given.ranker)[torch.from_numpy(given.mature)].norm(dim=-1)
-    return _in_slot(given, torch.from_numpy(given.coarse) * lengths.mean() * length)
+    return _fitted(given, torch.from_numpy(given.coarse) * lengths.mean() * length)
 
 
 def _fine(given: Given, fine: Fine) -> Rival:
@@ -183,6 +190,11 @@ def _joint(given: Given, fine: Fine, *, reuse: bool, content: bool = False) -> R
     return Rival(joint, served, cold, parameters(joint.vectors), progress.epoch)
 
 
+def _fitted(given: Given, cold: Tensor) -> Rival:
+    """As `_in_slot`, of vectors that no clicks taught; levelled, as fine proxies are."""
+    return _in_slot(given, levelled(cold, given.ranker, given.sequences))
+
+
 def _in_slot(given: Given, cold: Tensor, trained: int = 0, epochs: int = 0) -> Rival:
     """A rival whose vectors take the place of IDs in the ranker as it is."""
     ids = _ids(given.ranker)
@@ -199,7 +211,7 @@ def _mapped(given: Given, kind: str, penalty: float) -> Rival:
         penalty=penalty,
         seed=given.seed,
     )
-    return _in_slot(given, rows)
+    return _fitted(given, rows)
 
 
 def _content(given: Given) -> tuple[Tensor, Tensor]:
