@@ -4,8 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from coldstart.serving import heaps
+
+ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 COUNT = """
 import ctypes, sys, threading
@@ -36,6 +41,31 @@ def count(*arguments: str, **variables: str) -> int:
 def test_a_process_keeps_few_heaps_however_many_threads_it_has():
     assert count() > 2
     assert count("few") == count(**heaps.ENVIRONMENT) == 2
+
+
+OFFERED = """
+import mmap, sys
+from coldstart.serving.heaps import tend
+if "small" in sys.argv:
+    tend()
+heap = mmap.mmap(-1, 1 << 24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+heap.madvise(mmap.MADV_HUGEPAGE)
+for page in range(0, 1 << 24, 1 << 21):
+    heap[page] = 1
+rows = open("/proc/self/smaps_rollup").read().splitlines()
+print(sum(int(row.split()[1]) for row in rows if row.startswith("AnonHugePages:")))
+"""
+
+
+@pytest.mark.skipif("[never]" in ENABLED.read_text(), reason="the kernel makes no huge pages at all")
+def test_the_kernel_makes_no_huge_pages_of_what_it_is_offered():
+    def huge(*arguments: str) -> int:
+        done = subprocess.run([sys.executable, "-c", OFFERED, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert huge() > 0
+    assert huge("small") == 0
 
 
 FREE_BETWEEN = """

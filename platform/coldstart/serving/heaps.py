@@ -2,7 +2,8 @@
 
 glibc keeps up to eight heaps a core, gives every new thread the next one, and keeps what becomes free between what is
 in use; over hours both pile up. Two heaps are enough for processes that wait most of the time, and what is free in
-them goes back to the system once a minute.
+them goes back to the system once a minute. pyarrow keeps a heap of its own, which it offers the kernel for huge pages;
+the kernel fills the gaps of such a page whenever it comes by, be it after an hour, so these processes have none.
 """
 
 import ctypes
@@ -16,6 +17,8 @@ from typing import Final
 _HEAPS = 2
 _M_ARENA_MAX = -8
 """As malloc.h names it."""
+_PR_SET_THP_DISABLE = 41
+"""As linux/prctl.h names it; processes started from here on have none either."""
 _EVERY_S = 60.0
 
 ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": str(_HEAPS)}
@@ -24,9 +27,10 @@ ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": str(_HEAPS)}
 
 @cache
 def tend() -> None:
-    """Does both for this process, once however often it is called; without effect under another C library."""
+    """Does all that for this process, once however often it is called; without effect under another C library."""
     library = ctypes.CDLL(None)
     with suppress(AttributeError):
+        library.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
         library.mallopt(_M_ARENA_MAX, _HEAPS)
         Thread(target=_give_back, args=(library.malloc_trim,), daemon=True, name="heaps").start()
 
