@@ -103,7 +103,8 @@ def _make(work: Sequence[Work], journal: Journal, before: int, total: int) -> li
     if not work:
         return []
     cluster = work[0][0].cluster
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker, max_retries=3)(make_trial)
+    # Without a GPU: adaptors and rankers are small, and what a trial makes of them stays on the CPU.
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=3)(make_trial)
     waiting, found = dict[Any, int](), dict[int, Artifact]()
     todo = iter(enumerate(work))
     journal.write(before, total)

@@ -8,15 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, save_adaptor, save_joint
+from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, load_adaptor, save_adaptor, save_joint
 from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Split
+from coldstart.data.batches import UserWindows
 from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES, TEST
 from coldstart.data.dataset import Dataset
-from coldstart.encoders.proxies import partial_dir, proxy_table, write_proxies
+from coldstart.encoders.proxies import partial_dir, proxy_table, read_proxies, write_proxies
 from coldstart.evaluation.metrics import auc
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.rankers import DinDcn, load_ranker, save_ranker
+from coldstart.training.click_loop import score_rows
 from workloads import evaluate
 from workloads.evaluate import KINDS, open_artifacts
 
@@ -157,6 +159,20 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
     assert metrics["release"]["cold"] == metrics["fine"]["cold"]
     assert metrics["release"]["mid"] == metrics["id"]["mid"]
     assert metrics["oracle"]["cold"]["gauc"] > 0.7
+
+
+@pytest.mark.ray
+def test_what_fine_proxies_are_compared_with_is_levelled_like_them(evaluated: Artifact, recipe: Recipe) -> None:
+    """No item of the valid rows is cold here, so all of them are judged, as if they were."""
+    dataset, run = Dataset.open(recipe.run_dir / "dataset"), recipe.run_dir
+    sequences, ranker, adaptor = dataset.sequences, load_ranker(run / "ranker"), load_adaptor(run / "adaptor")
+    coarse, states = map(torch.from_numpy, read_proxies(run / "proxies", dataset.num_items, groups=2))
+    tables = evaluate._tables(recipe, dataset, ranker, adaptor, coarse, states, torch.ones(len(coarse)))
+    valid = UserWindows(sequences, history=ranker.history, splits=[1])
+    for name in ("mlp_map", "coarse"):
+        logits = score_rows(lambda batch, step, table=tables[name]: ranker(batch, table[batch.target_idx]), valid)
+        assert (1 / (1 + np.exp(-logits))).mean() == pytest.approx(sequences.label[valid.rows].mean(), abs=2e-3)
+    assert torch.equal(tables["coarse"][0], tables["oov"][0])
 
 
 @pytest.mark.ray

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
-from coldstart.training.click_loop import score_rows
+from coldstart.training.click_loop import Scorer, score_rows
 from coldstart.training.ranker_loop import TRAIN, VALID
-from coldstart.training.ranks import device, rank, world_size
+from coldstart.training.ranks import rank, world_size
 
 SlotModel = Callable[[RankBatch, Tensor], Tensor]
 """(batch, slots `[B, T, s]`) to click logits `[B, T]`."""
@@ -49,7 +49,7 @@ def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history
     Called on all ranks alike.
 
     Args:
-        table: [V, s] what would stand in the slot of each item if it had no ID.
+        table: [V, s] what would stand in the slot of each item if it had no ID; on the model's device.
         model: That reads it, in eval mode.
         sequences: Events of all users, of which the valid ones are looked at.
         history: Longest history a target sees.
@@ -63,9 +63,7 @@ def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history
     uphill = _alike(table, model, valid, judged)
     tried = list[tuple[float, Tensor]]()
     for _ in range(MOST_MOVES):
-        stepped = table + step
-        logits = score_rows(lambda batch, _, stepped=stepped: model(batch, stepped[batch.target_idx]), valid)
-        missed = _missed(logits[judged], labels)
+        missed = _missed(score_rows(_scorer(model, table + step), valid)[judged], labels)
         tried.append((abs(missed), step))
         if abs(missed) < NEAR:
             break
@@ -78,6 +76,16 @@ def levelled(table: Tensor, ranker: Ranker, sequences: EventSequences) -> Tensor
     return torch.cat([table[:1], table[1:] + level(table, ranker, sequences, history=ranker.history)])
 
 
+def _scorer(model: SlotModel, table: Tensor) -> Scorer:
+    """Computes where the table and the model are, which is not the GPU everywhere."""
+
+    def score(batch: RankBatch, step: int | None) -> Tensor:
+        there = batch.to(table.device)
+        return model(there, table[there.target_idx])
+
+    return score
+
+
 def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDArray[np.bool_]) -> Tensor:
     """The direction `[s]` along which the logits of the judged rows grow as nearly alike as can be, by 1 on average."""
     width, rows = table.shape[-1], torch.from_numpy(valid.rows[judged])
@@ -85,7 +93,7 @@ def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDAr
     moments, mean = (torch.zeros(shape, dtype=torch.float64, device=table.device) for shape in ((width, width), width))
     for batch in valid.sweep(windows_per_step=WINDOWS_PER_PASS, rank=rank(), world=world_size()):
         counts = torch.isin(batch.row, rows) & (batch.weight > 0)
-        there = batch.to(device())
+        there = batch.to(table.device)
         slots = table[there.target_idx].detach().requires_grad_(True)
         # A target's logit depends on its own slot alone, so this is the gradient of every row.
         (gradients,) = torch.autograd.grad(model(there, slots).sum(), slots)
