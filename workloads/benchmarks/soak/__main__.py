@@ -48,7 +48,9 @@ watched for the rest of it. Replicas are killed all the time."""
 VICTIMS = ("gateway", "ranker", "encoder", "adaptor")
 _SAMPLE_S, _STARTS_WITHIN, _DEADLINE_S = 5.0, 300.0, 60.0
 _PUBLISH_EVERY_S = 0.2
-"""Often, for the same reason: an encoder alone holds a little more for its first 3,000 items, and then no more."""
+_POLL_S = 0.2
+"""Often, for the same reason: an encoder alone holds a little more for its first 3,000 items, a server for as many
+looks at the registry, and then no more; what grows for good grows the faster."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ def prepare(base: Recipe, seed: int) -> tuple[Soak, dict[str, Any]]:
             "serving": base.serving.model_copy(
                 update={
                     "port": port,
-                    "poll_s": 1.0,
+                    "poll_s": _POLL_S,
                     "watch": base.serving.watch.model_copy(update={"remembered_rows": REMEMBERED}),
                 }
             ),
