@@ -50,7 +50,8 @@ class Fine(Section):
     evidence: PositiveFloat = 300.0
     """Train events after which an item's weight as a whole has reached half of its limit. Small: items count alike,
     many or few their events, since what content does not show is the same in all of them; the popular are not the rule
-    then, but neither is their rate of clicks. Large: events count alike."""
+    then, but neither is their rate of clicks, which is why proxies are levelled on valid rows afterwards. Large: events
+    count alike."""
     hand_over: NonNegativeInt | Literal["curve"] = "curve"
     """Train events by which an item's ID row has wholly taken over from its proxy where it is served; 0 is at its first
     event. `curve` takes what did best on validation rows of warming items."""
