@@ -44,8 +44,10 @@ def test_a_process_keeps_few_heaps_however_many_threads_it_has():
 
 
 OFFERED = """
-import mmap, sys
-from coldstart.serving.heaps import tend
+import ctypes, mmap, sys
+from coldstart.serving.heaps import _PR_SET_THP_DISABLE, tend
+# It goes from a process to its children, and other tests tend the one that started this.
+ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 0, 0, 0, 0)
 if "small" in sys.argv:
     tend()
 heap = mmap.mmap(-1, 1 << 24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
