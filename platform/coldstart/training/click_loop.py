@@ -215,6 +215,21 @@ def sum_over_ranks(value: float) -> float:
     return float(box)
 
 
+def slot_scorer(model: Callable[[RankBatch, Tensor], Tensor], table: Tensor) -> Scorer:
+    """Scores every target by the vector that a table `[V, s]` puts into its slot, on the table's device.
+
+    Args:
+        model: (batch, slots `[B, T, s]`) to click logits `[B, T]`; where the table is.
+        table: By item index.
+    """
+
+    def score(batch: RankBatch, step: int | None) -> Tensor:
+        there = batch.to(table.device)
+        return model(there, table[there.target_idx])
+
+    return score
+
+
 @torch.no_grad()
 def score_rows(scorer: Scorer, windows: UserWindows, *, windows_per_step: int = 128) -> npt.NDArray[np.float32]:
     """Logits of all targets of `windows` in the order of `windows.rows`; the ranks share the work."""

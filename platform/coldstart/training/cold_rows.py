@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
-from coldstart.training.click_loop import Scorer, score_rows
+from coldstart.training.click_loop import score_rows, slot_scorer
 from coldstart.training.ranker_loop import TRAIN, VALID
 from coldstart.training.ranks import rank, world_size
 
@@ -63,7 +63,7 @@ def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history
     uphill = _alike(table, model, valid, judged)
     tried = list[tuple[float, Tensor]]()
     for _ in range(MOST_MOVES):
-        missed = _missed(score_rows(_scorer(model, table + step), valid)[judged], labels)
+        missed = _missed(score_rows(slot_scorer(model, table + step), valid)[judged], labels)
         tried.append((abs(missed), step))
         if abs(missed) < NEAR:
             break
@@ -74,16 +74,6 @@ def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history
 def levelled(table: Tensor, ranker: Ranker, sequences: EventSequences) -> Tensor:
     """A table `[V, d]` of vectors that no clicks taught, such as a map's, one `level` step on; row 0 stays."""
     return torch.cat([table[:1], table[1:] + level(table, ranker, sequences, history=ranker.history)])
-
-
-def _scorer(model: SlotModel, table: Tensor) -> Scorer:
-    """Computes where the table and the model are, which is not the GPU everywhere."""
-
-    def score(batch: RankBatch, step: int | None) -> Tensor:
-        there = batch.to(table.device)
-        return model(there, table[there.target_idx])
-
-    return score
 
 
 def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDArray[np.bool_]) -> Tensor:

@@ -14,7 +14,7 @@ from coldstart.config import Journal
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker, digest
-from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows
+from coldstart.training.click_loop import ClickLoop, Gauc, Progress, Schedule, gauc_of, score_rows, slot_scorer
 from coldstart.training.cold_rows import judged_rows, level
 from coldstart.training.ranker_loop import TRAIN, VALID
 from coldstart.training.ranks import device, rank
@@ -128,6 +128,7 @@ def train_proxied(
     model = model.to(device())
     weights = item_weights(sequences, len(model.get_buffer("coarse")), evidence=settings.evidence)
     valid = UserWindows(sequences, history=history, splits=[VALID])
+    judged = judged_rows(sequences, valid)
     loop = ClickLoop(
         model,
         torch.optim.AdamW(
@@ -136,7 +137,7 @@ def train_proxied(
             weight_decay=settings.weight_decay,
         ),
         UserWindows(sequences, history=history, splits=[TRAIN], item_weight=weights),
-        lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=judged_rows(sequences, valid)),
+        lambda: gauc_of(sequences, valid.rows, score_rows(model, valid), gauc, among=judged),
         Schedule(
             epochs=settings.epochs,
             patience=settings.patience,
@@ -182,7 +183,7 @@ def choose_hand_over(
     found = {}
     for until in CHOICES:
         table = blend(ids, proxies, id_shares(counts, trained, until=until))
-        scores = score_rows(lambda batch, step, table=table: ranker(batch, table[batch.target_idx]), valid)
+        scores = score_rows(slot_scorer(ranker, table), valid)
         found[until] = gauc_of(sequences, valid.rows, scores, gauc, among=warming)
     return found
 

@@ -105,13 +105,12 @@ def align_joint(
         joint, torch.from_numpy(coarse), torch.from_numpy(states), share=settings.joint.id_dropout, seed=seed
     ).to(device())
     valid = UserWindows(sequences, history=ranker.history, splits=[VALID])
+    judged = judged_rows(sequences, valid)
     loop = ClickLoop(
         model,
         make_optimizer(joint, settings),
         UserWindows(sequences, history=ranker.history, splits=[TRAIN], targets=TARGETS),
-        lambda: gauc_of(
-            sequences, valid.rows, score_rows(model.as_cold, valid), gauc, among=judged_rows(sequences, valid)
-        ),
+        lambda: gauc_of(sequences, valid.rows, score_rows(model.as_cold, valid), gauc, among=judged),
         Schedule(
             epochs=settings.joint.epochs,
             patience=settings.patience,

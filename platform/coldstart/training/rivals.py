@@ -24,7 +24,7 @@ from coldstart.alignment.joint_ranker import check_joint
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
-from coldstart.training.click_loop import Gauc, gauc_of, score_rows
+from coldstart.training.click_loop import Gauc, gauc_of, score_rows, slot_scorer
 from coldstart.training.cold_rows import judged_rows, level, levelled
 from coldstart.training.fine_loop import ProxiedRanker, align_fine, train_proxied
 from coldstart.training.joint_loop import align_joint
@@ -80,7 +80,7 @@ class Rival:
     def valid_gauc(self, given: Given) -> float:
         """GAUC on the cold validation rows, or on all of them as if they were cold."""
         valid = UserWindows(given.sequences, history=given.ranker.history, splits=[VALID])
-        scores = score_rows(lambda batch, step: self.model(batch, self.cold[batch.target_idx]), valid)
+        scores = score_rows(slot_scorer(self.model, self.cold), valid)
         among = judged_rows(given.sequences, valid)
         return gauc_of(given.sequences, valid.rows, scores, given.gauc, among=among)
 
