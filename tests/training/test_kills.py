@@ -21,7 +21,7 @@ from coldstart.encoders import make_mllm
 RANK = Path(__file__).with_name("coarse_rank.py")
 RANKS = 2
 KILLS = 50
-STEPS = 60
+STEPS = 90
 COARSE = {"batch": 16, "epochs": STEPS // 2, "checkpoint_every": 2, "learning_rate": 1e-3, "zero_stage": 2}
 
 

@@ -260,7 +260,7 @@ def _server(soak: Soak, work: Path) -> Iterator[subprocess.Popen[bytes]]:
             time.sleep(0.5)
         yield server
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)
         try:
             server.wait(60)
         except subprocess.TimeoutExpired:
