@@ -70,7 +70,7 @@ def run(cell: dict[str, Any]) -> dict[str, Any]:
     runner = environment.create_local_runner()
     seen = Seen()
     for step in cell["steps"]:
-        runner.start(step["clients"], spawn_rate=1000)
+        runner.start(step["clients"], spawn_rate=100)
         gevent.sleep(step.get("warm_s", 0))
         if not seen.rows:
             environment.events.request.add_listener(seen)

@@ -302,7 +302,7 @@ def main() -> None:
             minutes=arguments.minutes,
             kill_every_s=arguments.kill_every,
         )
-    result["verdicts"] = verdicts(result)
+    result |= {"arguments": sys.argv[1:], "verdicts": verdicts(result)}
     (soak.recipe.paths.runs.parent / "result.json").write_text(json.dumps(result, indent=2))
     text = section(result)
     if arguments.record:

@@ -1,6 +1,7 @@
 """A soak as a section of RESULTS.md."""
 
 import platform
+import shlex
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,8 +43,8 @@ def section(result: dict[str, Any]) -> str:
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}, soak, {machine}",
         "",
-        f"Commit {commit.stdout.decode().strip() or 'unknown'}. `python -m workloads.benchmarks.soak --minutes "
-        f"{result['minutes']:g} --rate {result['rate']:g}`.",
+        f"Commit {commit.stdout.decode().strip() or 'unknown'}. "
+        f"`{shlex.join(['python', '-m', 'workloads.benchmarks.soak', *result['arguments']])}`.",
         "",
         "| what | found |",
         "|---|---|",
@@ -53,7 +54,7 @@ def section(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for role, one in result["memory"].items():
-        slope = f"{one['per_minute']:+.2f} ± {one['error']:.2f}"
+        slope = f"{one['per_minute']:+.3f} ± {one['error']:.3f}"
         told = "yes" if one["flat"] else "no, Ray's own" if role in OF_RAY else "**no**"
         lines.append(f"| {role} | {one['processes']} | {one['megabytes']:,.0f} | {slope} | {told} |")
     broken = [name for name, holds in result["verdicts"].items() if not holds]
