@@ -1,8 +1,11 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from coldstart.data.batches import UserWindows
 from coldstart.rankers import digest
@@ -26,28 +29,60 @@ def astray(ranker):
     return ranker.id_rows() + ranker.affinity.appeal.weight.detach() / 2
 
 
-def foretold(ranker, clicks, table):
-    """Mean probability and label, and logits, of the judged rows."""
+def logits_of(model, clicks, table):
+    """Logits of all valid rows, and which of them are judged."""
     valid = UserWindows(clicks, history=12, splits=[1])
-    judged = judged_rows(clicks, valid)
-    logits = score_rows(lambda batch, step: ranker(batch, table[batch.target_idx]), valid)[judged]
-    return (1 / (1 + np.exp(-logits))).mean(), clicks.label[valid.rows][judged].mean(), logits
+    logits = score_rows(lambda batch, step: model(batch, table[batch.target_idx]), valid)
+    return logits, judged_rows(clicks, valid), clicks.label[valid.rows]
 
 
-def test_levelled_vectors_foretell_as_many_clicks_as_there_are(clicks, ranker):
+def aim(ranker, clicks):
+    """Mean probability of judged rows as unknown items, after the shift with which all valid rows get their clicks."""
+    logits, judged, labels = logits_of(ranker, clicks, ranker.id_rows()[:1].expand_as(ranker.id_rows()))
+    shift = brentq(lambda shift: expit(logits + shift).mean() - labels.mean(), -9, 9)
+    return expit(logits + shift)[judged].mean()
+
+
+def test_levelled_vectors_foretell_as_many_clicks_as_unknown_items(clicks, ranker):
     before = digest(ranker)
     table = astray(ranker)
-    mean, rate, logits = foretold(ranker, clicks, table)
-    assert abs(mean - rate) > 0.05
+    logits, judged, _ = logits_of(ranker, clicks, table)
+    assert abs(expit(logits[judged]).mean() - aim(ranker, clicks)) > 0.05
     level_table = levelled(table, ranker, clicks)
-    mean, rate, moved = foretold(ranker, clicks, level_table)
-    assert mean == pytest.approx(rate, abs=1e-3)
-    assert np.corrcoef(logits, moved)[0, 1] > 0.95
-    assert (moved - logits).std() < 0.2 * abs((moved - logits).mean())
+    moved = logits_of(ranker, clicks, level_table)[0][judged]
+    assert expit(moved).mean() == pytest.approx(aim(ranker, clicks), abs=1e-3)
+    steps = moved - logits[judged]
+    assert np.corrcoef(logits[judged], moved)[0, 1] > 0.95
+    assert steps.std() < 0.2 * abs(steps.mean())
     assert digest(ranker) == before
     assert torch.equal(level_table[0], table[0])
     steps = (level_table - table)[1:]
     assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-6)
+
+
+def test_new_items_are_not_levelled_on_the_season_they_appeared_in(clicks, ranker):
+    """Where nearly every new item is clicked, all rows together move the level, and by far less."""
+    valid = UserWindows(clicks, history=12, splits=[1])
+    label = clicks.label.copy()
+    label[valid.rows[judged_rows(clicks, valid)]] = 1
+    season = replace(clicks, label=label)
+    logits, judged, labels = logits_of(ranker, season, levelled(astray(ranker), ranker, season))
+    assert labels[judged].mean() == 1
+    assert expit(logits[judged]).mean() == pytest.approx(aim(ranker, season), abs=1e-3)
+    assert expit(logits[judged]).mean() < 0.9
+
+
+def test_an_oov_row_that_is_off_its_level_is_set_right_first(clicks, ranker):
+    """As of a ranker from elsewhere, whose OOV row nobody trained."""
+    off = copy.deepcopy(ranker)
+    with torch.no_grad():
+        off.id_table.weight[0] += off.affinity.appeal.weight[0]
+    before, after = (
+        expit(logits_of(one, clicks, levelled(astray(ranker), one, clicks))[0]).mean() for one in (ranker, off)
+    )
+    unknown = off.id_rows()[:1].expand_as(off.id_rows())
+    assert abs(expit(logits_of(off, clicks, unknown)[0]).mean() - before) > 0.05
+    assert after == pytest.approx(before, abs=0.02)
 
 
 def test_what_is_level_stays_where_it_is(clicks, ranker):
@@ -63,12 +98,13 @@ def test_a_step_is_as_nearly_alike_for_all_rows_as_can_be(clicks, ranker):
         return ranker(batch, slots[..., :-1]) + slots[..., -1]
 
     table = torch.cat([levelled(astray(ranker), ranker, clicks), torch.full((ranker.vocabulary, 1), -0.7)], dim=1)
-    step = level(table, model, clicks, history=ranker.history)
+    unknown = torch.cat([ranker.id_rows()[0], torch.zeros(1)])
+    step = level(table, model, unknown, clicks, history=ranker.history)
     assert step[-1] > 0.5
-    _, _, logits = foretold(model, clicks, table)
-    _, _, moved = foretold(model, clicks, table + step)
-    assert (moved - logits).mean() == pytest.approx(0.7, abs=0.02)
-    assert (moved - logits).std() < 0.05
+    logits, judged, _ = logits_of(model, clicks, table)
+    steps = (logits_of(model, clicks, table + step)[0] - logits)[judged]
+    assert steps.mean() == pytest.approx(0.7, abs=0.02)
+    assert steps.std() < 0.05
 
 
 def test_nothing_is_moved_where_nobody_clicked(clicks, ranker):
@@ -83,7 +119,7 @@ def test_nothing_is_moved_for_a_model_that_does_not_look(clicks, ranker):
     def blind(batch, slots):
         return ranker(batch, slots * 0)
 
-    assert not level(astray(ranker), blind, clicks, history=ranker.history).any()
+    assert not level(astray(ranker), blind, ranker.id_rows()[0], clicks, history=ranker.history).any()
 
 
 def moved(ranker, clicks):

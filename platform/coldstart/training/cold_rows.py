@@ -39,31 +39,37 @@ def judged_rows(sequences: EventSequences, valid: UserWindows) -> npt.NDArray[np
     return cold if cold.sum() >= MIN_COLD_ROWS else np.ones_like(cold)
 
 
-def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history: int) -> Tensor:
-    """The step `[s]` that all vectors of cold items take for them to be foretold as many clicks as they get.
+def level(table: Tensor, model: SlotModel, unknown: Tensor, sequences: EventSequences, *, history: int) -> Tensor:
+    """The step `[s]` that all vectors of cold items take for them to be foretold as many clicks as unknown items.
 
     What reads content has seen the items it learns from, and takes those it has not seen for unpopular ones, the more
     so where items count alike that are not clicked alike: the order is good and its level too low. This is calibration
     in the large, done in the item slot, so that the ranker stays as it is. The direction is the one that changes the
     logits of all rows as nearly alike as can be (least squares over the rows' gradients), so the order stays, too.
-    Called on all ranks alike.
+
+    The level aimed at is what the model foretells of the cold rows with the unknown in every slot, once that is set
+    right on all valid rows. Clicks of the cold rows alone would say how new items fared in one season, which is no
+    guide to the next. Called on all ranks alike.
 
     Args:
         table: [V, s] what would stand in the slot of each item if it had no ID; on the model's device.
         model: That reads it, in eval mode.
+        unknown: [s] what stands in the slot of an item of which nothing is known.
         sequences: Events of all users, of which the valid ones are looked at.
         history: Longest history a target sees.
     """
     valid = UserWindows(sequences, history=history, splits=[VALID])
     judged = judged_rows(sequences, valid)
-    labels = np.asarray(sequences.label)[valid.rows][judged]
+    labels = np.asarray(sequences.label)[valid.rows]
     step = torch.zeros_like(table[0])
     if not len(labels) or labels.min() == labels.max():
         return step
+    logits = score_rows(slot_scorer(model, unknown.expand_as(table)), valid)
+    aim = expit(logits + _missed(logits, labels))[judged]
     uphill = _alike(table, model, valid, judged)
     tried = list[tuple[float, Tensor]]()
     for _ in range(MOST_MOVES):
-        missed = _missed(score_rows(slot_scorer(model, table + step), valid)[judged], labels)
+        missed = _missed(score_rows(slot_scorer(model, table + step), valid)[judged], aim)
         tried.append((abs(missed), step))
         if abs(missed) < NEAR:
             break
@@ -73,7 +79,8 @@ def level(table: Tensor, model: SlotModel, sequences: EventSequences, *, history
 
 def levelled(table: Tensor, ranker: Ranker, sequences: EventSequences) -> Tensor:
     """A table `[V, d]` of vectors that no clicks taught, such as a map's, one `level` step on; row 0 stays."""
-    return torch.cat([table[:1], table[1:] + level(table, ranker, sequences, history=ranker.history)])
+    unknown = ranker.id_rows()[0].to(table)
+    return torch.cat([table[:1], table[1:] + level(table, ranker, unknown, sequences, history=ranker.history)])
 
 
 def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDArray[np.bool_]) -> Tensor:
@@ -100,11 +107,11 @@ def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDAr
     return direction.mul(len(rows) / (mean @ direction)).to(table)
 
 
-def _missed(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> float:
-    """What is to be added to every logit for the mean probability to be the mean label."""
+def _missed(logits: npt.NDArray[np.float32], aim: npt.NDArray[np.float32]) -> float:
+    """What is to be added to every logit for the mean probability to be the mean of what is aimed at."""
     reach = float(np.abs(logits).max()) + BEYOND
 
     def excess(shift: float) -> float:
-        return float(expit(logits + shift).mean(dtype=np.float64) - labels.mean(dtype=np.float64))
+        return float(expit(logits + shift).mean(dtype=np.float64) - aim.mean(dtype=np.float64))
 
     return float(brentq(excess, -reach, reach))

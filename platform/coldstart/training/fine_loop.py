@@ -66,7 +66,7 @@ def align_fine(
 ) -> tuple[Adaptor, Progress]:
     """Trains an adaptor on the train events, with early stopping on the GAUC of cold items; called on all ranks alike.
 
-    In the end its proxies are levelled on the same cold items.
+    In the end its proxies are levelled on the same rows.
 
     Args:
         ranker: Stays as it is, byte for byte.
@@ -92,7 +92,7 @@ def align_fine(
         model, sequences, settings, history=history, seed=seed, gauc=gauc, journal=journal, checkpoints=checkpoints
     )
     proxies = fine_proxies(adaptor, model.get_buffer("coarse"), model.get_buffer("states"))
-    step = level(proxies, ranker, sequences, history=history)
+    step = level(proxies, ranker, ranker.id_rows()[0].to(proxies), sequences, history=history)
     with torch.no_grad():
         adaptor.offset.add_(step)
     if digest(ranker) != before:

@@ -139,7 +139,7 @@ def _appeal(given: Given, fine: Fine) -> Rival:
         logits: Tensor = model.ranker(batch, torch.cat([ids[0].expand(*number.shape[:-1], -1), number], dim=-1))
         return logits
 
-    cold[:, -1:] += level(cold[:, -1:], score, given.sequences, history=given.ranker.history)
+    cold[:, -1:] += level(cold[:, -1:], score, torch.zeros(1), given.sequences, history=given.ranker.history)
     cold[0, -1] = 0.0
     known = torch.cat([ids, torch.zeros(len(ids), 1)], dim=-1)
     served = torch.where(given.ranker.trained[:, None], known, cold)
