@@ -61,7 +61,7 @@ def test_levelled_vectors_foretell_as_many_clicks_as_unknown_items(clicks, ranke
 
 
 def test_new_items_are_not_levelled_on_the_season_they_appeared_in(clicks, ranker):
-    """Where nearly every new item is clicked, all rows together move the level, and by far less."""
+    """Where every new item is clicked, all rows together move the level, and by far less."""
     valid = UserWindows(clicks, history=12, splits=[1])
     label = clicks.label.copy()
     label[valid.rows[judged_rows(clicks, valid)]] = 1

@@ -66,7 +66,7 @@ def align_fine(
 ) -> tuple[Adaptor, Progress]:
     """Trains an adaptor on the train events, with early stopping on the GAUC of cold items; called on all ranks alike.
 
-    In the end its proxies are levelled on the same rows.
+    In the end its proxies are put on the level of unknown items (`cold_rows.level`).
 
     Args:
         ranker: Stays as it is, byte for byte.
