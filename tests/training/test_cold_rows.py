@@ -30,7 +30,7 @@ def astray(ranker):
 
 
 def logits_of(model, clicks, table):
-    """Logits of all valid rows, and which of them are judged."""
+    """Logits of all valid rows, which of them are judged, and their labels."""
     valid = UserWindows(clicks, history=12, splits=[1])
     logits = score_rows(lambda batch, step: model(batch, table[batch.target_idx]), valid)
     return logits, judged_rows(clicks, valid), clicks.label[valid.rows]

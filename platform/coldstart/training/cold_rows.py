@@ -54,7 +54,7 @@ def level(table: Tensor, model: SlotModel, unknown: Tensor, sequences: EventSequ
     Args:
         table: [V, s] what would stand in the slot of each item if it had no ID; on the model's device.
         model: That reads it, in eval mode.
-        unknown: [s] what stands in the slot of an item of which nothing is known.
+        unknown: [s] what stands in the slot of an item of which nothing is known; on any device.
         sequences: Events of all users, of which the valid ones are looked at.
         history: Longest history a target sees.
     """
@@ -64,8 +64,8 @@ def level(table: Tensor, model: SlotModel, unknown: Tensor, sequences: EventSequ
     step = torch.zeros_like(table[0])
     if not len(labels) or labels.min() == labels.max():
         return step
-    logits = score_rows(slot_scorer(model, unknown.expand_as(table)), valid)
-    aim = expit(logits + _missed(logits, labels))[judged]
+    logits = score_rows(slot_scorer(model, unknown.to(table).expand_as(table)), valid)
+    aim = _mean(expit(logits + _missed(logits, _mean(labels)))[judged])
     uphill = _alike(table, model, valid, judged)
     tried = list[tuple[float, Tensor]]()
     for _ in range(MOST_MOVES):
@@ -79,8 +79,8 @@ def level(table: Tensor, model: SlotModel, unknown: Tensor, sequences: EventSequ
 
 def levelled(table: Tensor, ranker: Ranker, sequences: EventSequences) -> Tensor:
     """A table `[V, d]` of vectors that no clicks taught, such as a map's, one `level` step on; row 0 stays."""
-    unknown = ranker.id_rows()[0].to(table)
-    return torch.cat([table[:1], table[1:] + level(table, ranker, unknown, sequences, history=ranker.history)])
+    step = level(table, ranker, ranker.id_rows()[0], sequences, history=ranker.history)
+    return torch.cat([table[:1], table[1:] + step])
 
 
 def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDArray[np.bool_]) -> Tensor:
@@ -107,11 +107,15 @@ def _alike(table: Tensor, model: SlotModel, valid: UserWindows, judged: npt.NDAr
     return direction.mul(len(rows) / (mean @ direction)).to(table)
 
 
-def _missed(logits: npt.NDArray[np.float32], aim: npt.NDArray[np.float32]) -> float:
-    """What is to be added to every logit for the mean probability to be the mean of what is aimed at."""
+def _missed(logits: npt.NDArray[np.float32], rate: float) -> float:
+    """What is to be added to every logit for the mean probability to be the rate."""
     reach = float(np.abs(logits).max()) + BEYOND
 
     def excess(shift: float) -> float:
-        return float(expit(logits + shift).mean(dtype=np.float64) - aim.mean(dtype=np.float64))
+        return _mean(expit(logits + shift)) - rate
 
     return float(brentq(excess, -reach, reach))
+
+
+def _mean(values: npt.NDArray[np.generic]) -> float:
+    return float(values.mean(dtype=np.float64))

@@ -92,7 +92,7 @@ def align_fine(
         model, sequences, settings, history=history, seed=seed, gauc=gauc, journal=journal, checkpoints=checkpoints
     )
     proxies = fine_proxies(adaptor, model.get_buffer("coarse"), model.get_buffer("states"))
-    step = level(proxies, ranker, ranker.id_rows()[0].to(proxies), sequences, history=history)
+    step = level(proxies, ranker, ranker.id_rows()[0], sequences, history=history)
     with torch.no_grad():
         adaptor.offset.add_(step)
     if digest(ranker) != before:
