@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from coldstart.config import Recipe, UserError, dump_recipe
 
 _AGENT_SECONDS = 60.0
+_LAST_LINES = 20
 
 
 def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bool) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
         quiet: Do not print the job's log.
 
     Returns:
-        `job_id` and `status` (a Ray `JobStatus` name).
+        `job_id` and `status` (a Ray `JobStatus` name); of a job that failed also Ray's `message` and `last_lines`, the
+        end of its log.
 
     Raises:
         UserError: no cluster answers, or it refuses the token.
@@ -39,15 +42,15 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     file = recipe.run_dir / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
-    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
         # A checkout travels with the job; an installed wheel is expected on the cluster already.
         environment = {"working_dir": os.getcwd()} if Path("workloads/job.py").is_file() else {}
         job_id = _submit(client, shlex.join(command), environment)
-    except (ConnectionError, RuntimeError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the Ray cluster at {address} did not take the job: {reason} "
@@ -56,7 +59,11 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     if wait:
         asyncio.run(_follow(client, job_id, quiet))
     status: JobStatus = client.get_job_status(job_id)
-    return {"job_id": job_id, "status": status.value}
+    outcome = {"job_id": job_id, "status": status.value}
+    if status == JobStatus.FAILED:
+        outcome["message"] = client.get_job_info(job_id).message
+        outcome["last_lines"] = client.get_job_logs(job_id).splitlines()[-_LAST_LINES:]
+    return outcome
 
 
 def _submit(client: JobSubmissionClient, command: str, environment: dict[str, Any]) -> str:

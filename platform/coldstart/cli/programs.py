@@ -43,6 +43,8 @@ def submit(
     else:
         OUT.print(f"job {outcome['job_id']} {outcome['status'].lower()}")
     if outcome["status"] in ("FAILED", "STOPPED"):
+        if outcome.get("last_lines"):
+            print("the job's last lines:", *outcome["last_lines"], sep="\n  ", file=sys.stderr)
         raise SystemExit(1)
 
 
