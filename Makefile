@@ -28,16 +28,16 @@ bench: $(READY)
 bench-loss: $(READY)
 	$(BIN)/python -m workloads.benchmarks.loss_memory
 
-# A quarter of an hour and 8 GB of memory; the step times mean something only where nothing else runs.
+# 15 minutes and 8 GB of memory; step times are valid only on an otherwise idle machine.
 bench-coarse: $(READY)
 	$(BIN)/python -m workloads.benchmarks.coarse $(ARGS)
 
-# Against the rankers of other libraries, which get environments of their own; the first run downloads them.
+# Our rankers against other libraries, each in its own environment; the first run downloads them.
 bench-ranker: $(READY)
 	$(BIN)/python -m workloads.benchmarks.ranker \
 		$(if $(DATA),--recipe movielens --set data.files.root=$(DATA),--recipe $(RECIPE)) $(ARGS)
 
-# Eight minutes; the figures mean something only where nothing else runs.
+# 8 minutes; the measurements are valid only on an otherwise idle machine.
 bench-serve: $(READY)
 	$(BIN)/python -m workloads.benchmarks.serving $(ARGS)
 

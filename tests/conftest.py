@@ -5,14 +5,14 @@ import pytest
 import ray
 from hypothesis import settings
 
-# A busy machine is no reason for a property to fail.
+# A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """One real Ray for all tests that need one, with more logical CPUs than a small machine has cores."""
+    """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
     ray.init(
         address="local",
         num_cpus=8,

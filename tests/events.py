@@ -1,4 +1,4 @@
-"""Flat event logs, as user windows take them."""
+"""Flat event logs, the input of `UserWindows`."""
 
 from dataclasses import dataclass
 

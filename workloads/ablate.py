@@ -1,7 +1,7 @@
-"""The ablation: every way of scoring cold items, tuned alike, over seeds, in one table that says what is real.
+"""The ablation: tunes all ways of scoring cold items equally, over seeds, and tests their differences.
 
-Grids are searched with the first seed; the others train with what it chose. Everything that is done is kept, so the
-same command goes on after a kill and does nothing where nothing has changed.
+The grids are grid_trials with the first seed; the other seeds use the chosen settings. Finished trials are kept. So the
+same command resumes after an interruption, and does nothing if nothing has changed.
 """
 
 import json
@@ -13,140 +13,142 @@ import numpy as np
 import ray
 import torch
 
-from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.batches import UserWindows
-from coldstart.data.contract import TEST
 from coldstart.data.dataset import Dataset
-from coldstart.evaluation.ablation import CONTEXT, ablation
-from coldstart.evaluation.ablation_page import ablation_chart, ablation_markdown
+from coldstart.data.schema import TEST
+from coldstart.evaluation.ablation import OOV_SUFFIX, ablation_summary
+from coldstart.evaluation.ablation_report import ablation_chart, ablation_markdown
 from coldstart.evaluation.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.scoring import score_rows
-from coldstart.evaluation.variants import BASELINE, MEANINGS, TRUTHS, to_logit
+from coldstart.evaluation.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, to_logit
 from coldstart.rankers import load_ranker
-from coldstart.training.rivals import KINDS, Setting
-from workloads.console import CONSOLE
+from coldstart.training.baselines import BASELINES, Setting
+from workloads.ablation_trials import make_trial, read_trial
 from workloads.evaluate import has_oracle
-from workloads.job import recipe_arguments, run_program, run_stage
-from workloads.pipeline import bring_up_to_date, check
-from workloads.seeds import share_dataset, with_seed
-from workloads.trials import make_trial, read_trial
+from workloads.multi_seed import share_dataset, with_seed
+from workloads.pipeline import check, run_outdated_stages
+from workloads.progress import CONSOLE
+from workloads.runner import recipe_arguments, run_program, run_stage
 
 SHARED = ("dataset", "ranker", "encoder", "proxies", "oracle")
-"""Kinds of artifacts that all variants of a seed are made from."""
+"""Kinds of artifacts that all variants of a seed share."""
 TRAINED = "trained_oracle"
-Work = tuple[Recipe, str, Setting]
+TrialSpec = tuple[Recipe, str, Setting]
 
 
-def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(KINDS), own_splits: bool = False) -> Artifact:
-    """Makes what is missing and writes `<run_dir>/ablation`.
+def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(BASELINES), own_splits: bool = False) -> Artifact:
+    """Runs the missing trials and writes `<run_dir>/ablation`.
 
     Args:
         recipe: Of the run; its seed is the first.
-        count: Seeds.
-        names: Variants; `oov` is always one.
-        own_splits: Every seed splits its data anew (and generates it anew), so that the luck of one split is in the
-            intervals too; otherwise all share the dataset of the first.
+        count: Number of seeds.
+        names: Variants; `oov` is always included.
+        own_splits: Every seed has its own split (and its own generated data), so that the intervals include the
+            variance of the split. Otherwise all seeds share the dataset of the first.
 
     Raises:
-        UserError: no such variant, no seed, or the recipe brings an ID table only.
+        UserError: a variant is unknown, `count` is below 1, or the recipe has an ID table only.
     """
     names = _checked(names, count)
     seeds = _seeds(recipe, count, own_splits=own_splits)
-    journal = Journal(recipe.run_dir / "journals" / "ablate.jsonl")
-    journal.clear()
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "ablate.jsonl")
+    metrics_log.clear()
     first, *others = seeds
-    searched = [(first, name, setting) for name in names for setting in KINDS[name].grid]
-    total = len(searched) + len(others) * len(names)
-    tried = _make(searched, journal, 0, total)
-    chosen = {name: max((t for t in tried if t.about["variant"] == name), key=_valid) for name in names}
-    repeated = [(other, name, chosen[name].about["setting"]) for other in others for name in names]
-    made = _make(repeated, journal, len(tried), total)
+    grid_trials = [(first, name, setting) for name in names for setting in BASELINES[name].grid]
+    total = len(grid_trials) + len(others) * len(names)
+    tried = _run_trials(grid_trials, metrics_log, 0, total)
+    chosen = {name: max((t for t in tried if t.metadata["variant"] == name), key=_valid) for name in names}
+    repetitions = [(other, name, chosen[name].metadata["setting"]) for other in others for name in names]
+    made = _run_trials(repetitions, metrics_log, len(tried), total)
     by_seed = {first.seed: chosen}
     for place, other in enumerate(others):
         by_seed[other.seed] = dict(zip(names, made[place * len(names) :], strict=False))
     rows = {one.seed: _rows(one, by_seed[one.seed]) for one in seeds}
-    about = ablation(rows, recipe.evaluation, seed=recipe.seed, own_splits=own_splits)
-    about |= {"tuned": _tuned(tried, chosen, by_seed), "meanings": _meanings(about["variants"])}
-    return _write(recipe, about, by_seed)
+    metadata = ablation_summary(rows, recipe.evaluation, seed=recipe.seed, own_splits=own_splits)
+    metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
+    return _write(recipe, metadata, by_seed)
 
 
 def _checked(names: Sequence[str], count: int) -> list[str]:
-    unknown = [name for name in names if name not in KINDS]
+    unknown = [name for name in names if name not in BASELINES]
     if unknown:
-        raise UserError(f"--only {unknown[0]}: no such variant; allowed: {', '.join(KINDS)}")
+        raise UserError(f"--only {unknown[0]}: unknown variant; allowed: {', '.join(BASELINES)}")
     if count < 1:
-        raise UserError(f"--seeds {count}: ask for 1 or more")
-    return [name for name in KINDS if name in names or name == BASELINE]
+        raise UserError(f"--seeds {count}: must be 1 or more")
+    return [name for name in BASELINES if name in names or name == BASELINE]
 
 
 def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Recipe]:
-    """The recipe of every seed, after its stages are up to date."""
-    if recipe.bring.id_table is not None:
-        raise UserError("an ID table alone scores nothing; the ablation needs a whole ranker (bring.weights, or none)")
-    _, artifacts = bring_up_to_date(recipe, kinds=SHARED)
+    """The recipe of every seed, after bringing its stages up to date."""
+    if recipe.ranker.pretrained.id_table is not None:
+        raise UserError(
+            "an ID table alone scores nothing; the ablation needs a whole ranker (ranker.pretrained.weights, or none)"
+        )
+    _, artifacts = run_outdated_stages(recipe, kinds=SHARED)
     found = [recipe]
     for seed in range(recipe.seed + 1, recipe.seed + count):
         CONSOLE.print(f"[bold]seed {seed}[/]")
         if own_splits:
-            other = with_seed(recipe, seed, among="splits")
-            bring_up_to_date(other, kinds=SHARED)
+            other = with_seed(recipe, seed, folder="splits")
+            run_outdated_stages(other, kinds=SHARED)
         else:
             other = with_seed(recipe, seed)
             share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
-            bring_up_to_date(other, artifacts["dataset"], kinds=SHARED)
+            run_outdated_stages(other, artifacts["dataset"], kinds=SHARED)
         found.append(other)
     return found
 
 
-def _make(work: Sequence[Work], journal: Journal, before: int, total: int) -> list[Artifact]:
-    """Trials, `cluster.workers` at a time, in the order of `work`."""
+def _run_trials(work: Sequence[TrialSpec], metrics_log: MetricsLog, before: int, total: int) -> list[Artifact]:
+    """Runs trials, `cluster.workers` at a time; the result has the order of `work`."""
     if not work:
         return []
     cluster = work[0][0].cluster
-    # Without a GPU: adaptors and rankers are small, and what a trial makes of them stays on the CPU.
+    # Adaptors and rankers are small, so trials run on the CPU.
     task = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=3)(make_trial)
-    waiting, found = dict[Any, int](), dict[int, Artifact]()
+    running, found = dict[Any, int](), dict[int, Artifact]()
     todo = iter(enumerate(work))
-    journal.write(before, total)
+    metrics_log.write(before, total)
     while len(found) < len(work):
-        while len(waiting) < cluster.workers and (following := next(todo, None)):
-            place, arguments = following
-            waiting[task.remote(*arguments)] = place
-        (done,), _ = ray.wait(list(waiting))
+        while len(running) < cluster.workers and (following := next(todo, None)):
+            index, arguments = following
+            running[task.remote(*arguments)] = index
+        (done,), _ = ray.wait(list(running))
         trial = ray.get(done)
-        found[waiting.pop(done)] = trial
-        name, valid = trial.about["variant"], trial.about["valid_gauc"]
-        journal.write(before + len(found), total, **{f"{name}_valid_gauc": valid})
-    return [found[place] for place in range(len(work))]
+        found[running.pop(done)] = trial
+        name, valid = trial.metadata["variant"], trial.metadata["valid_gauc"]
+        metrics_log.write(before + len(found), total, **{f"{name}_valid_gauc": valid})
+    return [found[index] for index in range(len(work))]
 
 
 def _valid(trial: Artifact) -> float:
-    return float(np.nan_to_num(trial.about["valid_gauc"], nan=-1.0))
+    return float(np.nan_to_num(trial.metadata["valid_gauc"], nan=-1.0))
 
 
 def _rows(recipe: Recipe, trials: Mapping[str, Artifact]) -> ScoredRows:
-    """Test rows of one seed with the scores of all variants and of whatever oracle there is."""
+    """Test rows of one seed, with the scores of all variants and of the available oracles."""
     dataset = Dataset.open(recipe.run_dir / "dataset", verify=False)
     sequences, facts = dataset.sequences, EventFacts(dataset)
-    logits, appeal = {}, {}
+    logits, item_effect = {}, {}
     for name, trial in trials.items():
         event, scores, by_item = read_trial(trial, dataset.num_items + 1)
         logits |= scores
-        appeal[name] = by_item[sequences.item_idx[event]]
+        item_effect[name] = by_item[sequences.item_idx[event]]
     if has_oracle(recipe):
         logits |= _oracle(recipe, dataset)
-    for name, truth in zip(TRUTHS, (sequences.p_click_content, sequences.p_click), strict=True):
+    for name, truth in zip(GROUND_TRUTH, (sequences.p_click_content, sequences.p_click), strict=True):
         if truth is not None:
             logits[name] = to_logit(truth[event])
-    return facts.rows(event, logits, appeal)
+    return facts.rows(event, logits, item_effect)
 
 
 def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     oracle = load_ranker(recipe.run_dir / "oracle")
-    windows = UserWindows(dataset.sequences, history=oracle.history, splits=[TEST])
-    ids = oracle.id_slots(torch.arange(oracle.vocabulary)).detach()
-    tables = {TRAINED: ids, TRAINED + CONTEXT: ids[:1].expand_as(ids)}
-    event, logits = score_rows(oracle, windows.sweep(windows_per_step=64), tables)
+    windows = UserWindows(dataset.sequences, history=oracle.max_history, splits=[TEST])
+    ids = oracle.id_slots(torch.arange(oracle.vocab_size)).detach()
+    tables = {TRAINED: ids, TRAINED + OOV_SUFFIX: ids[:1].expand_as(ids)}
+    event, logits = score_rows(oracle, windows.iter_eval(windows_per_step=64), tables)
     order = np.argsort(event)
     return {name: values[order] for name, values in logits.items()}
 
@@ -154,31 +156,33 @@ def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
 def _tuned(
     tried: Sequence[Artifact], chosen: Mapping[str, Artifact], by_seed: Mapping[int, Mapping[str, Artifact]]
 ) -> dict[str, Any]:
-    """By variant: what was chosen, on what grounds, and what it cost."""
+    """By variant: the chosen setting, all settings with their validation GAUC, and the training time."""
     keys = ("setting", "parameters", "valid_gauc")
     return {
-        name: {key: best.about[key] for key in keys}
+        name: {key: best.metadata[key] for key in keys}
         | {
-            "tried": [{key: t.about[key] for key in (*keys, "epochs")} for t in tried if t.about["variant"] == name],
-            "seconds": [trials[name].about["seconds"] for trials in by_seed.values()],
+            "tried": [
+                {key: t.metadata[key] for key in (*keys, "epochs")} for t in tried if t.metadata["variant"] == name
+            ],
+            "seconds": [trials[name].metadata["seconds"] for trials in by_seed.values()],
         }
         for name, best in chosen.items()
     }
 
 
-def _meanings(variants: Sequence[str]) -> dict[str, str]:
-    return {name: KINDS[name].meaning if name in KINDS else MEANINGS[name] for name in variants}
+def _descriptions(variants: Sequence[str]) -> dict[str, str]:
+    return {name: BASELINES[name].description if name in BASELINES else DESCRIPTIONS[name] for name in variants}
 
 
-def _write(recipe: Recipe, about: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:
+def _write(recipe: Recipe, metadata: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:
     lineage = {
         f"{name}/{seed}": trial.fingerprint for seed, trials in by_seed.items() for name, trial in trials.items()
     }
     path = recipe.run_dir / "ablation"
-    with write_artifact(path, "ablation", lineage, about) as draft:
-        (draft / "ablation.json").write_text(json.dumps(about, indent=2, allow_nan=False))
-        (draft / "ablation.md").write_text(ablation_markdown(recipe.name, about))
-        ablation_chart(about).savefig(draft / "ablation.png", dpi=150)
+    with write_artifact(path, "ablation", lineage, metadata) as draft:
+        (draft / "ablation.json").write_text(json.dumps(metadata, indent=2, allow_nan=False))
+        (draft / "ablation.md").write_text(ablation_markdown(recipe.name, metadata))
+        ablation_chart(metadata).savefig(draft / "ablation.png", dpi=150)
     return read_artifact(path, "ablation")
 
 
@@ -186,8 +190,10 @@ def main() -> None:
     """Runs the ablation as a program."""
     parser = recipe_arguments("ablate", __doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to train (default: 3)")
-    parser.add_argument("--only", nargs="+", default=list(KINDS), metavar="VARIANT", help="these variants and oov")
-    parser.add_argument("--own-splits", action="store_true", help="every seed splits the data anew")
+    parser.add_argument(
+        "--only", nargs="+", default=list(BASELINES), metavar="VARIANT", help="only these variants, and oov"
+    )
+    parser.add_argument("--own-splits", action="store_true", help="every seed has its own split of the data")
     arguments = parser.parse_args()
     work = partial(run, count=arguments.seeds, names=arguments.only, own_splits=arguments.own_splits)
     run_program(arguments, partial(run_stage, "ablate", work), check=check)

@@ -1,4 +1,4 @@
-"""Embed items: reads every item of the dataset with the encoder, on Ray Data actors, into coarse proxies and states."""
+"""Embeds all items of the dataset: coarse proxies and layer states from the encoder, on Ray Data actors."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,108 +10,109 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, Journal, Recipe, read_artifact, write_artifact
+from coldstart.config import Artifact, MetricsLog, Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Cluster
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset, read_contents
 from coldstart.data.streaming import quiet_ray_data
-from coldstart.encoders.proxies import SHOWN, part_file, partial_dir, proxy_table, write_proxies
-from workloads.encoding import ITEMS_PER_BATCH, Reader, actors, check_capacity
-from workloads.job import main
+from coldstart.encoders.item_embeddings import MODALITIES, part_file, proxy_table, single_modality_dir, write_proxies
+from workloads.encoder_actor import ITEMS_PER_BATCH, EncoderActor, actor_pool_options, check_actor_capacity
+from workloads.runner import main
 
 STAGE = "embed_items"
 ITEMS_PER_PART = 512
-PARTLY_READ = 400
-"""Cold items that are also read by picture alone and by words alone, for the report: it has no encoder at hand."""
+SINGLE_MODALITY_ITEMS = 400
+"""Cold items that are also encoded from image and text alone, for the report, which has no encoder."""
 
 
 def run(recipe: Recipe) -> Artifact:
     """Embeds all items of the run and writes `<run_dir>/proxies`.
 
-    Parts that an interrupted run has finished with the same encoder and dataset are kept.
+    Reuses the parts that an interrupted run finished with the same encoder and dataset.
 
     Raises:
-        UserError: there is no dataset or encoder, or the cluster is too small for the actors.
+        UserError: the dataset or the encoder is missing, or the cluster is too small for the actors.
     """
     quiet_ray_data()
     run_dir = recipe.run_dir.absolute()
     dataset = Dataset.open(run_dir / "dataset")
     encoder = read_artifact(run_dir / "encoder", "encoder")
-    check_capacity(recipe.cluster)
+    check_actor_capacity(recipe.cluster)
     lineage = {**encoder.lineage, "dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
     parts = parts_dir(run_dir, encoder, dataset.artifact)
 
-    journal = Journal(run_dir / "journals" / f"{STAGE}.jsonl")
-    journal.clear()
+    metrics_log = MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl")
+    metrics_log.clear()
     starts = np.arange(1, dataset.num_items + 1, ITEMS_PER_PART)
     tasks = [
         {"part": part, "first": int(first), "last": min(int(first) + ITEMS_PER_PART - 1, dataset.num_items)}
         for part, first in enumerate(starts)
     ]
-    partly = partly_read(recipe, dataset)
+    sample = single_modality_sample(recipe, dataset)
     missing = [task for task in tasks if not part_file(parts, task["part"]).is_file()]
-    journal.write(0, dataset.num_items)
+    metrics_log.write(0, dataset.num_items)
     done = dataset.num_items - sum(task["last"] - task["first"] + 1 for task in missing)
     for rows in _embed(
-        recipe.cluster, missing, encoder=encoder.path, dataset=dataset.artifact.path, parts=parts, partly=partly
+        recipe.cluster, missing, encoder=encoder.path, dataset=dataset.artifact.path, parts=parts, sample=sample
     ):
         done += rows
-        journal.write(done, dataset.num_items)
+        metrics_log.write(done, dataset.num_items)
 
-    about = {name: encoder.about[name] for name in ("width", "groups", "hidden")}
-    with write_artifact(run_dir / "proxies", "proxies", lineage, {**about, "items": dataset.num_items}) as draft:
+    metadata = {name: encoder.metadata[name] for name in ("width", "groups", "hidden")}
+    with write_artifact(run_dir / "proxies", "proxies", lineage, {**metadata, "items": dataset.num_items}) as draft:
         shutil.copytree(parts, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     shutil.rmtree(parts.parent, ignore_errors=True)
     return read_artifact(run_dir / "proxies", "proxies")
 
 
-def partly_read(recipe: Recipe, dataset: Dataset) -> NDArray[np.int64]:
-    """Ascending indices of the sample of cold items that is read by each modality alone; none if only one is read."""
-    if not (recipe.content.picture and recipe.content.text):
+def single_modality_sample(recipe: Recipe, dataset: Dataset) -> NDArray[np.int64]:
+    """Ascending indices of cold items to encode from each modality alone; empty if the recipe uses one modality."""
+    if not (recipe.content.use_image and recipe.content.use_text):
         return np.zeros(0, np.int64)
-    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
-    drawn = np.random.default_rng((recipe.seed, 3)).choice(cold, min(PARTLY_READ, len(cold)), replace=False)
+    cold = dataset.cold_items
+    drawn = np.random.default_rng((recipe.seed, 3)).choice(cold, min(SINGLE_MODALITY_ITEMS, len(cold)), replace=False)
     return np.sort(drawn).astype(np.int64)
 
 
 def parts_dir(run_dir: Path, encoder: Artifact, dataset: Artifact) -> Path:
-    """Where finished parts wait for the rest; another encoder or dataset has another place."""
+    """Directory of finished parts, for this encoder and dataset."""
     return run_dir / "checkpoints" / STAGE / f"{encoder.fingerprint[:16]}-{dataset.fingerprint[:16]}"
 
 
 class _Embedder:
-    """An actor that loaded the encoder once and writes the parts it is given."""
+    """An actor that loads the encoder once and writes parts."""
 
-    def __init__(self, encoder: Path, dataset: Path, parts: Path, partly: NDArray[np.int64], threads: int) -> None:
-        self.reader = Reader(encoder, threads)
-        self.dataset, self.parts, self.partly = dataset, parts, partly
+    def __init__(self, encoder: Path, dataset: Path, parts: Path, sample: NDArray[np.int64], threads: int) -> None:
+        self.encoder = EncoderActor(encoder, threads)
+        self.dataset, self.parts, self.sample = dataset, parts, sample
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows = []
         for part, first, last in zip(*(batch[name].tolist() for name in ("part", "first", "last")), strict=True):
-            # The same items meet in the same batches on every run, so the numbers are the same too.
+            # The batches are the same in every run, so the results are the same too.
             index = np.arange(first, last + 1)
-            tables = [self._read(index[at : at + ITEMS_PER_BATCH]) for at in range(0, len(index), ITEMS_PER_BATCH)]
-            self._read_partly(self.partly[(self.partly >= first) & (self.partly <= last)], part)
-            # Last, for a part that is there is done.
+            tables = [self._encode(index[at : at + ITEMS_PER_BATCH]) for at in range(0, len(index), ITEMS_PER_BATCH)]
+            self._encode_single_modality(self.sample[(self.sample >= first) & (self.sample <= last)], part)
+            # Written last, because a part that exists counts as done.
             write_proxies(self.parts, pa.concat_tables(tables), part=part)
             rows.append(len(index))
         return {"rows": np.array(rows)}
 
-    def _read(self, index: NDArray[np.int64]) -> pa.Table:
+    def _encode(self, index: NDArray[np.int64]) -> pa.Table:
         contents = read_contents(self.dataset, index)
-        return proxy_table(index, *self.reader.read(contents), [content.digest for content in contents])
+        return proxy_table(index, *self.encoder.encode(contents), [content.digest for content in contents])
 
-    def _read_partly(self, index: NDArray[np.int64], part: int) -> None:
-        """Those of the items that show picture and words, read by each alone."""
+    def _encode_single_modality(self, index: NDArray[np.int64], part: int) -> None:
+        """Encodes those items that have image and text from each of them alone."""
         contents = read_contents(self.dataset, index)
-        shows = np.array([bool(item.picture and (item.title or item.text)) for item in contents], bool)
-        if not shows.any():
+        has_both = np.array([bool(item.image and (item.title or item.text)) for item in contents], bool)
+        if not has_both.any():
             return
-        whole = [item for item, both in zip(contents, shows, strict=True) if both]
-        alone = ([Content(picture=item.picture) for item in whole], [Content(item.title, item.text) for item in whole])
-        for shown, left in zip(SHOWN, alone, strict=True):
-            write_proxies(partial_dir(self.parts, shown), proxy_table(index[shows], *self.reader.read(left)), part=part)
+        items = [item for item, both in zip(contents, has_both, strict=True) if both]
+        reduced = ([Content(image=item.image) for item in items], [Content(item.title, item.text) for item in items])
+        for modality, single in zip(MODALITIES, reduced, strict=True):
+            table = proxy_table(index[has_both], *self.encoder.encode(single))
+            write_proxies(single_modality_dir(self.parts, modality), table, part=part)
 
 
 def _embed(
@@ -121,9 +122,9 @@ def _embed(
     encoder: Path,
     dataset: Path,
     parts: Path,
-    partly: NDArray[np.int64],
+    sample: NDArray[np.int64],
 ) -> Iterator[int]:
-    """Runs the actors over the parts; yields the number of items of each part when it is written."""
+    """Runs the actors on the missing parts; yields the number of items of each part when it is written."""
     if not missing:
         return
     done = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
@@ -132,11 +133,11 @@ def _embed(
             "encoder": encoder,
             "dataset": dataset,
             "parts": parts,
-            "partly": partly,
+            "sample": sample,
             "threads": cluster.threads_per_worker,
         },
         batch_size=1,
-        **actors(cluster, len(missing)),
+        **actor_pool_options(cluster, len(missing)),
     )
     for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
         yield int(batch["rows"].sum())

@@ -1,4 +1,4 @@
-"""Measures what the proxies are worth: every variant on the same test rows, with intervals, into a report."""
+"""Evaluates all variants of a run on the same test rows, with confidence intervals, and writes a report."""
 
 import json
 import time
@@ -15,37 +15,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.alignment import Adaptor, fine_proxies, load_adaptor, load_joint
-from coldstart.alignment.content_map import fit_content_map
-from coldstart.alignment.hand_over import load_id_shares
-from coldstart.config import Artifact, Journal, Recipe, UserError, dump_recipe, read_artifact, write_artifact
-from coldstart.data.content import decode_picture
+from coldstart.alignment.content_to_id_regression import best_content_to_id_regression
+from coldstart.alignment.warmup_blend import load_id_weight
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, read_artifact, write_artifact
+from coldstart.data.content import decode_image
 from coldstart.data.dataset import Dataset, part_path
-from coldstart.encoders.proxies import read_proxies
-from coldstart.evaluation.exhibits import Geometry, draw_charts, item_cards, neighbourhoods
-from coldstart.evaluation.facets import facets
-from coldstart.evaluation.neighbours import Card
-from coldstart.evaluation.protocol import Protocol
-from coldstart.evaluation.report import Chart, Evidence, render
-from coldstart.evaluation.runs import RECIPE, SCORES, scores_by_metric
+from coldstart.encoders.item_embeddings import read_proxies
+from coldstart.evaluation.evaluated_runs import RECIPE, SCORES, scores_by_metric
+from coldstart.evaluation.neighbors import ItemCard
+from coldstart.evaluation.protocol import EvaluationProtocol
+from coldstart.evaluation.report import Chart, ReportData, render_report
+from coldstart.evaluation.report_sections import Geometry, draw_charts, item_cards, item_neighbors
 from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.segments import worst_segments
+from coldstart.evaluation.slice_attributes import slice_attributes
+from coldstart.evaluation.slice_finder import find_worst_slices
 from coldstart.evaluation.slices import warm_up_edges
-from coldstart.evaluation.slots import slot_tables
-from coldstart.evaluation.summary import Summary, summarise, without_nan
+from coldstart.evaluation.summary import Summary, build_summary, nan_to_none
+from coldstart.evaluation.variant_tables import variant_tables
 from coldstart.rankers import Ranker, load_ranker
-from coldstart.rankers.storage import check_whole
-from coldstart.training.cold_rows import levelled
-from workloads.diagnose import Diagnosed, diagnose, listed_items
-from workloads.job import recipe_arguments, run_program, run_stage
-from workloads.measure import measure_parts
-from workloads.scoring import score_everything
+from coldstart.rankers.storage import check_has_scorer
+from coldstart.training.cold_calibration import calibrate_table
+from workloads.compute_metrics import compute_metrics_from_parts
+from workloads.diagnostics import DiagnosticsInputs, diagnose, listed_items
+from workloads.runner import recipe_arguments, run_program, run_stage
+from workloads.scoring import score_test_rows
 
 KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
-SERVED = "release"
+RELEASE = "release"
 ORACLE = "oracle"
 """Kind of the ranker that was trained with held-out items."""
 JOINT = "joint"
-REMAKE = {
+STAGE_OF = {
     "ranker": "train_ranker",
     "oracle": "train_oracle",
     "encoder": "align_coarse",
@@ -54,26 +54,26 @@ REMAKE = {
     JOINT: "align_fine",
 }
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
-TRAINED = ("train_ranker", "align_coarse", "align_fine")
-"""Stages whose journals hold training curves."""
-HELD_ROWS = 2_000_000
-"""Rows that one process holds to look for weak segments and at items; of more, those of a sample of users."""
+TRAINING_STAGES = ("train_ranker", "align_coarse", "align_fine")
+"""Stages whose metrics logs have training curves."""
+MAX_ROWS = 2_000_000
+"""Rows in one process for weak slices and item gains. With more rows, a sample of users is used."""
 
 
 def run(recipe: Recipe) -> Artifact:
     """Evaluates the models of a run on its test rows.
 
     Raises:
-        UserError: an artifact is missing, artifacts were not made from each other, or there is nothing to evaluate.
+        UserError: an artifact is missing, the lineage of artifacts does not match, or there are no test rows.
     """
-    check_whole(recipe.run_dir / "ranker")
+    check_has_scorer(recipe.run_dir / "ranker")
     artifacts = open_artifacts(recipe.run_dir, others(recipe))
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(artifacts["ranker"].path)
     adaptor = load_adaptor(artifacts["adaptor"].path)
     coarse, states = _proxies(artifacts["proxies"], dataset)
-    shares = load_id_shares(artifacts["adaptor"].path, ranker.trained)
-    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, shares)
+    id_weight = load_id_weight(artifacts["adaptor"].path, ranker.trained)
+    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, id_weight)
     tables |= _other_tables(artifacts, coarse, states)
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
@@ -81,11 +81,11 @@ def run(recipe: Recipe) -> Artifact:
     with write_artifact(path, "evaluation", lineage, summary) as draft:
         scores = draft / SCORES
         scores.mkdir()
-        if not score_everything(recipe, dataset, tables, scores):
+        if not score_test_rows(recipe, dataset, tables, scores):
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
-        rows = ScoredRows.read(scores, most=HELD_ROWS)
-        summary |= _measure(recipe, dataset, scores, rows)
-        diagnosed = Diagnosed(
+        rows = ScoredRows.read(scores, max_rows=MAX_ROWS)
+        summary |= _metrics(recipe, dataset, scores, rows)
+        evaluated_run = DiagnosticsInputs(
             recipe,
             dataset,
             ranker,
@@ -96,37 +96,37 @@ def run(recipe: Recipe) -> Artifact:
             _mature(recipe, dataset, ranker),
             artifacts["proxies"].path,
         )
-        diagnosis, gains = diagnose(diagnosed, rows)
-        summary["diagnosis"] = without_nan(diagnosis)
+        diagnostics, gains = diagnose(evaluated_run, rows)
+        summary["diagnostics"] = nan_to_none(diagnostics)
         geometry = _geometry(recipe, dataset, ranker, tables)
-        journals = {stage: Journal(recipe.run_dir / "journals" / f"{stage}.jsonl").read() for stage in TRAINED}
-        charts = draw_charts(summary, geometry, journals)
-        decode = partial(
-            decode_picture, max_bytes=recipe.data.max_picture_bytes, max_pixels=recipe.data.max_picture_pixels
-        )
-        around = neighbourhoods(geometry, dataset.contents, decode, seed=recipe.seed)
+        metrics_logs = {
+            stage: MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl").read() for stage in TRAINING_STAGES
+        }
+        charts = draw_charts(summary, geometry, metrics_logs)
+        decode = partial(decode_image, max_bytes=recipe.data.max_image_bytes, max_pixels=recipe.data.max_image_pixels)
+        neighbors = item_neighbors(geometry, dataset.contents, decode, seed=recipe.seed)
         cards = item_cards(dataset, listed_items(gains), decode)
         (draft / RECIPE).write_text(dump_recipe(recipe))
-        _write(draft, _evidence(recipe, summary, charts, around, cards, dataset, lineage))
+        _write(draft, _report_data(recipe, summary, charts, neighbors, cards, dataset, lineage))
     return read_artifact(path, "evaluation")
 
 
 def has_oracle(recipe: Recipe) -> bool:
-    """Whether held-out items have early events, and the ranker is one that we train."""
-    return recipe.data.split.kind == "item_holdout" and recipe.bring.weights is None
+    """Whether the recipe trains an oracle: items are held out and the ranker is not imported."""
+    return recipe.data.split.kind == "item_holdout" and recipe.ranker.pretrained.weights is None
 
 
 def others(recipe: Recipe) -> tuple[str, ...]:
-    """Kinds of models that are evaluated beside the release's, if the recipe has them made."""
-    asked = {ORACLE: has_oracle(recipe), JOINT: recipe.fine.mode == "joint"}
-    return tuple(kind for kind, wanted in asked.items() if wanted)
+    """Kinds of further models that the recipe trains and that are evaluated too."""
+    trained = {ORACLE: has_oracle(recipe), JOINT: recipe.fine.mode == "joint"}
+    return tuple(kind for kind, is_trained in trained.items() if is_trained)
 
 
 def open_artifacts(run_dir: Path, others: Sequence[str] = ()) -> dict[str, Artifact]:
-    """The artifacts that are evaluated together, and those of other kinds.
+    """Opens the artifacts that are evaluated together, and those of other kinds.
 
     Raises:
-        UserError: one is missing or damaged, or was made from another one than stands beside it.
+        UserError: an artifact is missing or damaged, or its lineage does not match the other artifacts.
     """
     artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in (*KINDS, *others)}
     for kind, artifact in artifacts.items():
@@ -134,13 +134,13 @@ def open_artifacts(run_dir: Path, others: Sequence[str] = ()) -> dict[str, Artif
             if source in artifacts and artifacts[source].fingerprint != fingerprint:
                 raise UserError(
                     f"the {kind} in {run_dir} was made from {source} {fingerprint[:12]}, but {source} "
-                    f"{artifacts[source].fingerprint[:12]} stands beside it; run {REMAKE[kind]} again"
+                    f"{artifacts[source].fingerprint[:12]} is there now; run {STAGE_OF[kind]} again"
                 )
     return artifacts
 
 
 def _proxies(proxies: Artifact, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    coarse, states = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
+    coarse, states = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.metadata["groups"]))
     return torch.from_numpy(coarse), torch.from_numpy(states)
 
 
@@ -151,80 +151,80 @@ def _tables(
     adaptor: Adaptor,
     coarse: Tensor,
     states: Tensor,
-    id_shares: Tensor,
+    id_weight: Tensor,
 ) -> dict[str, Tensor]:
     fine = fine_proxies(adaptor, coarse, states)
     mature = _mature(recipe, dataset, ranker)
-    tables = slot_tables(
+    tables = variant_tables(
         ranker,
-        mapped=fit_content_map(states, ranker.id_rows(), mature, seed=recipe.seed),
+        mapped=best_content_to_id_regression(states, ranker.id_rows(), mature, seed=recipe.seed),
         coarse=coarse,
         fine=fine,
-        id_shares=id_shares,
+        id_weight=id_weight,
         mature=mature,
     )
-    # Fine proxies are levelled when they are aligned; what they are compared with is not to lose by that.
-    return tables | {name: levelled(tables[name], ranker, dataset.sequences) for name in ("mlp_map", "coarse")}
+    # Fine proxies are calibrated during alignment, so the variants they are compared with are calibrated too.
+    return tables | {
+        name: calibrate_table(tables[name], ranker, dataset.sequences) for name in ("content_map", "coarse")
+    }
 
 
 def _other_tables(artifacts: dict[str, Artifact], coarse: Tensor, states: Tensor) -> dict[str, Tensor]:
-    """Slot tables of variants that other models score than the ranker."""
-    found = {}
+    """Slot tables of variants that are scored by other models than the ranker."""
+    tables = {}
     if ORACLE in artifacts:
         with torch.inference_mode():
-            found["trained_oracle"] = load_ranker(artifacts[ORACLE].path).id_slots(torch.arange(len(coarse)))
+            tables["trained_oracle"] = load_ranker(artifacts[ORACLE].path).id_slots(torch.arange(len(coarse)))
     if JOINT in artifacts:
-        found["joint"] = load_joint(artifacts[JOINT].path).table(coarse, states)
-    return found
+        tables["joint"] = load_joint(artifacts[JOINT].path).table(coarse, states)
+    return tables
 
 
 def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
-    mature: NDArray[np.bool_] = (dataset.train_counts >= recipe.coarse.min_events) & ranker.trained.numpy()
-    return mature
+    return dataset.mature(ranker.trained.numpy(), recipe.coarse.min_events)
 
 
 def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:
-    cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
-    return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), cold)
+    return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), dataset.cold_items)
 
 
-def _measure(recipe: Recipe, dataset: Dataset, scores: Path, rows: ScoredRows) -> Summary:
+def _metrics(recipe: Recipe, dataset: Dataset, scores: Path, rows: ScoredRows) -> Summary:
     clicks = np.asarray(dataset.items(["num_train_clicks"])["num_train_clicks"])
     columns = pq.read_schema(part_path(scores, 0)).names
-    protocol = Protocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
-    summary = summarise(measure_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
-    return {**summary, "protocol": recipe.data.split.kind, "segments": _weak_segments(recipe, dataset, rows)}
+    protocol = EvaluationProtocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
+    summary = build_summary(compute_metrics_from_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
+    return {**summary, "protocol": recipe.data.split.kind, "weak_slices": _weak_slices(recipe, dataset, rows)}
 
 
-def _weak_segments(recipe: Recipe, dataset: Dataset, rows: ScoredRows) -> dict[str, Any]:
-    """Where what is served ranks worst."""
-    found = worst_segments(
+def _weak_slices(recipe: Recipe, dataset: Dataset, rows: ScoredRows) -> dict[str, Any]:
+    """The slices on which the served scores rank worst."""
+    found = find_worst_slices(
         rows.user_idx,
         rows.label,
-        scores_by_metric(rows)["gauc_item"][SERVED],
-        facets(dataset, rows),
+        scores_by_metric(rows)["gauc_item"][RELEASE],
+        slice_attributes(dataset, rows),
         confidence=recipe.evaluation.confidence,
-        resamples=recipe.evaluation.bootstrap,
+        resamples=recipe.evaluation.num_resamples,
         seed=recipe.seed,
     )
-    return dict(without_nan({"variant": SERVED, **found}))
+    return dict(nan_to_none({"variant": RELEASE, **found}))
 
 
-def _evidence(
+def _report_data(
     recipe: Recipe,
     summary: Summary,
     charts: list[Chart],
-    around: list[Any],
-    cards: dict[str, Card],
+    neighbors: list[Any],
+    cards: dict[str, ItemCard],
     dataset: Dataset,
     lineage: dict[str, str],
-) -> Evidence:
-    return Evidence(
+) -> ReportData:
+    return ReportData(
         name=recipe.name,
         summary=summary,
         charts=charts,
-        neighbourhoods=around,
-        dataset=dict(_facts(dataset.artifact.about)),
+        item_neighbors=neighbors,
+        dataset=dict(_facts(dataset.artifact.metadata)),
         lineage=lineage,
         versions={package: version(package) for package in PACKAGES},
         command=f"coldstart submit pipeline --recipe {recipe.run_dir / 'recipe.yaml'}",
@@ -233,38 +233,40 @@ def _evidence(
     )
 
 
-def _facts(about: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words of a manifest, nested ones under joined names, moments as dates."""
-    for key, value in about.items():
-        name = f"{above} {key}".strip().replace("_", " ")
+def _facts(metadata: dict[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a manifest, with flattened names, and times as dates."""
+    for key, value in metadata.items():
+        name = f"{parent} {key}".strip().replace("_", " ")
         if isinstance(value, dict):
             yield from _facts(value, name)
-        elif (above == "time cuts" or key == "last_event_at") and value is not None:
+        elif (parent == "time cuts" or key == "last_event_at") and value is not None:
             yield name, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(value))
         elif not isinstance(value, list):
             yield name, value
 
 
-def _write(draft: Path, evidence: Evidence) -> None:
-    (draft / "evaluation.json").write_text(json.dumps(evidence.summary, indent=2, allow_nan=False))
-    (draft / "report.html").write_text(render(evidence))
+def _write(draft: Path, report: ReportData) -> None:
+    (draft / "evaluation.json").write_text(json.dumps(report.summary, indent=2, allow_nan=False))
+    (draft / "report.html").write_text(render_report(report))
     (draft / "plots").mkdir()
-    for chart in evidence.charts:
+    for chart in report.charts:
         chart.figure.savefig(draft / "plots" / f"{chart.name}.png", dpi=150)
 
 
 def main() -> None:
-    """Evaluates as a program, one training or several seeds."""
+    """Evaluates one run, or several seeds with --seeds, as a program."""
     parser = recipe_arguments("evaluate", __doc__)
-    parser.add_argument("--seeds", type=int, metavar="N", help="train and evaluate N seeds, and put them together")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="train and evaluate N seeds, and aggregate their metrics"
+    )
     arguments = parser.parse_args()
     if arguments.seeds is None:
         run_program(arguments, partial(run_stage, "evaluate", run))
     else:
-        # Other seeds are trained, too: the pipeline, which imports this module.
-        from workloads import seeds
+        # Imported here: it runs the pipeline to train the other seeds, and the pipeline imports this module.
+        from workloads import multi_seed
 
-        run_program(arguments, partial(seeds.run, count=arguments.seeds))
+        run_program(arguments, partial(multi_seed.run, count=arguments.seeds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exports coarse proxies as a table that a ranker outside the platform can put into its own ID table."""
+"""Exports coarse proxies as a table for the ID table of a ranker outside the platform."""
 
 from pathlib import Path
 
@@ -8,28 +8,27 @@ import pyarrow.parquet as pq
 
 from coldstart.config import Recipe, UserError, read_artifact
 from coldstart.data.dataset import Dataset
-from coldstart.encoders.proxies import read_proxies
-from coldstart.rankers import load_id_rows
+from coldstart.encoders.item_embeddings import read_proxies
+from coldstart.rankers import load_id_embeddings
 
 
 def export_proxies(recipe: Recipe, out: Path) -> int:
-    """Writes `item_id`, `has_row` and `proxy` of every item; returns how many.
+    """Writes `item_id`, `has_row` and `proxy` of every item; returns the number of items.
 
-    Coarse proxies have unit length; the export gives all of them the mean length of the ID rows of mature items, the
-    scale that the ranker knows.
+    Coarse proxies have unit length; the export scales them to the mean length of the ID rows of mature items.
 
     Raises:
-        UserError: the run has no proxies, or they were made from another ranker or dataset than it has.
+        UserError: the run has no proxies, or they are from another ranker or dataset.
     """
     proxies = read_artifact(recipe.run_dir / "proxies", "proxies")
     for kind in ("dataset", "ranker"):
         if read_artifact(recipe.run_dir / kind, kind, verify=False).fingerprint != proxies.lineage[kind]:
-            raise UserError(f"the proxies in {recipe.run_dir} were made from another {kind}; run the pipeline again")
+            raise UserError(f"the proxies in {recipe.run_dir} are from another {kind}; run the pipeline again")
     dataset = Dataset.open(recipe.run_dir / "dataset")
-    ids = load_id_rows(recipe.run_dir / "ranker")
-    coarse, _ = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.about["groups"]))
+    ids = load_id_embeddings(recipe.run_dir / "ranker")
+    coarse, _ = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.metadata["groups"]))
     trained = ids.trained.numpy()
-    mature = trained & (dataset.train_counts >= recipe.coarse.min_events)
+    mature = dataset.mature(trained, recipe.coarse.min_events)
     scale = np.linalg.norm(ids.rows.numpy()[mature], axis=1).mean()
     rows = (coarse[1:] * scale).astype(np.float32)
     table = {

@@ -1,4 +1,4 @@
-"""All stages in order, from the user's files to registered models; a stage whose inputs have not changed is skipped."""
+"""Runs all stages in order, from the user's files to registered models, and skips stages with unchanged inputs."""
 
 import json
 import time
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from coldstart.config import Artifact, Recipe, UserError, digest, dump_recipe, load_recipe, read_artifact
-from coldstart.config.permission import permit
-from coldstart.data import contract
+from coldstart.config.import_allowlist import allow_import
+from coldstart.data import schema
 from coldstart.data.readers import check_files
 from coldstart.encoders.check import check_mllm
 from coldstart.rankers import ranker_class
@@ -25,20 +25,21 @@ from workloads import (
     train_oracle,
     train_ranker,
 )
-from workloads.console import CONSOLE
-from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments, run_stage
+from workloads.progress import CONSOLE
+from workloads.recipes import find_recipe
+from workloads.runner import ray_cluster, readable_errors, recipe_arguments, run_stage
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain.
+    """One step of the pipeline.
 
     Attributes:
         name: Module of the workload.
-        kind: Noun of the artifact, which is also its directory in the run.
+        kind: Kind of the artifact that it writes, which is also its directory in the run.
         run: The workload.
-        sections: Recipe sections whose change makes the stage run again, besides the seed.
-        upstream: Kinds of the artifacts it reads.
+        sections: Recipe sections, besides the seed, whose change makes the stage run again.
+        upstream: Kinds of the artifacts that it reads.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Stage:
 
 PREPARE = Stage("prepare", "dataset", prepare.run, ("data",), ())
 TRAIN = Stage("train_ranker", "ranker", train_ranker.run, ("ranker",), ("dataset",))
-IMPORT = Stage("import_ranker", "ranker", import_ranker.run, ("ranker", "bring"), ("dataset",))
+IMPORT = Stage("import_ranker", "ranker", import_ranker.run, ("ranker",), ("dataset",))
 COARSE = (
     Stage("align_coarse", "encoder", align_coarse.run, ("content", "encoder", "coarse"), ("dataset", "ranker")),
     Stage("embed_items", "proxies", embed_items.run, (), ("dataset", "encoder")),
@@ -64,10 +65,10 @@ EVALUATE = Stage(
 
 
 def stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages in order; those after coarse alignment need a whole ranker, not only its ID table."""
-    if recipe.bring.id_table is not None:
+    """Returns the stages in order; the stages after coarse alignment need a complete ranker, not only an ID table."""
+    if recipe.ranker.pretrained.id_table is not None:
         return (PREPARE, IMPORT, *COARSE)
-    chain = [PREPARE, TRAIN if recipe.bring.weights is None else IMPORT, *COARSE, FINE]
+    chain = [PREPARE, TRAIN if recipe.ranker.pretrained.weights is None else IMPORT, *COARSE, FINE]
     if recipe.fine.mode == "joint":
         chain.append(JOINT)
     if evaluate.has_oracle(recipe):
@@ -77,102 +78,103 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def check(recipe: Recipe) -> None:
-    """Finds what would stop the pipeline later, before a cluster is touched or minutes are spent.
+    """Finds errors that would stop the pipeline later, before a cluster is used.
 
     Raises:
-        UserError: input files or columns are missing, a ranker of one's own cannot be imported, the MLLM cannot be
-            loaded, or MLflow does not answer.
+        UserError: input files or columns are missing, a custom ranker cannot be imported, the MLLM cannot be loaded, or
+            MLflow does not answer.
     """
     if recipe.data.source == "files":
         check_files(recipe.data.files)
-    for path in recipe.bring.files:
+    for path in recipe.ranker.pretrained.files:
         if not path.is_file():
-            raise UserError(f"bring: {path} does not exist")
-    permit(recipe.ranker.kind)
+            raise UserError(f"ranker.pretrained: {path} does not exist; correct the path in the recipe")
+    allow_import(recipe.ranker.kind)
     ranker_class(recipe.ranker.kind)
     check_mllm(recipe.encoder)
     Registry(recipe.tracking_uri, recipe.project)
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
-    """Runs every stage that is not up to date, registers the models, and says what each stage took.
+    """Runs every outdated stage and registers the models.
 
     Returns:
-        `stages` (name -> seconds, skipped, fingerprint) and `models` (kind -> name, version, run_id).
+        `stages` (name -> seconds, inputs, fingerprint) and `models` (kind -> name, version, run_id).
     """
-    ledger, artifacts = bring_up_to_date(recipe)
+    state, artifacts = run_outdated_stages(recipe)
     if "evaluation" not in artifacts:
         CONSOLE.print(f"next     coldstart export proxies.parquet --recipe {recipe.run_dir / 'recipe.yaml'}")
-        return {"stages": ledger.taken(recipe), "models": {}}
-    began = time.monotonic()
+        return {"stages": state.entries(recipe), "models": {}}
+    started = time.monotonic()
     models = register.run(recipe)
-    listed = "  ".join(f"{model.name} v{model.version}" for model in models.values())
-    CONSOLE.print(f"[green]done[/]  {'register':<13} {time.monotonic() - began:6.1f} s  [dim]{listed}[/]")
-    taken = ledger.taken(recipe) | {"register": {"seconds": round(time.monotonic() - began, 2)}}
+    versions = "  ".join(f"{model.name} v{model.version}" for model in models.values())
+    CONSOLE.print(f"[green]done[/]  {'register':<13} {time.monotonic() - started:6.1f} s  [dim]{versions}[/]")
+    register_entry = {"register": {"seconds": round(time.monotonic() - started, 2)}}
     return {
-        "stages": taken,
+        "stages": state.entries(recipe) | register_entry,
         "models": {kind: {"name": m.name, "version": m.version, "run_id": m.run_id} for kind, m in models.items()},
     }
 
 
-def bring_up_to_date(
+def run_outdated_stages(
     recipe: Recipe, dataset: Artifact | None = None, *, kinds: Collection[str] | None = None
-) -> tuple["_Ledger", dict[str, Artifact]]:
+) -> tuple["_PipelineState", dict[str, Artifact]]:
     """Runs every stage whose inputs have changed.
 
     Args:
-        recipe: Of the run.
-        dataset: Prepared by another run and shared; it stands in the run directory already.
-        kinds: Only the stages that make these; all if None.
+        recipe: Recipe of the run.
+        dataset: A dataset that another run prepared and that is already in the run directory.
+        kinds: Run only the stages that write these kinds; `None` runs all.
 
     Returns:
-        What each stage was made from, and the artifacts by kind.
+        The inputs and seconds of each stage, and the artifacts by kind.
     """
-    ledger = _Ledger(recipe.run_dir / "pipeline.json")
+    state = _PipelineState(recipe.run_dir / "pipeline.json")
     artifacts = {} if dataset is None else {dataset.kind: dataset}
     for stage in stages(recipe):
         if stage.kind in artifacts or (kinds is not None and stage.kind not in kinds):
             continue
-        inputs = _inputs(stage, recipe, artifacts)
-        artifact = ledger.up_to_date(stage, inputs, recipe.run_dir / stage.kind)
+        inputs = _inputs_digest(stage, recipe, artifacts)
+        artifact = state.find_current(stage, inputs, recipe.run_dir / stage.kind)
         if artifact is None:
-            began = time.monotonic()
+            started = time.monotonic()
             artifact = run_stage(stage.name, stage.run, recipe)
-            ledger.record(stage, inputs, artifact, time.monotonic() - began)
+            state.record(stage, inputs, artifact, time.monotonic() - started)
         else:
             CONSOLE.print(f"[cyan]kept[/]  {stage.name:<13} [dim]inputs unchanged[/]")
         artifacts[stage.kind] = artifact
-    return ledger, artifacts
+    return state, artifacts
 
 
-def _inputs(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
+def _inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
     facts: dict[str, Any] = {name: digest(getattr(recipe, name)) for name in stage.sections}
     facts["seed"] = recipe.seed
     facts |= {kind: artifacts[kind].fingerprint for kind in stage.upstream}
     if stage.kind == "dataset":
-        facts["layout"] = contract.LAYOUT
+        facts["layout"] = schema.LAYOUT
     if stage.kind == "dataset" and recipe.data.source == "files":
         files = recipe.data.files
         tables = [name for name in (files.items, files.events, files.users) if name is not None]
-        facts["files"] = [_stamp(files.root / name) for name in tables]
-    if "bring" in stage.sections:
-        facts["files"] = [_stamp(path) for path in recipe.bring.files]
+        facts["files"] = [_file_stats(files.root / name) for name in tables]
+    if stage.name == IMPORT.name:
+        facts["files"] = [_file_stats(path) for path in recipe.ranker.pretrained.files]
     return digest(facts)
 
 
-def _stamp(path: Path) -> list[Any]:
+def _file_stats(path: Path) -> list[Any]:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-class _Ledger:
-    """What each stage of a run was made from and how long it took, kept as JSON beside the artifacts."""
+class _PipelineState:
+    """Inputs digest, fingerprint and seconds of each stage of a run, stored as JSON next to the artifacts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stages: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def up_to_date(self, stage: Stage, inputs: str, path: Path) -> Artifact | None:
+    def find_current(self, stage: Stage, inputs: str, path: Path) -> Artifact | None:
+        """Returns the artifact if the stage wrote it from the same inputs and its files are intact."""
         entry = self.stages.get(stage.name)
         if entry is None or entry["inputs"] != inputs:
             return None
@@ -182,8 +184,8 @@ class _Ledger:
             return None
         return artifact if artifact.fingerprint == entry["fingerprint"] else None
 
-    def taken(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
-        """Entries of the recipe's stages, in order."""
+    def entries(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
+        """Returns the entries of the recipe's stages, in order."""
         return {stage.name: self.stages[stage.name] for stage in stages(recipe)}
 
     def record(self, stage: Stage, inputs: str, artifact: Artifact, seconds: float) -> None:

@@ -1,8 +1,8 @@
-"""Refresh: picks up new and changed items from the catalogue, encodes them, and makes them rankable where it is served.
+"""Refresh: encodes new and changed items of the catalog and publishes them to the store of a served release.
 
-An item is news if what its row shows (content or features) is neither what the release was trained with nor what was
-published since; so a pass that is killed goes on where it was, and none does anything twice. Items that were published
-before and have no proxy in this release, as after a promotion, are read anew first.
+A row is new or changed if its content and features differ from those the release was trained with, and from those that
+were published since. So a refresh that is killed continues where it stopped, and no item is published twice. First,
+published items that have no proxy in this release (as after a promotion) are encoded again.
 """
 
 import argparse
@@ -19,144 +19,149 @@ import ray.data
 import torch
 
 from coldstart.alignment import load_adaptor
-from coldstart.config import Journal, Recipe, UserError, load_recipe
+from coldstart.config import MetricsLog, Recipe, UserError, load_recipe
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
 from coldstart.data.features import FeatureSchema
-from coldstart.data.readers import Chunk
+from coldstart.data.readers import RawBatch
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.registry import Registry, Release, resolve
-from coldstart.serving.filling import fill_store
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.publications import Item, Proxy, Vectors, digest_of
-from workloads.catalogue_news import Known, News, Rows, Source, find_news
-from workloads.console import CONSOLE, live_line
-from workloads.encoding import Reader, actors, check_capacity
-from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from coldstart.serving.publication_log import Proxy, PublishedItem, Vectors, item_digest
+from coldstart.serving.store_bootstrap import bootstrap_store
+from workloads.catalog_diff import CatalogDiff, CatalogRows, CatalogTable, KnownItems, diff_catalog
+from workloads.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
+from workloads.progress import CONSOLE, progress_line
+from workloads.recipes import find_recipe
+from workloads.runner import ray_cluster, readable_errors, recipe_arguments
 
 STAGE = "refresh"
 _PAGE = 4096
-"""Published items that are in memory at a time while they are read anew."""
-_FOLD_FROM = 1000
-"""Changes of one pass from which replicas had better start from a new version than from the log."""
-_FILES, _NEWEST, _BEGAN = "refresh.files", "refresh.newest", "refresh.began"
+"""Published items in memory at a time while they are encoded again."""
+_COMPACT_FROM = 1000
+"""With this many changes in one refresh, the store is compacted: replicas then start faster than from the log."""
+_FILES, _NEWEST, _STARTED = "refresh.files", "refresh.newest", "refresh.started"
 
 
 @dataclass
-class Pass:
-    """What one pass did.
+class RefreshResult:
+    """The result of one refresh.
 
     Attributes:
-        release: Whose store was refreshed.
-        renewed: Published items that were read anew for this release.
-        files: Files that changed since the last pass.
-        rows: Rows that were looked at.
-        rejected: Rows that are no items.
-        news: Items that are new or changed.
-        published: Of those, how many are rankable now; the others were published by hand meanwhile.
-        backfilled: Of those, how many are older than the last pass, or than the first.
-        delays_s: From publication to rankable, of the others.
-        seconds: The pass took.
+        release: Name of the release whose store was refreshed.
+        reencoded: Published items that were encoded again for this release.
+        files: Files that changed since the last refresh.
+        rows: Rows that were compared.
+        rejected: Rows that are not valid items.
+        changed: New or changed items.
+        published: Items of these that are rankable now; the others were published over the API in the meantime.
+        backfilled: Published items that are older than the last refresh (or, in the first one, than its start).
+        delays_s: Seconds from publication to rankable, of the other published items.
+        seconds: Duration of the refresh.
     """
 
     release: str
-    renewed: int = 0
+    reencoded: int = 0
     files: int = 0
     rows: int = 0
     rejected: int = 0
-    news: int = 0
+    changed: int = 0
     published: int = 0
     backfilled: int = 0
     delays_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
-    def figures(self) -> dict[str, Any]:
-        """For machines; delays as quantiles."""
-        told = asdict(self)
-        delays = told.pop("delays_s")
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, with the delays as quantiles."""
+        values = asdict(self)
+        delays = values.pop("delays_s")
         p50, p99 = np.percentile(delays, [50, 99]).round(3).tolist() if delays else (None, None)
-        return told | {"freshness_s": {"items": len(delays), "p50": p50, "p99": p99}}
+        return values | {"freshness_s": {"items": len(delays), "p50": p50, "p99": p99}}
 
     def __str__(self) -> str:
-        fresh = self.figures()["freshness_s"]
-        quick = f", rankable after p50 {fresh['p50']:g} s, p99 {fresh['p99']:g} s" if fresh["items"] else ""
+        fresh = self.as_dict()["freshness_s"]
+        delay = f", rankable after p50 {fresh['p50']:g} s, p99 {fresh['p99']:g} s" if fresh["items"] else ""
         return (
-            f"{self.release}: {self.published} of {self.news} new or changed items published, {self.renewed} read "
-            f"anew, in {self.seconds:.1f} s{quick}"
+            f"{self.release}: {self.published} of {self.changed} new or changed items published, {self.reencoded} "
+            f"encoded again, in {self.seconds:.1f} s{delay}"
         )
 
 
-def refresh(recipe: Recipe, release: Release) -> Pass:
-    """One pass over the catalogue, on the Ray that is running.
+def refresh(recipe: Recipe, release: Release) -> RefreshResult:
+    """Refreshes the store of a release once; Ray must be initialized.
 
     Args:
-        recipe: Says where the catalogue lies and where the store is.
-        release: In whose space items are placed.
+        recipe: Names the catalog and the store.
+        release: Its encoder and adaptor encode the items.
 
     Raises:
-        UserError: the catalogue cannot be read, the store not be reached, or the cluster is too small.
+        UserError: the catalog cannot be read, the store cannot be reached, or the cluster is too small.
     """
     quiet_ray_data()
-    began = time.time()
-    check_capacity(recipe.cluster)
-    fill_store(release, recipe.run_dir / "store", recipe.serving.store)
-    done = Pass(release.name, renewed=renew(recipe, release))
-    journal = Journal(recipe.run_dir / "journals" / f"{STAGE}.jsonl")
-    journal.clear()
-    source = Source.of(recipe)
+    started = time.time()
+    check_actor_capacity(recipe.cluster)
+    bootstrap_store(release, recipe.run_dir / "store", recipe.serving.store)
+    result = RefreshResult(release.name, reencoded=reencode_published(recipe, release))
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{STAGE}.jsonl")
+    metrics_log.clear()
+    source = CatalogTable.of(recipe)
     _check_features(source, read_features(release.ranker.path))
     store = _store(recipe, release)
     try:
-        log = store.publications
-        stamps: dict[str, list[int]] = json.loads(log.mark(_FILES) or "{}")
-        last, newest = float(log.mark(_BEGAN) or began), float(log.mark(_NEWEST) or "-inf")
-        rows = Rows(recipe, source, since=newest - recipe.refresh.slack_s)
-        changed = [piece for piece in source.pieces if stamps.get(piece.path) != source.stamps[piece.path]]
-        news = find_news(rows, changed, Known.of(release, log.standing()))
-        done.files = len({piece.path for piece in changed})
-        done.rows, done.rejected, done.news = news.rows, news.rejected, len(news.row)
-        journal.write(0, done.news)
-        for entries in _encoded(recipe, release, rows, news):
+        log = store.publication_log
+        stamps: dict[str, list[int]] = json.loads(log.get_value(_FILES) or "{}")
+        last, newest = float(log.get_value(_STARTED) or started), float(log.get_value(_NEWEST) or "-inf")
+        rows = CatalogRows(recipe, source, since=newest - recipe.refresh.allowed_lateness_s)
+        changed = [
+            file_split
+            for file_split in source.file_splits
+            if stamps.get(file_split.path) != source.stamps[file_split.path]
+        ]
+        diff = diff_catalog(rows, changed, KnownItems.of(release, log.states()))
+        result.files = len({file_split.path for file_split in changed})
+        result.rows, result.rejected, result.changed = diff.rows, diff.rejected, len(diff.row)
+        metrics_log.write(0, result.changed)
+        for entries in _encode_rows(recipe, release, rows, diff):
             kept = [item for (item, _), revision in zip(entries, log.publish(entries), strict=True) if revision]
             now = time.time()
-            done.published += len(kept)
-            done.delays_s += [now - item.published_at for item in kept if item.published_at > last]
-            done.backfilled += sum(item.published_at <= last for item in kept)
-            journal.write(done.published, done.news)
-        if done.published + done.renewed >= _FOLD_FROM:
-            store.fold()
-        # Only now: a pass that was killed looks at the same files again.
-        log.set_mark(_FILES, json.dumps(source.stamps))
-        log.set_mark(_BEGAN, repr(began))
+            result.published += len(kept)
+            result.delays_s += [now - item.published_at for item in kept if item.published_at > last]
+            result.backfilled += sum(item.published_at <= last for item in kept)
+            metrics_log.write(result.published, result.changed)
+        if result.published + result.reencoded >= _COMPACT_FROM:
+            store.compact()
+        # Written last, so that a refresh after a killed one compares the same files again.
+        log.set_value(_FILES, json.dumps(source.stamps))
+        log.set_value(_STARTED, repr(started))
         if recipe.refresh.updated_at is not None:
-            log.set_mark(_NEWEST, repr(max(newest, news.newest)))
+            log.set_value(_NEWEST, repr(max(newest, diff.newest)))
     finally:
         store.close()
-    done.seconds = round(time.time() - began, 3)
-    return done
+    result.seconds = round(time.time() - started, 3)
+    return result
 
 
-def renew(recipe: Recipe, release: Release) -> int:
-    """Reads items anew that were published and have no proxy in the space of a release; returns how many.
+def reencode_published(recipe: Recipe, release: Release) -> int:
+    """Encodes published items that have no proxy in the space of a release, and returns their number.
 
-    Where there are none, it starts nothing.
+    Starts no actors if there are none.
     """
     quiet_ray_data()
     schema = read_features(release.ranker.path)
     store = _store(recipe, release)
     after = count = 0
     try:
-        while unread := store.publications.unread(after, _PAGE):
-            check_capacity(recipe.cluster)
-            after = unread[-1].revision
-            shown = [(item.content.title, item.content.text, item.content.picture) for item in unread]
+        while pending := store.publication_log.items_without_proxy(after, _PAGE):
+            check_actor_capacity(recipe.cluster)
+            after = pending[-1].revision
+            contents = [(item.content.title, item.content.text, item.content.image) for item in pending]
             names = [pa.string(), pa.string(), pa.large_binary()]
-            columns = [pa.array(column, kind) for column, kind in zip(zip(*shown, strict=True), names, strict=True)]
-            table = pa.table([np.arange(len(unread)), *columns], names=["place", "title", "text", "picture"])
-            for batch in _through_actors(recipe, release, ray.data.from_arrow(table), len(unread)):
-                items = [unread[place] for place in batch["place"].to_pylist()]
-                proxies = _proxies(schema, items, batch)
-                store.publications.renew(list(zip(items, proxies, strict=True)))
+            columns = [pa.array(column, kind) for column, kind in zip(zip(*contents, strict=True), names, strict=True)]
+            table = pa.table([np.arange(len(pending)), *columns], names=["position", "title", "text", "image"])
+            for batch in _encode_in_actors(recipe, release, ray.data.from_arrow(table), len(pending)):
+                items = [pending[position] for position in batch["position"].to_pylist()]
+                proxies = _make_proxies(schema, items, batch)
+                store.publication_log.update_proxies(list(zip(items, proxies, strict=True)))
                 count += len(items)
     finally:
         store.close()
@@ -167,82 +172,85 @@ def _store(recipe: Recipe, release: Release) -> ProxyStore:
     return ProxyStore(recipe.run_dir / "store", release.adaptor.fingerprint, recipe.serving.store)
 
 
-def _check_features(source: Source, schema: FeatureSchema) -> None:
+def _check_features(source: CatalogTable, schema: FeatureSchema) -> None:
     declared = {feature.name for feature in source.features}
     for feature in schema.of("item").features:
         if feature.name not in declared:
             raise UserError(
-                f"data.files.columns.item_features lacks '{feature.name}', which the ranker of the release reads; name "
-                "its column"
+                f"data.files.columns.item_features does not list '{feature.name}', which the ranker of the release "
+                "reads; add its column"
             )
 
 
-def _encoded(recipe: Recipe, release: Release, rows: Rows, news: News) -> Iterator[list[tuple[Item, Proxy]]]:
-    """Reads the rows that are news a second time, and encodes them; yields a batch as soon as it is there."""
-    if not len(news.row):
+def _encode_rows(
+    recipe: Recipe, release: Release, rows: CatalogRows, diff: CatalogDiff
+) -> Iterator[list[tuple[PublishedItem, Proxy]]]:
+    """Reads the changed rows again and encodes them; yields each batch as soon as it is ready."""
+    if not len(diff.row):
         return
-    wanted = news.row
-    ends = [piece.first_row for piece in rows.source.pieces[1:]] + [np.inf]
-    held = [
-        piece
-        for piece, end in zip(rows.source.pieces, ends, strict=True)
-        if ((wanted >= piece.first_row) & (wanted < end)).any()
+    wanted = diff.row
+    ends = [file_split.first_row for file_split in rows.source.file_splits[1:]] + [np.inf]
+    splits = [
+        file_split
+        for file_split, end in zip(rows.source.file_splits, ends, strict=True)
+        if ((wanted >= file_split.first_row) & (wanted < end)).any()
     ]
 
-    def pick(chunk: Chunk) -> pa.Table:
-        table = rows.typed(chunk, wanted)
+    def select(batch: RawBatch) -> pa.Table:
+        table = rows.typed(batch, wanted)
         return table.filter(table["item_id"].is_valid())
 
     schema = read_features(release.ranker.path)
-    for batch in _through_actors(recipe, release, rows.map(held, pick), len(wanted)):
+    for batch in _encode_in_actors(recipe, release, rows.map(splits, select), len(wanted)):
         items = [_item(row, rows) for row in batch.drop_columns(["proxy"]).to_pylist()]
-        yield list(zip(items, _proxies(schema, items, batch), strict=True))
+        yield list(zip(items, _make_proxies(schema, items, batch), strict=True))
 
 
-def _item(row: dict[str, Any], rows: Rows) -> Item:
-    content, features = Content(row["title"], row["text"], row["picture"]), rows.raw_features(row)
-    told = row["changed_at"]
-    at = rows.source.changed_at(row["row"]) if np.isnan(told) else told
-    return Item(row["item_id"], content, features, at, "catalogue", digest_of(content, features))
+def _item(row: dict[str, Any], rows: CatalogRows) -> PublishedItem:
+    content, features = Content(row["title"], row["text"], row["image"]), rows.raw_features(row)
+    changed_at = row["changed_at"]
+    if np.isnan(changed_at):
+        changed_at = rows.source.modified_at(row["row"])
+    return PublishedItem(row["item_id"], content, features, changed_at, "catalog", item_digest(content, features))
 
 
-def _proxies(schema: FeatureSchema, items: list[Item], batch: pa.Table) -> list[Proxy]:
-    """What stands for items whose vectors `[n, d]` are in a batch; features that the ranker cannot read are missing."""
+def _make_proxies(schema: FeatureSchema, items: list[PublishedItem], batch: pa.Table) -> list[Proxy]:
+    """Proxies of items from the vectors `[n, d]` in a batch; features that the ranker cannot read are missing."""
     names = {feature.name for feature in schema.of("item").features}
     column = batch["proxy"].combine_chunks()
     vectors: Vectors = column.flatten().to_numpy().reshape(len(items), -1)
     proxies = []
     for item, vector in zip(items, vectors, strict=True):
-        known = None if item.features is None else {name: item.features[name] for name in names & item.features.keys()}
+        values = None if item.features is None else {name: item.features[name] for name in names & item.features.keys()}
         try:
-            coded = None if known is None else schema.read("item", known)
+            encoded = None if values is None else schema.encode_values("item", values)
         except UserError:
-            coded = schema.of("item").unknown(1)
-        proxies.append(Proxy.of(vector, coded))
+            encoded = schema.of("item").unknown(1)
+        proxies.append(Proxy.of(vector, encoded))
     return proxies
 
 
-class _Encode:
-    """An actor that loaded encoder and adaptor once: contents -> fine proxies."""
+class _ProxyActor:
+    """An actor with an encoder and an adaptor: contents -> fine proxies."""
 
     def __init__(self, encoder: Path, adaptor: Path, threads: int) -> None:
-        self.reader = Reader(encoder, threads)
+        self.reader = EncoderActor(encoder, threads)
         self.adaptor = load_adaptor(adaptor)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        shown = zip(*(rows[name].to_pylist() for name in ("title", "text", "picture")), strict=True)
-        parts = self.reader.read([Content(*one) for one in shown])
+        contents = zip(*(rows[name].to_pylist() for name in ("title", "text", "image")), strict=True)
+        parts = self.reader.encode([Content(*one) for one in contents])
         with torch.inference_mode():
             fine = self.adaptor(*map(torch.from_numpy, parts)).numpy()
         return rows.append_column("proxy", pa.FixedSizeListArray.from_arrays(pa.array(fine.ravel()), fine.shape[1]))
 
 
-def _through_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
-    """Adds the column `proxy` to rows that have title, text and picture."""
+def _encode_in_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
+    """Adds the column `proxy` to rows that have title, text and image."""
     size = recipe.refresh.batch
-    # Blocks of that size, too, so that what is done is stored soon.
+    # Blocks of the same size, so that encoded items are stored early.
     encoded = rows.repartition(target_num_rows_per_block=size).map_batches(
-        _Encode,
+        _ProxyActor,
         fn_constructor_kwargs={
             "encoder": release.encoder.path,
             "adaptor": release.adaptor.path,
@@ -250,47 +258,49 @@ def _through_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, co
         },
         batch_size=size,
         batch_format="pyarrow",
-        **actors(recipe.cluster, -(-count // size)),
+        **actor_pool_options(recipe.cluster, -(-count // size)),
     )
     yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _passes(recipe: Recipe, alias: str, every: float | None) -> Iterator[Pass]:
+def _refreshes(recipe: Recipe, alias: str, every: float | None) -> Iterator[RefreshResult]:
     registry = Registry(recipe.tracking_uri, recipe.project)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     while True:
-        began = time.monotonic()
-        journal = Journal(recipe.run_dir / "journals" / f"{STAGE}.jsonl")
-        with live_line(STAGE, journal):
-            done = refresh(recipe, resolve(registry, alias))
-        yield done
+        started = time.monotonic()
+        metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{STAGE}.jsonl")
+        with progress_line(STAGE, metrics_log):
+            result = refresh(recipe, resolve(registry, alias))
+        yield result
         if every is None:
             return
-        time.sleep(max(began + every - time.monotonic(), 0))
+        time.sleep(max(started + every - time.monotonic(), 0))
 
 
 def main() -> None:
-    """Runs the job as a program: one pass, or one after the other."""
+    """Runs the program: one refresh, or one after the other."""
     parser = recipe_arguments(STAGE, __doc__)
     parser.add_argument("--alias", default="champion", help="release whose store is refreshed (default: champion)")
-    parser.add_argument("--every", type=_seconds, metavar="SECONDS", help="go on, with a pass every so often")
+    parser.add_argument(
+        "--every", type=_seconds, metavar="SECONDS", help="refresh repeatedly, at this interval (default: once)"
+    )
     arguments = parser.parse_args()
     if arguments.json:
         CONSOLE.stderr = True
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         with ray_cluster(recipe, arguments.address):
-            for done in _passes(recipe, arguments.alias, arguments.every):
+            for result in _refreshes(recipe, arguments.alias, arguments.every):
                 if arguments.json:
-                    print(json.dumps(done.figures()), flush=True)
+                    print(json.dumps(result.as_dict()), flush=True)
                 else:
-                    CONSOLE.print(str(done), soft_wrap=True)
+                    CONSOLE.print(str(result), soft_wrap=True)
 
 
-def _seconds(given: str) -> float:
-    seconds = float(given)
+def _seconds(text: str) -> float:
+    seconds = float(text)
     if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"{given} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
     return seconds
 
 

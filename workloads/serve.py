@@ -1,8 +1,14 @@
-"""Serves the champion of a project over HTTP, beside it the challenger, and whatever is promoted to either later."""
+"""Serves the champion of a project over HTTP, optionally with a challenger, and follows promotions and rollbacks.
 
-from collections.abc import Iterator
+Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 2 if the release cannot be served.
+"""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,45 +16,121 @@ from ray.exceptions import RayError
 
 from coldstart.config import Recipe, UserError, load_recipe
 from coldstart.evaluation.metrics import sigmoid
-from coldstart.registry import Registry, Release, look, resolve
-from coldstart.registry.comparison import SERVED
-from coldstart.registry.standing import CHALLENGER, CHAMPION, State
-from coldstart.registry.watch import Releases, promotions
-from coldstart.serving import check_port, deploy, shutdown
-from coldstart.serving.figures import PROBABILITIES, binned
-from coldstart.serving.heaps import tend
+from coldstart.registry import Registry, Release, read_alias_state, resolve
+from coldstart.registry.alias_state import CHALLENGER, CHAMPION, AliasStatus
+from coldstart.registry.alias_watcher import ReleasesByAlias, watch_aliases
+from coldstart.registry.paired_comparison import RELEASE_LOGIT
+from coldstart.serving import GatewayInputs, check_port, deploy, shutdown
+from coldstart.serving.malloc import limit_heap_growth
 from coldstart.serving.tokens import check_tokens
-from workloads.console import CONSOLE
-from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
-from workloads.refresh import renew
+from coldstart.serving.window_stats import SCORE_EDGES, bin_counts
+from workloads.progress import CONSOLE, Steps
+from workloads.recipes import find_recipe
+from workloads.refresh import reencode_published
+from workloads.runner import ray_cluster, readable_errors, recipe_arguments
 
 
 @contextmanager
 def serving(recipe: Recipe, alias: str = CHAMPION) -> Iterator[str]:
-    """Deploys the release an alias names, on the Ray that is running; yields the URL, takes it down afterwards."""
+    """Deploys the release of an alias on the running Ray cluster; yields its URL and shuts it down afterwards."""
     registry = Registry(recipe.tracking_uri, recipe.project)
-    with _deployed(recipe, registry, {alias: _standing(registry, alias)}) as url:
+    with _deployed(recipe, registry, {alias: _resolve_alias(registry, alias)}) as url:
         yield url
 
 
-def serve_forever(recipe: Recipe, *, alias: str = CHAMPION, address: str | None = None) -> None:
-    """Serves until interrupted whatever release stands at an alias, and beside the champion the challenger."""
-    tend()
-    with readable_errors():
+def serve_forever(
+    recipe: Recipe,
+    *,
+    alias: str = CHAMPION,
+    address: str | None = None,
+    as_json: bool = False,
+    steps: Steps | None = None,
+) -> None:
+    """Serves the release of an alias, and with the champion the challenger, until SIGTERM or Ctrl-C.
+
+    Args:
+        recipe: Names the project and has the `serving` section.
+        alias: Alias whose release is served.
+        address: `host:port` of a running Ray cluster; `None` starts a local one.
+        as_json: Print one line of JSON on stdout when the server is ready, and no progress.
+        steps: Prints the progress on stderr.
+
+    Raises:
+        SystemExit: 0 after SIGTERM, 130 after Ctrl-C, 2 if the release cannot be served.
+    """
+    steps = steps or Steps("serve", quiet=as_json)
+    if as_json:
+        CONSOLE.stderr = True
+    limit_heap_growth()
+    with readable_errors(), _exit_codes() as handle_sigterm, _deployment_steps(steps):
         check_port(recipe.serving)
         check_tokens(recipe.serving)
         registry = Registry(recipe.tracking_uri, recipe.project)
-    with readable_errors(), ray_cluster(recipe, address):
-        served: Releases = {alias: _standing(registry, alias)}
-        if alias == CHAMPION and recipe.serving.challenger.share:
-            served[CHALLENGER] = _challenger(registry)
-        with _deployed(recipe, registry, served) as url:
-            CONSOLE.print(f"serving {recipe.project}@{alias} at {url}  (API: {url}/docs, stop: Ctrl-C)")
-            _follow(recipe, registry, served)
+        steps("connecting to Ray" if address else "starting Ray")
+        with ray_cluster(recipe, address):
+            handle_sigterm()  # `ray.init` has replaced the handler.
+            steps(f"loading the release {recipe.project}@{alias} from MLflow")
+            served: ReleasesByAlias = {alias: _resolve_alias(registry, alias)}
+            if alias == CHAMPION and recipe.serving.challenger.traffic_fraction:
+                served[CHALLENGER] = _resolve_challenger(registry)
+            with _deployed(recipe, registry, served) as url:
+                steps(f"ready at {url}")
+                if as_json:
+                    print(json.dumps({"project": recipe.project, "alias": alias, "url": url}), flush=True)
+                else:
+                    CONSOLE.print(f"serving {recipe.project}@{alias} at {url}  (API: {url}/docs, stop: Ctrl-C)")
+                try:
+                    _follow_promotions(recipe, registry, served)
+                finally:
+                    steps("stopping")
 
 
 @contextmanager
-def _deployed(recipe: Recipe, registry: Registry, served: Releases) -> Iterator[str]:
+def _exit_codes() -> Iterator[Callable[[], None]]:
+    """Turns SIGTERM into exit code 0 and Ctrl-C into 130, so that the open contexts are closed first.
+
+    Yields:
+        A function that installs the handler of SIGTERM. It must be called again after `ray.init`: Ray's core installs
+        a handler that prints a native stack trace.
+    """
+
+    def exit_(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # A second signal must not interrupt the shutdown.
+        raise SystemExit(0)
+
+    def handle_sigterm() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, exit_)
+
+    before = signal.getsignal(signal.SIGTERM)
+    handle_sigterm()
+    try:
+        yield handle_sigterm
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deployment_steps(steps: Steps) -> Iterator[None]:
+    """Prints the log messages of `deploy` as steps."""
+    logger = logging.getLogger("coldstart.serving.application")
+    handler = logging.Handler()
+    handler.emit = lambda record: steps(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def _deployed(recipe: Recipe, registry: Registry, served: ReleasesByAlias) -> Iterator[str]:
     url = _deploy(recipe, registry, served)
     try:
         yield url
@@ -56,68 +138,70 @@ def _deployed(recipe: Recipe, registry: Registry, served: Releases) -> Iterator[
         shutdown()
 
 
-def _deploy(recipe: Recipe, registry: Registry, served: Releases, *, beside: Release | None = None) -> str:
+def _deploy(recipe: Recipe, registry: Registry, served: ReleasesByAlias, *, previous: Release | None = None) -> str:
     release, challenger = (*served.values(), None)[:2]
     assert release is not None
-    arms = [arm for arm in (release, challenger) if arm]
+    releases = [one for one in (release, challenger) if one]
+    scores = {one.name: counts for one in releases if (counts := _evaluation_scores(registry, one)) is not None}
     url = deploy(
         release,
         recipe.serving,
         recipe.run_dir / "store",
-        data=recipe.data,
-        beside=beside,
+        inputs=GatewayInputs(recipe.data, scores, recipe.run_dir / "dataset"),
+        previous=previous,
         challenger=challenger,
-        references={arm.name: scores for arm in arms if (scores := _evaluated(registry, arm)) is not None},
-        dataset=recipe.run_dir / "dataset",
     )
-    Thread(target=_renew, args=(recipe, arms), daemon=True, name="renew").start()
+    threading.Thread(target=_refresh_items, args=(recipe, releases), daemon=True, name="refresh").start()
     return url
 
 
-def _renew(recipe: Recipe, arms: list[Release]) -> None:
-    """Reads anew, beside the requests, what was published under other releases; until then it ranks as unknown."""
-    for release in arms:
+def _refresh_items(recipe: Recipe, releases: list[Release]) -> None:
+    """Encodes, in the background, items that were published under other releases; until then they rank as unknown."""
+    for release in releases:
         try:
-            if count := renew(recipe, release):
-                CONSOLE.print(f"read {count} published items anew for {release.name}")
+            if count := reencode_published(recipe, release):
+                CONSOLE.print(f"encoded {count} published items again for {release.name}")
         except (UserError, RayError) as error:
-            _note(f"published items are not yet read anew for {release.name}: {error}; `coldstart run refresh` does it")
+            _note(
+                f"published items are not encoded for {release.name} yet: {error}; run `coldstart run refresh` to "
+                "encode them"
+            )
 
 
-def _evaluated(registry: Registry, release: Release) -> NDArray[np.float64] | None:
-    """Click probabilities a release gave when it was evaluated, in the bins that serving counts in."""
+def _evaluation_scores(registry: Registry, release: Release) -> NDArray[np.float64] | None:
+    """Counts of the click probabilities of a release's evaluation, in the bins of serving."""
     rows = registry.scored_rows(release.versions["adaptor"], release.dataset)
-    return None if rows is None else binned(sigmoid(rows[SERVED].to_numpy()), PROBABILITIES)
+    return None if rows is None else bin_counts(sigmoid(rows[RELEASE_LOGIT].to_numpy()), SCORE_EDGES)
 
 
-def _follow(recipe: Recipe, registry: Registry, served: Releases) -> None:
-    # Requests go on meanwhile; a release that does not come up is not served.
-    for found in promotions(registry, served, every=recipe.serving.poll_s, warn=_note):
-        (before, *_), (release, *rest) = served.values(), found.values()
+def _follow_promotions(recipe: Recipe, registry: Registry, served: ReleasesByAlias) -> None:
+    # The old release serves requests until the new one is up; if the new one does not start, the old one stays.
+    for promoted in watch_aliases(registry, served, every=recipe.serving.poll_interval_s, warn=_note):
+        (previous, *_), (release, *rest) = served.values(), promoted.values()
         try:
-            _deploy(recipe, registry, found, beside=before)
+            _deploy(recipe, registry, promoted, previous=previous)
         except UserError as error:
-            _note(f"{error}; {before.name if before else 'what stood before'} is served on")
+            _note(f"{error}; {previous.name if previous else 'the previous release'} stays served")
             continue
-        served = found
+        served = promoted
         assert release is not None
-        beside = "".join(f", challenged by {other.name}" for other in rest if other and other.name != release.name)
-        CONSOLE.print(f"serving {release.name}{beside}")
+        others = "".join(f", challenger {other.name}" for other in rest if other and other.name != release.name)
+        CONSOLE.print(f"serving {release.name}{others}")
 
 
-def _challenger(registry: Registry) -> Release | None:
-    """The challenger, if one stands that can be used; the champion is served in any case."""
+def _resolve_challenger(registry: Registry) -> Release | None:
+    """The challenger's release, if there is a usable one; the champion is served in any case."""
     try:
-        return resolve(registry, CHALLENGER) if look(registry, CHALLENGER).version else None
+        return resolve(registry, CHALLENGER) if read_alias_state(registry, CHALLENGER).version else None
     except UserError as error:
-        _note(f"{error}; served without a challenger")
+        _note(f"{error}; no challenger is served")
         return None
 
 
-def _standing(registry: Registry, alias: str) -> Release:
-    before = look(registry, alias)
-    if before.state is State.BY_HAND:
-        _note(before.sentence())
+def _resolve_alias(registry: Registry, alias: str) -> Release:
+    state = read_alias_state(registry, alias)
+    if state.status is AliasStatus.MANUAL:
+        _note(state.describe())
     return resolve(registry, alias)
 
 
@@ -130,7 +214,7 @@ def main() -> None:
     arguments = recipe_arguments("serve", __doc__).parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
-    serve_forever(recipe, address=arguments.address)
+    serve_forever(recipe, address=arguments.address, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Train the oracle of an item holdout: a ranker that knew the held-out items, for the best that a proxy can hope for.
+"""Train oracle: trains a ranker that has ID rows of held-out items, as an upper bound for proxies.
 
-It is trained like the ranker, and on the events of train users on held-out items as well. Events of test users, which
-are what is evaluated, stay unseen: what it knows of an item, other users have told.
+It is trained like the ranker, with the events of train users on held-out items added. Events of test users, which the
+evaluation scores, stay out, so its rows of held-out items come from other users alone.
 """
 
 from coldstart.config import Artifact, Recipe, UserError, read_artifact
-from coldstart.data.contract import TRAIN, UNUSED
-from workloads.job import main
+from coldstart.data.schema import EXCLUDED, TRAIN
+from workloads.runner import main
 from workloads.train_ranker import fit
 
 STAGE = "train_oracle"
@@ -16,15 +16,16 @@ def run(recipe: Recipe) -> Artifact:
     """Trains on the run's dataset and writes `<run_dir>/oracle`.
 
     Raises:
-        UserError: there is no dataset, or it was not split by items.
+        UserError: there is no dataset, or its split is not item_holdout.
     """
     dataset = read_artifact(recipe.run_dir / "dataset", "dataset")
-    if dataset.about["split"]["kind"] != "item_holdout":
+    split = dataset.metadata["split"]["kind"]
+    if split != "item_holdout":
         raise UserError(
-            f"the dataset was split {dataset.about['split']['kind']}: its cold items have no early events to train on; "
-            "an oracle needs data.split.kind: item_holdout"
+            f"an oracle needs data.split.kind item_holdout, but the dataset has split {split}: "
+            "its cold items have no early events to train on; set data.split.kind: item_holdout and prepare it again"
         )
-    return fit(recipe, dataset, STAGE, "oracle", splits=(TRAIN, UNUSED))
+    return fit(recipe, dataset, STAGE, "oracle", splits=(TRAIN, EXCLUDED))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""Train the ranker: the CTR model whose ID space everything else is aligned with, on Ray Train with DDP."""
+"""Train ranker: trains the CTR model whose ID space is the target of the alignment, on Ray Train with DDP."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-from coldstart.config import Artifact, Journal, Recipe, UserError, digest, read_artifact, write_artifact
-from coldstart.data.contract import TRAIN
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.data.dataset import Dataset
+from coldstart.data.schema import TRAIN
 from coldstart.evaluation.metrics import gauc
 from coldstart.rankers import save_ranker
-from coldstart.rankers.storage import digest as digest_ranker
+from coldstart.rankers.storage import weights_sha256
+from coldstart.training.ctr_trainer import TrainingContext
+from coldstart.training.distributed import rank
 from coldstart.training.launch import launch
-from coldstart.training.ranker_loop import train_ranker
-from coldstart.training.ranks import rank
-from workloads.job import main
+from coldstart.training.ranker_training import train_ranker
+from workloads.runner import main
 
 STAGE = "train_ranker"
 
@@ -21,13 +22,13 @@ STAGE = "train_ranker"
 def run(recipe: Recipe) -> Artifact:
     """Trains on the run's dataset and writes `<run_dir>/ranker`.
 
-    A run that was interrupted goes on after its last finished epoch.
+    An interrupted run resumes after its last finished epoch.
 
     Raises:
         UserError: there is no dataset, or it has no train events.
     """
     dataset = read_artifact(recipe.run_dir / "dataset", "dataset")
-    if not dataset.about["splits"]["train"]["events"]:
+    if not dataset.metadata["splits"]["train"]["events"]:
         raise UserError(
             "the dataset has no train events; lower data.split.valid and data.split.test and prepare it again"
         )
@@ -35,20 +36,20 @@ def run(recipe: Recipe) -> Artifact:
 
 
 def fit(recipe: Recipe, dataset: Artifact, stage: str, kind: str, *, splits: tuple[int, ...]) -> Artifact:
-    """Trains a ranker on the events of `splits`, in the name of a stage, and writes `<run_dir>/<kind>`.
+    """Trains a ranker on the events of `splits` for a stage and writes `<run_dir>/<kind>`.
 
-    Events beyond the train split are read from the dataset's withheld sequences.
+    Events outside the train split are read from the dataset's held-out sequences.
 
     Raises:
-        UserError: the dataset withholds no events but they are asked for.
+        UserError: such events are requested, but the dataset has none.
     """
     run_dir = recipe.run_dir.absolute()
     settings = digest([recipe.ranker, recipe.seed, dataset.fingerprint])
     checkpoints = run_dir / "checkpoints" / stage / settings[:16]
-    journal = Journal(run_dir / "journals" / f"{stage}.jsonl")
+    metrics_log = MetricsLog(run_dir / "metrics" / f"{stage}.jsonl")
     if not checkpoints.exists():
-        journal.clear()
-        journal.write(0, recipe.ranker.epochs)
+        metrics_log.clear()
+        metrics_log.write(0, recipe.ranker.epochs)
     payload = {
         "recipe": recipe.model_dump(mode="json"),
         "run_dir": str(run_dir),
@@ -68,26 +69,28 @@ def _worker(payload: dict[str, Any]) -> None:
     run_dir, kind, splits = Path(payload["run_dir"]), payload["kind"], tuple(payload["splits"])
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     ranker, progress = train_ranker(
-        dataset.sequences if splits == (TRAIN,) else dataset.withheld,
+        dataset.sequences if splits == (TRAIN,) else dataset.held_out,
         dataset.num_items,
         recipe.ranker,
-        seed=recipe.seed,
-        gauc=gauc,
+        TrainingContext(
+            seed=recipe.seed,
+            gauc=gauc,
+            metrics_log=MetricsLog(run_dir / "metrics" / f"{payload['stage']}.jsonl"),
+            checkpoints=Path(payload["checkpoints"]),
+        ),
         splits=splits,
-        journal=Journal(run_dir / "journals" / f"{payload['stage']}.jsonl"),
-        checkpoints=Path(payload["checkpoints"]),
     )
     if rank() == 0:
-        about = {
-            "width": recipe.ranker.width,
-            "history": recipe.ranker.history,
+        metadata = {
+            "width": recipe.ranker.embedding_dim,
+            "max_history": recipe.ranker.max_history,
             "valid_gauc": round(progress.best, 5),
             "epochs": progress.epoch,
             "best_epoch": progress.best_epoch + 1,
             "rows_per_second": round(progress.rows_per_second),
-            "digest": digest_ranker(ranker),
+            "weights_sha256": weights_sha256(ranker),
         }
-        with write_artifact(run_dir / kind, kind, {"dataset": payload["dataset"]}, about) as draft:
+        with write_artifact(run_dir / kind, kind, {"dataset": payload["dataset"]}, metadata) as draft:
             save_ranker(ranker, draft, list(dataset.item_index), dataset.item_features)
 
 

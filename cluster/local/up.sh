@@ -23,7 +23,7 @@ fi
 setsid ray start --head --block --port "$port" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
     --dashboard-agent-listen-port 0 --num-cpus "${1:-8}" --disable-usage-stats >"$log" 2>&1 </dev/null &
 echo $! >"$pid_file"
-for _ in $(seq 120); do
+for _ in $(seq 240); do
     if ! kill -0 "$(cat "$pid_file")" 2>/dev/null; then
         echo "the Ray head did not start; the end of $log:" >&2
         tail -n 20 "$log" >&2
@@ -36,5 +36,5 @@ for _ in $(seq 120); do
     fi
     sleep 0.5
 done
-echo "the Ray head did not open port $dashboard within 60 s; see $log" >&2
+echo "the Ray head did not open port $dashboard within 120 s; see $log" >&2
 exit 1

@@ -1,4 +1,4 @@
-"""One of four ranks, run as a program with a file and its rank: the gradient on one rank, on two, and on all four."""
+"""Program of one of four ranks (arguments: file, rank); computes the gradient on one, two and four ranks."""
 
 import sys
 
@@ -10,7 +10,7 @@ from coldstart.alignment.contrastive import Targets, info_nce
 
 
 def gradient(rows: dict[str, torch.Tensor], first: int, last: int) -> dict[str, torch.Tensor]:
-    """Gradients of a linear encoder and a temperature from this rank's share of the rows."""
+    """Gradients of a linear encoder and a temperature from this rank's rows."""
     weight = rows["weight"].clone().requires_grad_()
     temperature = torch.tensor(0.1, requires_grad=True)
     coarse = torch.nn.functional.normalize(rows["features"][first:last] @ weight, dim=-1)
@@ -28,12 +28,12 @@ def main() -> None:
         group = dist.new_group(list(range(world)))
         if rank >= world:
             continue
-        share = len(rows["groups"]) // world
-        gradients = gradient(rows, rank * share, (rank + 1) * share)
-        for one in gradients.values():
-            dist.all_reduce(one, group=group)
+        per_rank = len(rows["groups"]) // world
+        gradients = gradient(rows, rank * per_rank, (rank + 1) * per_rank)
+        for value in gradients.values():
+            dist.all_reduce(value, group=group)
         if rank == 0:
-            save_file({name: one / world for name, one in gradients.items()}, f"{path}.{world}")
+            save_file({name: value / world for name, value in gradients.items()}, f"{path}.{world}")
     dist.destroy_process_group()
 
 

@@ -10,7 +10,7 @@ from coldstart.config import UserError
 @pytest.fixture
 def adaptor():
     torch.manual_seed(0)
-    return Adaptor(8, 3, 16, hidden=32, dropout=0.1).eval()
+    return Adaptor(8, 3, 16, mlp_units=32, dropout=0.1).eval()
 
 
 def test_shapes_follow_the_input(adaptor):
@@ -18,9 +18,9 @@ def test_shapes_follow_the_input(adaptor):
     assert adaptor(torch.randn(2, 5, 8), torch.randn(2, 5, 3, 16)).shape == (2, 5, 8)
 
 
-def test_the_first_proxies_lie_near_the_mean_row(adaptor):
+def test_initial_proxies_are_near_the_mean_row(adaptor):
     rows = torch.randn(100, 8) * 0.2 + 3
-    adaptor.start_at(rows)
+    adaptor.init_near_mean(rows)
     coarse = torch.nn.functional.normalize(torch.randn(50, 8), dim=-1)
     fine = adaptor(coarse, torch.randn(50, 3, 16))
     spread = (rows - rows.mean(0)).norm(dim=-1).mean()
@@ -28,7 +28,7 @@ def test_the_first_proxies_lie_near_the_mean_row(adaptor):
 
 
 @pytest.mark.parametrize("part", ["coarse", "first group", "last group"])
-def test_every_reading_of_an_item_counts(adaptor, part):
+def test_every_input_changes_the_output(adaptor, part):
     coarse, states = torch.randn(1, 8), torch.randn(1, 3, 16)
     before = adaptor(coarse, states)
     if part == "coarse":
@@ -39,7 +39,7 @@ def test_every_reading_of_an_item_counts(adaptor, part):
     assert not torch.allclose(before, adaptor(coarse, states))
 
 
-def test_the_length_of_a_layer_state_does_not_matter(adaptor):
+def test_the_norm_of_a_layer_state_does_not_matter(adaptor):
     coarse, states = torch.randn(4, 8), torch.randn(4, 3, 16) * 5
     assert torch.allclose(adaptor(coarse, states), adaptor(coarse, states * 7), atol=1e-4)
 
@@ -56,6 +56,6 @@ def test_a_damaged_adaptor_is_refused(adaptor, tmp_path):
     with pytest.raises(UserError, match="align_fine"):
         load_adaptor(tmp_path)
     save_adaptor(adaptor, tmp_path)
-    (tmp_path / "adaptor.json").write_text(json.dumps(adaptor.shape | {"groups": 2}))
-    with pytest.raises(UserError, match="whole adaptor"):
+    (tmp_path / "adaptor.json").write_text(json.dumps(adaptor.config | {"groups": 2}))
+    with pytest.raises(UserError, match="complete adaptor"):
         load_adaptor(tmp_path)

@@ -25,24 +25,26 @@ def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 
 def plain(coarse: torch.Tensor, own: Targets, candidates: Targets, temperature: float) -> torch.Tensor:
-    """The loss as it is written down: the own row, then all candidates of other groups."""
-    right = (coarse * own.rows).sum(1, keepdim=True) / temperature
+    """Direct implementation: the own row, then all candidates of other groups."""
+    positive = (coarse * own.rows).sum(1, keepdim=True) / temperature
     scores = coarse @ candidates.rows.T / temperature
     if own.log_q is not None:
-        right, scores = right - own.log_q[:, None], scores - candidates.log_q
+        positive, scores = positive - own.log_q[:, None], scores - candidates.log_q
     scores = scores.masked_fill(own.groups[:, None] == candidates.groups, float("-inf"))
-    return F.cross_entropy(torch.cat([right, scores], 1), torch.zeros(len(coarse), dtype=torch.long), reduction="none")
+    return F.cross_entropy(
+        torch.cat([positive, scores], 1), torch.zeros(len(coarse), dtype=torch.long), reduction="none"
+    )
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several tiles each way for a handful of rows, the last ones not full."""
+    """Tiles so small that a few rows need several in each direction, the last ones partly filled."""
     monkeypatch.setattr(contrastive, "ROWS_PER_TILE", 3)
     monkeypatch.setattr(contrastive, "CANDIDATES_PER_TILE", 4)
 
 
 def problem(dtype: torch.dtype = torch.float32, *, log_q: bool = False) -> tuple[torch.Tensor, Targets, Targets]:
-    """8 rows against 19 candidates: the batch and drawn ones, with items twice and one group of three."""
+    """8 rows against 19 candidates (the batch and sampled ones), with duplicate items and one group of three."""
     generator = torch.Generator().manual_seed(4)
     rows, groups = unit(19, 6, seed=1, dtype=dtype), torch.arange(19)
     groups[[2, 9, 15]] = 2
@@ -52,13 +54,13 @@ def problem(dtype: torch.dtype = torch.float32, *, log_q: bool = False) -> tuple
     return unit(8, 6, dtype=dtype).requires_grad_(), own, Targets(rows, groups, q)
 
 
-def test_is_the_cross_entropy_of_finding_the_own_row():
+def test_the_loss_is_the_cross_entropy_of_the_own_row():
     coarse, targets = unit(4, 8), Targets(unit(4, 8, seed=1), torch.arange(4))
     expected = F.cross_entropy(coarse @ targets.rows.T / 0.2, torch.arange(4), reduction="none")
     torch.testing.assert_close(info_nce(coarse, targets, targets, temperature=0.2), expected)
 
 
-def test_a_row_of_the_same_group_is_no_negative():
+def test_a_row_of_the_same_group_is_not_a_negative():
     coarse, targets = unit(3, 8), Targets(unit(3, 8, seed=1), torch.tensor([7, 7, 9]))
     logits = coarse @ targets.rows.T / 0.2
     logits[0, 1] = logits[1, 0] = float("-inf")
@@ -68,22 +70,22 @@ def test_a_row_of_the_same_group_is_no_negative():
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("log_q", [False, True])
-def test_tiles_give_loss_and_gradient_of_the_plain_loss(log_q: bool):
+def test_tiles_give_the_loss_and_gradient_of_the_plain_loss(log_q: bool):
     coarse, own, candidates = problem(log_q=log_q)
     weights = torch.rand(8, generator=torch.Generator().manual_seed(1))
-    got = {}
+    results = {}
     for name, losses in {
         "tiled": info_nce(coarse, own, candidates, temperature=0.05),
         "plain": plain(coarse, own, candidates, 0.05),
     }.items():
         (gradient,) = torch.autograd.grad((losses * weights).sum(), coarse)
-        got[name] = losses.detach(), gradient
-    torch.testing.assert_close(got["tiled"], got["plain"], atol=1e-6, rtol=1e-5)
+        results[name] = losses.detach(), gradient
+    torch.testing.assert_close(results["tiled"], results["plain"], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("log_q", [False, True])
-def test_gradient_is_that_of_finite_differences(log_q: bool):
+def test_the_gradient_equals_finite_differences(log_q: bool):
     coarse, own, candidates = problem(torch.float64, log_q=log_q)
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda c, t: info_nce(c, own, candidates, temperature=t), (coarse, temperature))
@@ -96,16 +98,16 @@ def test_scores_far_beyond_the_range_of_exp_stay_finite():
     torch.testing.assert_close(losses, plain(coarse, own, candidates, 1e-3), rtol=1e-4, atol=1e-3)
 
 
-def test_an_item_that_is_alone_in_its_batch_has_nothing_to_be_told_from():
+def test_without_negatives_the_loss_is_zero():
     targets = Targets(unit(2, 4, seed=1), torch.tensor([3, 3]))
     assert info_nce(unit(2, 4), targets, targets, temperature=0.2).tolist() == [0, 0]
 
 
-def test_only_the_row_whose_proxy_is_not_a_number_has_no_loss():
+def test_a_nan_proxy_makes_only_its_own_loss_nan():
     coarse, own, candidates = problem()
-    spoilt = coarse.detach().clone()
-    spoilt[3] = float("nan")
-    assert info_nce(spoilt, own, candidates, temperature=0.2).isnan().nonzero().tolist() == [[3]]
+    damaged = coarse.detach().clone()
+    damaged[3] = float("nan")
+    assert info_nce(damaged, own, candidates, temperature=0.2).isnan().nonzero().tolist() == [[3]]
 
 
 def test_targets_get_no_gradient():
@@ -121,8 +123,8 @@ def test_half_precision_proxies_are_compared_in_float32():
     assert info_nce(unit(4, 8).bfloat16(), targets, targets, temperature=0.01).dtype == torch.float32
 
 
-def test_ranks_together_give_the_gradient_of_one(tmp_path: Path):
-    """Masks are uneven: one rank has an item three times, another none twice."""
+def test_several_ranks_give_the_gradient_of_one(tmp_path: Path):
+    """Groups are uneven: one rank has an item three times, another has no duplicates."""
     rows = {
         "features": unit(8, 6),
         "weight": unit(6, 5, seed=1),
@@ -138,8 +140,8 @@ def test_ranks_together_give_the_gradient_of_one(tmp_path: Path):
         torch.testing.assert_close(load_file(f"{path}.{world}"), alone, atol=1e-6, rtol=1e-6)
 
 
-class Reader(torch.nn.Module):
-    """Reads features with dropout, whose mask comes with the item so that it does not depend on the pass."""
+class SmallEncoder(torch.nn.Module):
+    """Encoder with dropout whose mask is seeded per item, so that it does not depend on the pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +159,7 @@ def test_passes_of_any_size_give_the_gradient_of_the_whole_batch_with_dropout():
     targets = Targets(unit(12, 5, seed=8), torch.tensor([1, 2, 3, 4, 5, 6, 7, 2, 9, 10, 1, 12]))
     gradients = {}
     for size in (12, 6, 4, 1):
-        model = CoarseModel(Reader(), Temperature(0.1, learnt=True))
+        model = CoarseModel(SmallEncoder(), Temperature(0.1, learned=True))
         for start in range(0, 12, size):
             rows = slice(start, start + size)
             coarse, temperature = model({name: value[rows] for name, value in inputs.items()})
@@ -168,15 +170,15 @@ def test_passes_of_any_size_give_the_gradient_of_the_whole_batch_with_dropout():
         torch.testing.assert_close(gradients[size], gradients[12], atol=1e-6, rtol=1e-5)
 
 
-def test_a_fixed_temperature_is_no_parameter():
-    temperature = Temperature(0.07, learnt=False)
+def test_a_fixed_temperature_has_no_parameter():
+    temperature = Temperature(0.07, learned=False)
     assert not list(temperature.parameters())
     assert temperature().item() == pytest.approx(0.07)
 
 
 @pytest.mark.parametrize(("direction", "bound"), [(1, LOWEST_TEMPERATURE), (-1, HIGHEST_TEMPERATURE)])
-def test_a_learnt_temperature_stays_within_its_bounds_and_comes_back_from_them(direction: int, bound: float):
-    temperature = Temperature(0.2, learnt=True)
+def test_a_learned_temperature_stays_within_its_bounds_and_can_leave_them(direction: int, bound: float):
+    temperature = Temperature(0.2, learned=True)
     optimizer = torch.optim.SGD(temperature.parameters(), lr=0.5)
 
     def push(sign: int) -> float:
@@ -190,5 +192,5 @@ def test_a_learnt_temperature_stays_within_its_bounds_and_comes_back_from_them(d
     assert abs(push(-direction) - bound) > 0.05 * bound
 
 
-def test_half_precision_keeps_the_start_of_a_learnt_temperature():
-    assert Temperature(0.07, learnt=True).bfloat16()().item() == pytest.approx(0.07)
+def test_half_precision_keeps_the_start_of_a_learned_temperature():
+    assert Temperature(0.07, learned=True).bfloat16()().item() == pytest.approx(0.07)

@@ -1,4 +1,4 @@
-"""What a user gets wrong is named in a line or two with the fix, before anything is started."""
+"""Errors of users are reported in one or two lines with the fix, before a cluster is started."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def tables(path: Path, items: dict, events: dict) -> Path:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> list[str]:
+def command(tmp_path: Path) -> list[str]:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("name: mine\ndata: {source: files}\n")
     return ["run", "pipeline", "--recipe", str(recipe), "--set", f"paths.runs={tmp_path / 'runs'}"]
@@ -38,20 +38,20 @@ def mine(tmp_path: Path) -> list[str]:
         (["--address", "127.0.0.1:9"], ["127.0.0.1:9", "Ray"]),
     ],
 )
-def test_pipeline_refuses_at_once(
-    coldstart: Command, tmp_path: Path, mine: list[str], extra: list[str], words: list[str]
+def test_the_pipeline_refuses_wrong_input_at_once(
+    coldstart: Command, tmp_path: Path, command: list[str], extra: list[str], words: list[str]
 ) -> None:
     data = tables(tmp_path / "data", ITEMS, EVENTS)
-    done = coldstart(*mine, "--set", f"data.files.root={data}", *extra)
+    done = coldstart(*command, "--set", f"data.files.root={data}", *extra)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 2
     for word in words:
         assert word in done.stderr
 
 
-def test_an_empty_table_is_named(coldstart: Command, tmp_path: Path, mine: list[str]) -> None:
+def test_an_empty_table_is_named(coldstart: Command, tmp_path: Path, command: list[str]) -> None:
     empty = {name: pa.array([], pa.table(EVENTS)[name].type) for name in EVENTS}
-    done = coldstart(*mine, "--set", f"data.files.root={tables(tmp_path / 'data', ITEMS, empty)}")
+    done = coldstart(*command, "--set", f"data.files.root={tables(tmp_path / 'data', ITEMS, empty)}")
     assert done.returncode == 2
     assert "events.parquet" in done.stderr
     assert "empty" in done.stderr or "no rows" in done.stderr

@@ -15,10 +15,10 @@ def plan(tmp_path):
     return run
 
 
-def test_a_plan_says_what_fits_and_how_long_it_takes(plan):
-    found = plan("--json")
-    assert found.exit_code == 0, found.output
-    report = json.loads(found.stdout)
+def test_plan_reports_memory_time_and_checkpoint_size(plan):
+    result = plan("--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
     assert report["parameters"]["trained"] > 500_000
     assert [row["stage"] for row in report["stages"]] == [0, 1, 2, 3]
     states = [row["states"] for row in report["stages"]]
@@ -28,15 +28,15 @@ def test_a_plan_says_what_fits_and_how_long_it_takes(plan):
     assert report["checkpoint_bytes"]["resumable"] > report["checkpoint_bytes"]["encoder"] > 0
 
 
-def test_what_does_not_fit_says_what_to_change(plan):
-    found = plan("--memory", "0.001", "--no-probe")
-    assert isinstance(found.exception, UserError)
-    assert "encoder.gradient_checkpointing" in str(found.exception)
-    assert "items/s" not in found.output
+def test_the_error_names_settings_to_change_if_nothing_fits(plan):
+    result = plan("--memory", "0.001", "--no-probe")
+    assert isinstance(result.exception, UserError)
+    assert "encoder.gradient_checkpointing" in str(result.exception)
+    assert "items/s" not in result.output
 
 
-def test_gpus_that_are_not_here_have_to_be_described(plan):
-    found = plan("--set", "cluster.gpus_per_worker=1")
-    assert "say --memory GiB" in str(found.exception)
-    told = plan("--set", "cluster.gpus_per_worker=1", "--memory", "80", "--json")
-    assert json.loads(told.stdout)["items_per_second_and_rank"] is None
+def test_memory_of_absent_gpus_has_to_be_passed(plan):
+    result = plan("--set", "cluster.gpus_per_worker=1")
+    assert "pass --memory GiB" in str(result.exception)
+    result = plan("--set", "cluster.gpus_per_worker=1", "--memory", "80", "--json")
+    assert json.loads(result.stdout)["items_per_second_and_rank"] is None

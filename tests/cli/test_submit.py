@@ -56,7 +56,7 @@ def test_prepare_runs_on_the_head_and_leaves_its_artifact(head: dict[str, str], 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     artifact = read_artifact(tmp_path / "smoke" / "dataset", "dataset")
-    assert artifact.about["items"] == 600
+    assert artifact.metadata["items"] == 600
 
 
 def test_a_failed_job_is_exit_code_1_with_its_last_lines(head: dict[str, str], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import json
 from typer.testing import CliRunner
 
 from coldstart.cli.app import app
-from coldstart.serving.tokens import Tokens
+from coldstart.serving.tokens import TokenFile
 
 
 def said(*words: str) -> str:
@@ -12,12 +12,12 @@ def said(*words: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_token_is_made_listed_and_revoked(tmp_path):
+def test_a_token_is_created_listed_and_revoked(tmp_path):
     file = str(tmp_path / "tokens")
     token = said("new", "anna", "-f", file)
     other = json.loads(said("new", "ben", "-f", file, "--json"))["token"]
-    assert Tokens(tmp_path / "tokens").name_of(token.encode()) == "anna"
+    assert TokenFile(tmp_path / "tokens").name_of(token.encode()) == "anna"
     assert said("list", "-f", file).split() == ["anna", "ben"]
     said("revoke", "anna", "-f", file)
     assert json.loads(said("list", "-f", file, "--json")) == ["ben"]
-    assert Tokens(tmp_path / "tokens").name_of(other.encode()) == "ben"
+    assert TokenFile(tmp_path / "tokens").name_of(other.encode()) == "ben"

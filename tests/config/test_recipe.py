@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe
 from coldstart.config.recipe import Serving
-from workloads.job import RECIPES
+from coldstart.config.recipe.synonyms import SYNONYMS
+from workloads.recipes import RECIPES
 
 
 def write(path: Path, **values: object) -> Path:
@@ -14,7 +17,7 @@ def write(path: Path, **values: object) -> Path:
     return file
 
 
-def test_every_shipped_recipe_is_valid_and_opens_with_its_command():
+def test_every_shipped_recipe_is_valid_and_starts_with_its_command():
     files = sorted(RECIPES.glob("*.yaml"))
     assert [file.stem for file in files] == ["demo", "movielens", "qwen2.5-vl-3b"]
     for file in files:
@@ -26,9 +29,9 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_command():
 
 
 def test_override_reaches_a_nested_field(tmp_path):
-    recipe = load_recipe(write(tmp_path), ["coarse.zero_stage=3", "ranker.hidden=[32, 16]", "paths.runs=/elsewhere"])
+    recipe = load_recipe(write(tmp_path), ["coarse.zero_stage=3", "ranker.mlp_units=[32, 16]", "paths.runs=/elsewhere"])
     assert recipe.coarse.zero_stage == 3
-    assert recipe.ranker.hidden == (32, 16)
+    assert recipe.ranker.mlp_units == (32, 16)
     assert recipe.run_dir == Path("/elsewhere/mine")
 
 
@@ -45,7 +48,7 @@ def test_override_reaches_a_nested_field(tmp_path):
         ({}, ["coarse.zero_stage=7"], ["coarse.zero_stage", "7", "less than or equal to 3"]),
         ({}, ["coarse.zero_stage"], ["section.field=value"]),
         ({}, ["name.first=x"], ["name.first", "not a section"]),
-        ({"content": {"picture": False, "text": False}}, [], ["content.picture", "content.text", "true"]),
+        ({"content": {"use_image": False, "use_text": False}}, [], ["content.use_image", "content.use_text", "true"]),
         ({"coarse": {"batch": 127}}, [], ["coarse.batch", "127", "multiple of 2"]),
         (
             {"cluster": {"workers": 4, "min_workers": 2}},
@@ -56,16 +59,69 @@ def test_override_reaches_a_nested_field(tmp_path):
         ({"data": {"split": {"valid": 0.5, "test": 0.5}}}, [], ["split.valid", "0.8"]),
         ({"serving": {"min_replicas": 4}}, [], ["serving.max_replicas", "raise"]),
         ({"serving": {"preset": "fast"}}, [], ["serving.preset", "throughput"]),
-        ({"serving": {"max_waiting": 600}}, [], ["serving.max_ongoing", "raise"]),
-        ({"serving": {"scaling": {"upscale_delay_s": 3}}}, [], ["upscale_delay_s", "look_back_s"]),
+        ({"serving": {"max_queue": 600}}, [], ["serving.max_ongoing_requests", "raise"]),
+        ({"serving": {"scaling": {"upscale_delay_s": 3}}}, [], ["upscale_delay_s", "look_back_period_s"]),
     ],
 )
-def test_mistakes_are_named_with_the_fix(tmp_path, values, overrides, words):
+def test_errors_name_the_fix(tmp_path, values, overrides, words):
     with pytest.raises(UserError) as caught:
         load_recipe(write(tmp_path, **values), overrides)
     assert len(str(caught.value).splitlines()) <= 2
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("ranker.lr=0.1", ["'lr'", "use ranker.learning_rate"]),
+        ("coarse.lr=0.1", ["use coarse.learning_rate"]),
+        ("fine.joint.lr=0.1", ["use fine.joint.ranker_lr"]),
+        ("lr=0.1", ["ranker.learning_rate or coarse.learning_rate or fine.learning_rate"]),
+        ("learning_rate=0.1", ["ranker.learning_rate or coarse.learning_rate or fine.learning_rate"]),
+        ("ranker.batch_size=64", ["use ranker.windows_per_step"]),
+        ("coarse.batch_size=64", ["use coarse.batch"]),
+        ("serving.batch_size=64", ["use serving.max_batch"]),
+        ("batch_size=64", ["ranker.windows_per_step or coarse.batch or fine.windows_per_step"]),
+        ("content.image=false", ["use content.use_image"]),
+        ("image=false", ["use content.use_image"]),
+        ("picture=false", ["use content.use_image"]),
+        ("data.files.columns.picture=poster", ["use data.files.columns.image"]),
+        ("encoder.picture_size=64", ["use encoder.image_size"]),
+        ("ranker.dim=8", ["use ranker.embedding_dim"]),
+        ("ranker.embedding_size=8", ["use ranker.embedding_dim"]),
+        ("ranker.num_layers=3", ["use ranker.cross_layers"]),
+        ("coarse.dropout=0.1", ["use coarse.token_dropout"]),
+        ("encoder.dropout=0.1", ["use encoder.lora.dropout"]),
+        ("fine.n_epochs=3", ["use fine.epochs"]),
+        ("coarse.num_epochs=3", ["use coarse.epochs"]),
+        ("ranker.seed=3", ["use seed"]),
+        ("random_seed=3", ["use seed"]),
+    ],
+)
+def test_a_synonym_is_refused_with_the_right_key(tmp_path, override, words):
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(tmp_path), [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def _fields(section: str) -> dict:
+    """Fields of the section at a dotted path."""
+    model = Recipe
+    for name in filter(None, section.split(".")):
+        kind = model.model_fields[name].annotation
+        model = next(one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel))
+    return model.model_fields
+
+
+def test_every_synonym_names_a_setting_and_is_not_a_setting_itself():
+    for section, keys in SYNONYMS.items():
+        for key, words in keys.items():
+            parent, _, name = f"{section}.{key}".strip(".").rpartition(".")
+            assert name in _fields(parent), (section, key)
+            for word in words:
+                assert word not in _fields(section), (section, word)
 
 
 def test_missing_or_broken_file(tmp_path):
@@ -90,8 +146,8 @@ def test_the_dump_is_the_same_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["small", "latency", "throughput"])
-def test_a_serving_preset_fills_what_the_recipe_leaves_open_and_survives_a_dump(preset):
-    given = Serving(preset=preset, max_batch=3, scaling={"encoder": 5})
-    assert (given.max_batch, given.scaling.encoder) == (3, 5)
+def test_a_serving_preset_sets_only_missing_fields_and_survives_a_dump(preset):
+    serving = Serving(preset=preset, max_batch=3, scaling={"encoder": 5})
+    assert (serving.max_batch, serving.scaling.encoder) == (3, 5)
     assert Serving(preset="throughput").max_batch > Serving().max_batch > Serving(preset="latency").max_batch
-    assert Serving.model_validate(given.model_dump()) == given
+    assert Serving.model_validate(serving.model_dump()) == serving

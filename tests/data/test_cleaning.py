@@ -9,12 +9,12 @@ from PIL import Image
 from coldstart.config.recipe import Columns
 from coldstart.data import cleaning
 from coldstart.data.cleaning import clean_events, clean_items
-from coldstart.data.readers import Chunk
+from coldstart.data.readers import RawBatch
 
 LIMITS = {"max_bytes": 5000, "max_pixels": 100}
 
 
-def _picture(side: int = 4) -> bytes:
+def _image(side: int = 4) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (side, side), "red").save(stream, "PNG")
     return stream.getvalue()
@@ -23,22 +23,22 @@ def _picture(side: int = 4) -> bytes:
 def _items(*rows: dict[str, Any], columns: Columns | None = None) -> list[dict[str, Any]]:
     table = pa.Table.from_pylist([{"item_id": None, "title": None, "image": None} | row for row in rows])
     table = table.set_column(table.column_names.index("image"), "image", table["image"].cast(pa.binary()))
-    return clean_items(Chunk(10, table), columns or Columns(), **LIMITS).to_pylist()
+    return clean_items(RawBatch(10, table), columns or Columns(), **LIMITS).to_pylist()
 
 
 def _events(known: list[str], **columns: Any) -> list[dict[str, Any]]:
-    label_at_least = columns.pop("label_at_least", None)
+    positive_threshold = columns.pop("positive_threshold", None)
     count = max(len(values) for values in columns.values())
     good = {"user_id": ["u"] * count, "item_id": [known[0]] * count, "timestamp": [5] * count, "label": [1] * count}
-    chunk = Chunk(0, pa.table(good | columns))
-    cleaned = clean_events(chunk, Columns(), pa.array(known), label_at_least=label_at_least, oracle=False)
+    batch = RawBatch(0, pa.table(good | columns))
+    cleaned = clean_events(batch, Columns(), pa.array(known), positive_threshold=positive_threshold, oracle=False)
     return cleaned.to_pylist()
 
 
-def test_every_item_fault_has_its_reason() -> None:
-    large, broken = _picture(11), b"no picture"
+def test_each_problem_of_an_item_has_its_reason() -> None:
+    large, broken = _image(11), b"no image"
     rows = _items(
-        {"item_id": "good", "title": "t", "image": _picture()},
+        {"item_id": "good", "title": "t", "image": _image()},
         {"title": "no id"},
         {"item_id": " ", "title": "blank id"},
         {"item_id": "silent"},
@@ -47,7 +47,7 @@ def test_every_item_fault_has_its_reason() -> None:
         {"item_id": "lost", "image": broken},
         {"item_id": "large", "title": "t", "image": large},
         {"item_id": "heavy", "title": "t", "image": bytes(6000)},
-        {"item_id": "seen", "image": _picture()},
+        {"item_id": "seen", "image": _image()},
     )
     assert [row["row"] for row in rows] == list(range(10, 20))
     assert [row["item_id"] for row in rows] == [
@@ -67,14 +67,14 @@ def test_every_item_fault_has_its_reason() -> None:
     assert reasons[0] is reasons[9] is None
     assert reasons[1] == reasons[2] == cleaning.NO_ITEM_ID
     assert reasons[3] == reasons[4] == cleaning.NOTHING_TO_READ
-    assert "kept without its picture" in reasons[5]
+    assert "kept without its image" in reasons[5]
     assert "kept" not in reasons[6]
     assert "11 x 11 pixels" in reasons[7]
     assert "6000 bytes" in reasons[8]
-    assert [row["picture"] is not None for row in rows] == [True] + [False] * 8 + [True]
+    assert [row["image"] is not None for row in rows] == [True] + [False] * 8 + [True]
 
 
-def test_a_text_alone_is_something_to_read() -> None:
+def test_a_text_alone_is_enough_content() -> None:
     [row] = _items({"item_id": "a", "body": "words"}, columns=Columns(text="body"))
     assert (row["text"], row["reason"]) == ("words", None)
 
@@ -89,7 +89,7 @@ def test_a_text_alone_is_something_to_read() -> None:
         ({"genres": None, "year": None}, None, None),
     ],
 )
-def test_tags_become_words(tags: dict[str, Any], text: str | None, expected: str | None) -> None:
+def test_tags_are_added_to_the_text(tags: dict[str, Any], text: str | None, expected: str | None) -> None:
     columns = Columns(text="body", tags=("genres", "year"))
     assert _items({"item_id": "a", "title": "t", "body": text, **tags}, columns=columns)[0]["text"] == expected
 
@@ -99,13 +99,13 @@ def test_tags_become_words(tags: dict[str, Any], text: str | None, expected: str
     [[7, 8], [7.0, 8.0], [" 7", "8 "], pa.array(["7", "8"]).dictionary_encode(), pa.array([7, 8], pa.uint16())],
     ids=["integer", "float", "padded", "dictionary", "short"],
 )
-def test_ids_of_any_type_meet(ids: Any) -> None:
+def test_ids_of_any_type_match(ids: Any) -> None:
     rows = _events(["7", "8"], item_id=ids, user_id=ids)
     assert [row["item_idx"] for row in rows] == [1, 2]
     assert [row["user_id"] for row in rows] == ["7", "8"]
 
 
-def test_every_event_fault_has_its_reason() -> None:
+def test_each_problem_of_an_event_has_its_reason() -> None:
     rows = _events(
         ["a"],
         user_id=["u", None, "u", "u", "u", "u", "u", " "],
@@ -149,26 +149,26 @@ def test_labels_of_any_form(labels: list[Any]) -> None:
 
 
 def test_ratings_become_labels_by_threshold() -> None:
-    rows = _events(["a"], label=[4.0, 3.5, None, 5.0], label_at_least=4)
+    rows = _events(["a"], label=[4.0, 3.5, None, 5.0], positive_threshold=4)
     assert [row["label"] for row in rows] == [1, 0, 0, 1]
     assert [row["reason"] for row in rows] == [None, None, cleaning.NO_RATING, None]
 
 
 def test_malformed_lines_are_rejected_rows() -> None:
     table = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": ["5"], "label": ["1"]})
-    chunk = Chunk(3, table, ("too,few",))
-    rows = clean_events(chunk, Columns(), pa.array(["a"]), label_at_least=None, oracle=False).to_pylist()
+    batch = RawBatch(3, table, ("too,few",))
+    rows = clean_events(batch, Columns(), pa.array(["a"]), positive_threshold=None, oracle=False).to_pylist()
     assert [(row["row"], row["key"], row["reason"]) for row in rows] == [
         (3, None, None),
         (4, "too,few", cleaning.MALFORMED),
     ]
 
 
-def test_a_moment_of_publication_that_makes_no_sense_is_not_known() -> None:
+def test_an_invalid_publication_time_is_unknown() -> None:
     raw = [
         {"item_id": name, "title": name, "born": born} for name, born in [("a", 1_600_000_000), ("b", -5), ("c", None)]
     ]
-    found = _items(*raw, columns=Columns(created_at="born"))
-    assert [row["created_at"] for row in found] == [1_600_000_000, None, None]
-    assert [row["reason"] for row in found] == [None, None, None]
+    rows = _items(*raw, columns=Columns(created_at="born"))
+    assert [row["created_at"] for row in rows] == [1_600_000_000, None, None]
+    assert [row["reason"] for row in rows] == [None, None, None]
     assert _items(raw[0])[0]["created_at"] is None

@@ -5,14 +5,14 @@ import zlib
 import pytest
 from PIL import Image
 
-from coldstart.data.content import BadPicture, Content, decode_picture
+from coldstart.data.content import Content, InvalidImageError, decode_image
 
 LIMITS = {"max_bytes": 100_000, "max_pixels": 10_000}
 
 
-def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -21,7 +21,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims a huge picture."""
+    """A PNG of a few bytes whose header claims a huge image."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(b"")) + _chunk(b"IEND", b"")
 
@@ -32,46 +32,46 @@ def test_a_bomb_is_refused_by_its_header(side: int, monkeypatch: pytest.MonkeyPa
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
-    with pytest.raises(BadPicture, match="pixels"):
-        decode_picture(_bomb(side, side), **LIMITS)
+    with pytest.raises(InvalidImageError, match="pixels"):
+        decode_image(_bomb(side, side), **LIMITS)
 
 
 def test_too_many_bytes_are_refused() -> None:
-    with pytest.raises(BadPicture, match=r"200000 bytes, at most 100000"):
-        decode_picture(bytes(200_000), **LIMITS)
+    with pytest.raises(InvalidImageError, match=r"200000 bytes, at most 100000"):
+        decode_image(bytes(200_000), **LIMITS)
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"not a picture", _encoded(Image.new("RGB", (60, 60), "red"), "JPEG")[:-200], _bomb(50, 50)],
+    [b"", b"not an image", _encoded(Image.new("RGB", (60, 60), "red"), "JPEG")[:-200], _bomb(50, 50)],
     ids=["empty", "words", "truncated", "no pixels"],
 )
 def test_broken_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(BadPicture):
-        decode_picture(data, **LIMITS)
+    with pytest.raises(InvalidImageError):
+        decode_image(data, **LIMITS)
 
 
 def test_transparency_becomes_white() -> None:
-    clear = decode_picture(_encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG"), **LIMITS)
+    clear = decode_image(_encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG"), **LIMITS)
     assert clear.mode == "RGB"
     assert clear.getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_pictures_are_turned_upright() -> None:
+def test_images_are_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode_picture(_encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), **LIMITS).size == (4, 8)
+    assert decode_image(_encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), **LIMITS).size == (4, 8)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGB"])
-def test_any_colour_mode_becomes_rgb(mode: str) -> None:
+def test_any_color_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
-    assert decode_picture(_encoded(Image.new(mode, (5, 5)), kind), **LIMITS).mode == "RGB"
+    assert decode_image(_encoded(Image.new(mode, (5, 5)), kind), **LIMITS).mode == "RGB"
 
 
-def test_digests_tell_words_and_pictures_apart():
-    assert Content("a", "b").words_digest == Content("a", "b", b"p").words_digest
-    assert len({Content(*said).words_digest for said in [("a", "b"), ("ab",), (None, "ab"), ("b", "a"), ()]}) == 5
-    assert Content("a", picture=b"p").picture_digest == Content("b", picture=b"p").picture_digest
-    assert Content("a", picture=b"p").picture_digest != Content("a").picture_digest
-    assert Content("a").words_digest.bit_length() < 64
+def test_text_and_image_digests_are_independent():
+    assert Content("a", "b").text_digest == Content("a", "b", b"p").text_digest
+    assert len({Content(*parts).text_digest for parts in [("a", "b"), ("ab",), (None, "ab"), ("b", "a"), ()]}) == 5
+    assert Content("a", image=b"p").image_digest == Content("b", image=b"p").image_digest
+    assert Content("a", image=b"p").image_digest != Content("a").image_digest
+    assert Content("a").text_digest.bit_length() < 64

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from coldstart.config import UserError, write_artifact
-from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import Modalities
 from coldstart.data.content import Content
-from coldstart.data.contract import DIGESTS, ITEMS, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
 from coldstart.data.dataset import Dataset, part_path
+from coldstart.data.schema import DIGESTS, ITEMS, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
 
 N = ITEMS_PER_PART + 37
 
@@ -43,9 +43,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "order",
     [[1], [N], [N, 1, N, 2], [17, 16, 15], [ITEMS_PER_PART, ITEMS_PER_PART + 1], []],
 )
-def test_contents_come_in_the_asked_order(path: Path, order: list[int]) -> None:
-    found = Dataset.open(path).contents(np.array(order, np.int64))
-    assert found == [
+def test_contents_are_in_the_requested_order(path: Path, order: list[int]) -> None:
+    contents = Dataset.open(path).contents(np.array(order, np.int64))
+    assert contents == [
         Content(f"title {i}" if i % 3 else None, f"text {i}" if i % 2 else None, b"%d" % i if i % 5 else None)
         for i in order
     ]
@@ -67,7 +67,7 @@ def test_counts_and_index_follow_item_idx(path: Path) -> None:
     assert {"title 1", "text 1"} <= set(dataset.texts())
 
 
-def test_items_that_show_the_same_are_one_group(tmp_path: Path) -> None:
+def test_items_with_identical_content_share_a_group(tmp_path: Path) -> None:
     digests = [[5, 9], [5, 9], [5, 8], [4, 9], [0, 0], [0, 0]]
     with write_artifact(tmp_path / "dataset", "dataset", {}, {"items": len(digests)}) as draft:
         (draft / "items").mkdir()
@@ -75,22 +75,22 @@ def test_items_that_show_the_same_are_one_group(tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), part_path(draft / "items", 0))
     dataset = Dataset.open(tmp_path / "dataset")
 
-    def same(**switch: bool) -> list[list[int]]:
-        groups = dataset.content_groups(ContentSwitch(**switch))
+    def groups_of(**modalities: bool) -> list[list[int]]:
+        groups = dataset.content_groups(Modalities(**modalities))
         assert groups.shape == (7,)
         return [np.flatnonzero(groups == group).tolist() for group in np.unique(groups)[1:]]
 
-    assert same() == [[5, 6], [4], [3], [1, 2]]
-    assert same(picture=False) == [[5, 6], [4], [1, 2, 3]]
-    assert same(text=False) == [[5, 6], [3], [1, 2, 4]]
+    assert groups_of() == [[5, 6], [4], [3], [1, 2]]
+    assert groups_of(use_image=False) == [[5, 6], [4], [1, 2, 3]]
+    assert groups_of(use_text=False) == [[5, 6], [3], [1, 2, 4]]
 
 
-def test_groups_of_an_earlier_dataset_say_what_to_do(path: Path) -> None:
-    with pytest.raises(UserError, match="no words_digest of its items; prepare it again"):
-        Dataset.open(path).content_groups(ContentSwitch())
+def test_a_dataset_without_digests_is_an_error_with_the_fix(path: Path) -> None:
+    with pytest.raises(UserError, match="no column text_digest in its items; run prepare again"):
+        Dataset.open(path).content_groups(Modalities())
 
 
-def test_a_damaged_dataset_is_refused(path: Path, tmp_path: Path) -> None:
+def test_a_corrupt_dataset_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no dataset at"):
         Dataset.open(tmp_path)
     file = part_path(path / "items", 1)

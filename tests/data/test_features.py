@@ -3,15 +3,22 @@ import pyarrow as pa
 import pytest
 
 from coldstart.config import UserError
-from coldstart.data.features import Categorical, FeatureColumn, FeatureSchema, Numeric, TargetFeatures, of_candidates
+from coldstart.data.features import (
+    Categorical,
+    FeatureColumn,
+    FeatureSchema,
+    Numeric,
+    TargetFeatures,
+    candidate_features,
+)
 
 
 def column(name: str, kind: str = "categorical", owner: str = "item") -> FeatureColumn:
     return FeatureColumn(owner=owner, name=name, kind=kind)
 
 
-def learnt(kind: str, values: list[object]) -> Categorical | Numeric:
-    return column("x", kind).learn(column("x", kind).typed(pa.table({"x": values})))
+def fitted(kind: str, values: list[object]) -> Categorical | Numeric:
+    return column("x", kind).fit(column("x", kind).typed(pa.table({"x": values})))
 
 
 SCHEMA = FeatureSchema(
@@ -27,42 +34,42 @@ SCHEMA = FeatureSchema(
 )
 
 
-def test_codes_are_those_of_train_and_0_for_everything_else():
-    feature = learnt("categorical", ["b", " a ", None, "b", ""])
+def test_values_outside_train_have_code_0():
+    feature = fitted("categorical", ["b", " a ", None, "b", ""])
     assert feature.values == ("a", "b")
     assert feature.cardinality == 3
     assert feature.code(pa.array(["b", "a", "new", None, " b "])).tolist() == [2, 1, 0, 0, 2]
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked"),
+    ("stored", "query"),
     [([3, 5, 3], [5]), ([3.0, None, 5.0], [5]), ([True, False, True], [True]), (["5", "3"], ["5"])],
 )
-def test_a_value_has_one_code_however_it_is_written(stored, asked):
-    feature = learnt("categorical", stored)
+def test_a_value_has_the_same_code_in_every_type(stored, query):
+    feature = fitted("categorical", stored)
     assert feature.cardinality == 3
-    assert feature.code(pa.array(asked))[0] == 2
+    assert feature.code(pa.array(query))[0] == 2
 
 
-def test_numbers_are_standardised_on_train_and_what_is_no_number_is_the_mean():
-    feature = learnt("numeric", [1.0, 3.0, float("nan"), None, float("inf"), 5.0])
+def test_numbers_are_standardized_on_train_and_missing_ones_are_the_mean():
+    feature = fitted("numeric", [1.0, 3.0, float("nan"), None, float("inf"), 5.0])
     assert (feature.mean, feature.scale) == (3.0, pytest.approx(np.std([1, 3, 5])))
-    asked = pa.array([5.0, float("nan"), None, float("-inf"), 1e12])
-    assert feature.standardise(asked) == pytest.approx([2 / feature.scale, 0, 0, 0, 8])
-    assert learnt("numeric", ["1", "x", "3"]).mean == 2
-    assert learnt("numeric", [4.0, 4.0]).standardise(pa.array([4.0, 5.0])).tolist() == [0, 1]
+    query = pa.array([5.0, float("nan"), None, float("-inf"), 1e12])
+    assert feature.standardize(query) == pytest.approx([2 / feature.scale, 0, 0, 0, 8])
+    assert fitted("numeric", ["1", "x", "3"]).mean == 2
+    assert fitted("numeric", [4.0, 4.0]).standardize(pa.array([4.0, 5.0])).tolist() == [0, 1]
 
 
-def test_order_of_arrival_does_not_change_what_is_learnt():
+def test_the_order_of_values_does_not_change_the_fit():
     values = np.random.default_rng(0).lognormal(0, 5, 999)
-    assert learnt("numeric", values.tolist()) == learnt("numeric", values[::-1].tolist())
-    assert learnt("categorical", ["a", "b"]) == learnt("categorical", ["b", "a", "b"])
+    assert fitted("numeric", values.tolist()) == fitted("numeric", values[::-1].tolist())
+    assert fitted("categorical", ["a", "b"]) == fitted("categorical", ["b", "a", "b"])
 
 
 @pytest.mark.parametrize(("kind", "values"), [("numeric", ["a", None]), ("categorical", ["", None])])
 def test_a_feature_without_a_value_in_train_is_refused(kind, values):
     with pytest.raises(UserError, match=rf"item_features: 'x' has no {kind} value in the train part.*feature_kinds"):
-        learnt(kind, pa.array(values, pa.string()))
+        fitted(kind, pa.array(values, pa.string()))
 
 
 def test_a_schema_survives_json():
@@ -74,24 +81,28 @@ def test_a_schema_survives_json():
 
 def test_a_request_is_encoded_as_the_dataset_is():
     item = SCHEMA.of("item").stack({"item.brand": np.array([0, 2, 1]), "item.price": np.array([0.0, 1, 2])}, 3)
-    user = SCHEMA.read("user", {"country": True})
-    context = SCHEMA.read("context", {"device": "phone", "hour": 3})
-    offline = TargetFeatures(SCHEMA, item, user, context).at(np.zeros(3, int), np.arange(3), np.zeros(3, int))
-    served = of_candidates(SCHEMA, item, user, context)
+    user = SCHEMA.encode_values("user", {"country": True})
+    context = SCHEMA.encode_values("context", {"device": "phone", "hour": 3})
+    offline = TargetFeatures(SCHEMA, item, user, context).lookup(np.zeros(3, int), np.arange(3), np.zeros(3, int))
+    served = candidate_features(SCHEMA, item, user, context)
     assert served.categorical.tolist() == offline.categorical.tolist() == [[0, 2, 1], [2, 2, 1], [1, 2, 1]]
     assert served.numeric.tolist() == offline.numeric.tolist() == [[0, 3], [1, 3], [2, 3]]
-    assert SCHEMA.read("user", {"country": 7}).categorical.tolist() == [[1]]
-    assert SCHEMA.read("user", {}).categorical.tolist() == SCHEMA.of("user").unknown(1).categorical.tolist()
+    assert SCHEMA.encode_values("user", {"country": 7}).categorical.tolist() == [[1]]
+    assert SCHEMA.encode_values("user", {}).categorical.tolist() == SCHEMA.of("user").unknown(1).categorical.tolist()
 
 
 @pytest.mark.parametrize(
-    ("owner", "given", "told"),
+    ("owner", "values", "message"),
     [
-        ("context", {"devise": "phone"}, "'devise' is no context feature of this ranker; allowed: device, hour"),
-        ("user", {"brand": "a"}, "'brand' is no user feature of this ranker; allowed: country"),
-        ("context", {"hour": "noon"}, "the context feature 'hour' is a number, not 'noon'"),
+        (
+            "context",
+            {"devise": "phone"},
+            "'devise' is not a feature of the context in this ranker; allowed: device, hour",
+        ),
+        ("user", {"brand": "a"}, "'brand' is not a feature of the user in this ranker; allowed: country"),
+        ("context", {"hour": "noon"}, "the context feature 'hour' must be a number, not 'noon'"),
     ],
 )
-def test_what_a_request_may_not_say_is_named(owner, given, told):
-    with pytest.raises(UserError, match=told):
-        SCHEMA.read(owner, given)
+def test_an_invalid_feature_of_a_request_is_named(owner, values, message):
+    with pytest.raises(UserError, match=message):
+        SCHEMA.encode_values(owner, values)

@@ -1,4 +1,4 @@
-"""Planted leaks are found, and honest features, however strong, are not: on made-up logs, several seeds each."""
+"""Injected leaks are found, and strong honest features are not reported: on simulated logs, with several seeds."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coldstart.config import UserError
-from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric, TargetFeatures
+from coldstart.data.features import Categorical, EncodedFeatures, FeatureSchema, Numeric, TargetFeatures
 from coldstart.data.leaks import audit
 from coldstart.data.sequences import Sequences
 
@@ -16,7 +16,8 @@ SEEDS = range(4)
 
 @dataclass
 class Log:
-    """A platform on which items appear all the time, fade, and differ in appeal; users differ in habit and taste."""
+    """A simulated platform: items appear all the time, lose interest, and differ in item effect; users differ in click
+    rate and preferences."""
 
     user: np.ndarray
     item: np.ndarray
@@ -25,12 +26,12 @@ class Log:
     split: np.ndarray
     genre: np.ndarray
     price: np.ndarray
-    appeal: np.ndarray
+    item_effect: np.ndarray
     habit: np.ndarray
     position: np.ndarray
 
     def rate(self, of, among, prior=0.0):
-        """Click rate by item or user over some events; the mean rate where there are none."""
+        """Click rate by item or user over some events; the mean rate for those without events."""
         unit, size = (self.item, ITEMS + 1) if of == "item" else (self.user, USERS)
         count = np.bincount(unit[among], minlength=size)
         clicks = np.bincount(unit[among], self.label[among], minlength=size)
@@ -52,20 +53,20 @@ def draw(seed: int) -> Log:
     activity = rng.lognormal(0, 0.7, USERS)
     user = rng.choice(USERS, EVENTS, p=activity / activity.sum())
     genre, price = rng.integers(0, 12, ITEMS + 1), rng.lognormal(0, 1, ITEMS + 1)
-    appeal = rng.normal(0, 0.9, 12)[genre] + 0.5 * np.log(price) + rng.normal(0, 0.8, ITEMS + 1)
+    item_effect = rng.normal(0, 0.9, 12)[genre] + 0.5 * np.log(price) + rng.normal(0, 0.8, ITEMS + 1)
     habit, position = rng.normal(0, 0.7, USERS), rng.integers(0, 10, EVENTS)
     traits, tastes = rng.normal(size=(ITEMS + 1, 3)), 0.6 * rng.normal(size=(USERS, 3))
-    odds = appeal[item] + habit[user] + np.sum(traits[item] * tastes[user], 1)
+    odds = item_effect[item] + habit[user] + np.sum(traits[item] * tastes[user], 1)
     odds -= 1.5 * (when - created[item]) + 0.3 * position
     label = (rng.random(EVENTS) < 1 / (1 + np.exp(-odds))).astype(np.int8)
     split = np.where(when < 0.7, 0, np.where(when < 0.8, 1, 2)).astype(np.int8)
     order = np.argsort(user, kind="stable")
     by_user = (array[order] for array in (user, item, (when * 1e7).astype(np.int64), label, split))
-    return Log(*by_user, genre, price, appeal, habit, position[order])
+    return Log(*by_user, genre, price, item_effect, habit, position[order])
 
 
-def judged(log: Log, owner: str, values: np.ndarray, kind: str = "numeric", trusted: tuple[str, ...] = ()):
-    """The finding for one feature given by item index, user index or event."""
+def check_of(log: Log, owner: str, values: np.ndarray, kind: str = "numeric", allowlist: tuple[str, ...] = ()):
+    """The audit of one feature, whose values are by item index, user index or event."""
     if kind == "numeric":
         schema = FeatureSchema(numeric=(Numeric(owner=owner, name="x", mean=0, scale=1),))
     else:
@@ -78,13 +79,13 @@ def judged(log: Log, owner: str, values: np.ndarray, kind: str = "numeric", trus
     parts[owner] = (
         replace(none, numeric=column.astype(np.float32))
         if kind == "numeric"
-        else Coded(column.astype(int), none.numeric)
+        else EncodedFeatures(column.astype(int), none.numeric)
     )
     offsets = np.concatenate([[0], np.cumsum(np.bincount(log.user, minlength=USERS))])
     features = TargetFeatures(schema, **parts)
     users = [str(user) for user in range(USERS)]
     sequences = Sequences(offsets, log.item, log.label, log.when, log.split, users, features=features)
-    return audit(sequences, trusted=trusted)[f"{owner}.x"]
+    return audit(sequences, allowlist=allowlist)[f"{owner}.x"]
 
 
 def honest(log: Log, seed: int) -> dict[str, tuple]:
@@ -95,7 +96,7 @@ def honest(log: Log, seed: int) -> dict[str, tuple]:
     return {
         "genre": ("item", log.genre + 1, "categorical"),
         "price": ("item", log.price),
-        "true appeal": ("item", log.appeal),
+        "true item effect": ("item", log.item_effect),
         "brand of few items": ("item", rng.integers(1, 400, ITEMS + 1), "categorical"),
         "popularity": ("item", np.log1p(counts)),
         "click rate in train": ("item", log.rate("item", train)),
@@ -111,7 +112,7 @@ def honest(log: Log, seed: int) -> dict[str, tuple]:
     }
 
 
-def planted(log: Log, seed: int) -> dict[str, tuple]:
+def leaking(log: Log, seed: int) -> dict[str, tuple]:
     rng = np.random.default_rng(seed)
     always, later = np.ones(EVENTS, bool), log.split > 0
     rate, habit = log.rate("item", always), log.rate("user", always)
@@ -137,41 +138,41 @@ def planted(log: Log, seed: int) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_honest_feature_is_called_a_leak(seed):
+def test_no_honest_feature_is_a_leak(seed):
     log = draw(seed)
     for name, feature in honest(log, seed).items():
-        assert judged(log, *feature).why() is None, name
+        assert check_of(log, *feature).problem() is None, name
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_planted_leak_is_found(seed):
+def test_every_injected_leak_is_found(seed):
     log = draw(seed)
-    for name, feature in planted(log, seed).items():
+    for name, feature in leaking(log, seed).items():
         with pytest.raises(UserError, match=f"columns.{feature[0]}_features: 'x' leaks") as error:
-            judged(log, *feature)
+            check_of(log, *feature)
         assert "(limit" in str(error.value), name
-        assert "trusted_features" in str(error.value)
+        assert "leak_allowlist" in str(error.value)
 
 
-def test_a_trusted_feature_is_let_through_with_its_figures():
+def test_a_feature_on_the_allowlist_is_kept_and_measured():
     log = draw(0)
-    finding = judged(log, "item", log.rate("item", np.ones(EVENTS, bool)), trusted=("x",))
-    assert finding.why() is not None
-    assert finding.chance > 0.3
+    check = check_of(log, "item", log.rate("item", np.ones(EVENTS, bool)), allowlist=("x",))
+    assert check.problem() is not None
+    assert check.chance > 0.3
 
 
-def test_what_cannot_be_judged_is_said_to_be_undefined():
+def test_values_that_cannot_be_computed_are_none():
     log = draw(0)
     log.split[:] = 0
-    finding = judged(log, "item", log.price)
-    assert (finding.auc, finding.chance, finding.z) == (None, None, None)
+    check = check_of(log, "item", log.price)
+    assert (check.auc, check.chance, check.z) == (None, None, None)
     log.split[:] = 2
     log.label[:] = 0
-    assert judged(log, "item", log.price).auc is None
+    assert check_of(log, "item", log.price).auc is None
 
 
-def test_list_logs_with_one_click_each_are_no_leak():
-    """Of ten items shown together one is clicked: labels of a user repel each other, whatever the feature."""
+def test_lists_with_one_click_each_are_not_a_leak():
+    """One of ten items shown together is clicked: labels of a user are negatively correlated for any feature."""
     rng = np.random.default_rng(0)
     log = draw(0)
     user = np.repeat(np.arange(USERS), EVENTS // USERS)
@@ -181,4 +182,4 @@ def test_list_logs_with_one_click_each_are_no_leak():
     log.label = np.zeros(len(user), np.int8)
     log.label[np.arange(0, len(user), 10) + rng.integers(0, 10, len(user) // 10)] = 1
     log.split = np.where(np.arange(len(user)) % 40 < 20, 0, 2).astype(np.int8)
-    assert judged(log, "user", rng.random(USERS)).why() is None
+    assert check_of(log, "user", rng.random(USERS)).problem() is None

@@ -6,7 +6,7 @@ import pytest
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Columns, Files
-from coldstart.data.readers import check_files, pieces, read_piece
+from coldstart.data.readers import check_files, file_splits, read_file_split
 
 ITEMS = {"item_id": [1, 2], "title": ["a", "b"], "image": pa.array([b"x", None], pa.binary())}
 EVENTS = {"user_id": [1], "item_id": [1], "timestamp": [5], "label": [1]}
@@ -26,20 +26,20 @@ def test_good_files_pass(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"items": "itms.parquet"}, r"itms\.parquet does not exist"),
-        ({"items": "items.txt"}, "neither .parquet nor .csv"),
-        ({"events": "."}, "cannot|lacks|both"),
+        ({"items": "items.txt"}, "must be a .parquet file, a .csv file or a directory"),
+        ({"events": "."}, "cannot|has no column|both"),
         ({"columns": {"title": "titel"}}, "no column 'titel': did you mean 'title'"),
         ({"columns": {"label": "clicked"}}, "no column 'clicked': its columns are item_id, label, timestamp, user_id"),
         ({"columns": {"text": "body"}}, "set it to null"),
         ({"columns": {"tags": ["genre"]}}, "columns.tags"),
-        ({"columns": {"picture": "title"}}, "picture: null"),
+        ({"columns": {"image": "title"}}, "image: null"),
     ],
 )
-def test_wrong_settings_are_named_with_a_fix(root: Path, files: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_wrong_settings_are_named_with_a_fix(root: Path, files: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         check_files(Files(root=root, **files))
 
 
@@ -50,24 +50,24 @@ def test_a_table_without_rows_is_refused(root: Path, suffix: str) -> None:
         (root / name).write_text("user_id,item_id,timestamp,label\n")
     else:
         pq.write_table(pa.table(EVENTS).slice(0, 0), root / name)
-    with pytest.raises(UserError, match="holds no rows"):
+    with pytest.raises(UserError, match="has no rows"):
         check_files(Files(root=root, events=name))
 
 
-def test_a_damaged_file_is_named(root: Path) -> None:
+def test_a_corrupt_file_is_named(root: Path) -> None:
     (root / "events.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match=r"events\.parquet cannot be read"):
         check_files(Files(root=root))
 
 
-def test_a_directory_must_hold_one_kind_and_the_same_columns(root: Path) -> None:
+def test_a_directory_must_have_one_format_and_the_same_columns(root: Path) -> None:
     logs = root / "logs"
     logs.mkdir()
     with pytest.raises(UserError, match=r"no \.parquet or \.csv"):
         check_files(Files(root=root, events="logs"))
     pq.write_table(pa.table(EVENTS), logs / "a.parquet")
     pq.write_table(pa.table(EVENTS).drop_columns(["label"]), logs / "b.parquet")
-    with pytest.raises(UserError, match=r"b\.parquet lacks the column 'label'"):
+    with pytest.raises(UserError, match=r"b\.parquet has no column 'label'"):
         check_files(Files(root=root, events="logs"))
     (logs / "b.parquet").rename(logs / "b.csv")
     with pytest.raises(UserError, match="both Parquet and CSV"):
@@ -75,7 +75,7 @@ def test_a_directory_must_hold_one_kind_and_the_same_columns(root: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_rows_are_numbered_through_all_pieces(root: Path, suffix: str) -> None:
+def test_row_numbers_continue_across_file_splits(root: Path, suffix: str) -> None:
     logs = root / "logs"
     logs.mkdir()
     lengths = {"a": 7, "b": 3, "c": 5}
@@ -89,31 +89,31 @@ def test_rows_are_numbered_through_all_pieces(root: Path, suffix: str) -> None:
             pq.write_table(pa.table(table), logs / f"{name}.parquet", row_group_size=2)
     events = check_files(Files(root=root, events="logs")).events
     seen = {}
-    for piece in pieces(events):
-        for chunk in read_piece(piece, ["user_id"], field="events"):
-            for offset, user in enumerate(chunk.table["user_id"].to_pylist()):
-                seen[chunk.first_row + offset] = user
+    for file_split in file_splits(events):
+        for batch in read_file_split(file_split, ["user_id"], field="events"):
+            for offset, user in enumerate(batch.table["user_id"].to_pylist()):
+                seen[batch.first_row + offset] = user
     assert list(seen) == list(range(15))
     assert list(seen.values()) == [f"{n}-{row}" for n, length in enumerate(lengths.values()) for row in range(length)]
 
 
-def test_csv_cells_stay_as_they_are_written(root: Path) -> None:
+def test_csv_cells_are_read_unchanged(root: Path) -> None:
     (root / "items.csv").write_text('item_id,title\n007,"two\nlines, one cell"\n8,\n')
-    items = check_files(Files(root=root, items="items.csv", columns=Columns(picture=None))).items
-    [chunk] = read_piece(pieces(items)[0], ["item_id", "title"], field="items")
-    assert chunk.table.to_pylist() == [
+    items = check_files(Files(root=root, items="items.csv", columns=Columns(image=None))).items
+    [batch] = read_file_split(file_splits(items)[0], ["item_id", "title"], field="items")
+    assert batch.table.to_pylist() == [
         {"item_id": "007", "title": "two\nlines, one cell"},
         {"item_id": "8", "title": None},
     ]
 
 
-def test_malformed_csv_lines_are_kept_apart(root: Path) -> None:
+def test_malformed_csv_lines_are_separate(root: Path) -> None:
     (root / "events.csv").write_text("user_id,item_id,timestamp,label\n1,1,5,1\n1,1,5\n2,1,6,0\n1,2,3,4,5\n")
     events = check_files(Files(root=root, events="events.csv")).events
-    chunks = list(read_piece(pieces(events)[0], ["user_id"], field="events"))
-    assert [row for chunk in chunks for row in chunk.table["user_id"].to_pylist()] == ["1", "2"]
-    assert chunks[-1].malformed == ("1,1,5", "1,2,3,4,5")
-    assert chunks[-1].first_row == 2
+    batches = list(read_file_split(file_splits(events)[0], ["user_id"], field="events"))
+    assert [row for batch in batches for row in batch.table["user_id"].to_pylist()] == ["1", "2"]
+    assert batches[-1].malformed == ("1,1,5", "1,2,3,4,5")
+    assert batches[-1].first_row == 2
 
 
 FEATURES = {
@@ -130,7 +130,7 @@ def rich(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_kind_of_a_feature_is_that_of_its_type_unless_the_recipe_says_it(rich: Path) -> None:
+def test_the_kind_of_a_feature_follows_its_type_unless_the_recipe_sets_it(rich: Path) -> None:
     columns = Columns(
         item_features=("brand", "price", "stock"),
         user_features=("age",),
@@ -149,7 +149,7 @@ def test_the_kind_of_a_feature_is_that_of_its_type_unless_the_recipe_says_it(ric
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         (
             {"item_features": ["brnd"]},
@@ -158,27 +158,27 @@ def test_the_kind_of_a_feature_is_that_of_its_type_unless_the_recipe_says_it(ric
         ({"context_features": ["brand"]}, "columns.context_features: .*events.parquet has no column 'brand'"),
         (
             {"item_features": ["genres"]},
-            "column 'genres' of .* holds list<.*>; a feature is text, a boolean or a number",
+            "column 'genres' of .* has type list<.*>; a feature must be text, a boolean or a number",
         ),
         ({"user_features": ["country"]}, "columns.user_features: .*users.parquet has no column 'country'"),
     ],
 )
-def test_wrong_features_are_named_with_a_fix(rich: Path, columns: dict[str, object], told: str) -> None:
+def test_wrong_features_are_named_with_a_fix(rich: Path, columns: dict[str, object], message: str) -> None:
     users = "users.parquet" if "user_features" in columns else None
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         check_files(Files(root=rich, users=users, columns=Columns.model_validate(columns)))
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
-        ({"columns": {"context_features": ["label"]}}, "names 'label', which is the label; take it out"),
+        ({"columns": {"context_features": ["label"]}}, "names 'label', which is the label column; remove it"),
         ({"columns": {"item_features": ["a", "a"]}}, "names 'a' twice"),
-        ({"columns": {"feature_kinds": {"price": "numeric"}}}, "'price', which is no feature; features: none"),
-        ({"columns": {"user_features": ["age"]}}, "name it in data.files.users"),
-        ({"users": "users.parquet"}, "'users.parquet' would not be read: name its columns"),
+        ({"columns": {"feature_kinds": {"price": "numeric"}}}, "'price', which is not a feature; features: none"),
+        ({"columns": {"user_features": ["age"]}}, "needs a users table; set data.files.users"),
+        ({"users": "users.parquet"}, "'users.parquet' is not used; list its columns"),
     ],
 )
-def test_features_that_contradict_each_other_are_refused_by_the_recipe(files: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_contradictory_features_are_refused_by_the_recipe(files: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Files.model_validate(files)

@@ -3,7 +3,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coldstart.data.contract import SEQUENCES
+from coldstart.data.schema import SEQUENCES
 from coldstart.data.sequences import Sequences, order_events, sequence_rows
 
 triples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=60)
@@ -27,7 +27,7 @@ def _events(rows: list[tuple[int, int, int]], *, seed: int = 0) -> pa.Table:
 
 
 @given(triples)
-def test_events_are_ordered_unique_and_none_is_lost(rows: list[tuple[int, int, int]]) -> None:
+def test_events_are_sorted_unique_and_complete(rows: list[tuple[int, int, int]]) -> None:
     kept, repeated = order_events(_events(rows))
     keys = [(row["user_idx"], row["timestamp"], row["row"]) for row in kept.to_pylist()]
     assert keys == sorted(keys)
@@ -41,7 +41,7 @@ def test_events_are_ordered_unique_and_none_is_lost(rows: list[tuple[int, int, i
 
 
 @given(triples, st.integers(0, 3))
-def test_order_does_not_depend_on_the_order_of_arrival(rows: list[tuple[int, int, int]], seed: int) -> None:
+def test_the_result_does_not_depend_on_the_input_order(rows: list[tuple[int, int, int]], seed: int) -> None:
     events = _events(rows)
     shuffled = events.take(np.random.default_rng(seed).permutation(len(rows)))
     assert order_events(events)[0].equals(order_events(shuffled)[0])

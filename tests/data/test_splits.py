@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coldstart.config import UserError
-from coldstart.data.contract import TEST, TRAIN, VALID
+from coldstart.data.schema import TEST, TRAIN, VALID
 from coldstart.data.splits import hold_out_items, time_cuts, user_codes
 
 times = st.lists(st.integers(1, 60), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
@@ -16,7 +16,7 @@ def test_time_never_overlaps_between_splits(timestamp: np.ndarray, parts: tuple[
     try:
         cuts = time_cuts(timestamp, *parts)
     except UserError:
-        # Only where the first timestamp alone reaches into the part to be cut off.
+        # Only if the first timestamp alone covers all of train.
         assert (timestamp == timestamp.min()).mean() > 1 - sum(parts) - 1e-6
         return
     codes = cuts.codes(timestamp)
@@ -27,7 +27,7 @@ def test_time_never_overlaps_between_splits(timestamp: np.ndarray, parts: tuple[
 
 
 @given(times, shares)
-def test_each_part_is_as_large_as_whole_timestamps_allow(timestamp: np.ndarray, parts: tuple[float, float]) -> None:
+def test_each_split_is_as_large_as_equal_timestamps_allow(timestamp: np.ndarray, parts: tuple[float, float]) -> None:
     try:
         cuts = time_cuts(timestamp, *parts)
     except UserError:
@@ -44,7 +44,7 @@ def test_distinct_times_give_exact_shares() -> None:
     assert np.bincount(codes).tolist() == [700, 100, 200]
 
 
-def test_no_test_share_leaves_no_test_events() -> None:
+def test_a_test_fraction_of_0_gives_no_test_events() -> None:
     timestamp = np.arange(1, 11)
     assert TEST not in time_cuts(timestamp, 0.2, 0).codes(timestamp)
     assert VALID not in time_cuts(timestamp, 0, 0.2).codes(timestamp)
@@ -70,6 +70,6 @@ def test_user_shares_are_exact_and_seeded(count: int, valid: float, test: float,
     assert (codes == user_codes(count, valid, test, seed)).all()
 
 
-def test_another_seed_holds_out_others() -> None:
+def test_another_seed_holds_out_other_items() -> None:
     assert (hold_out_items(100, 0.5, 1) != hold_out_items(100, 0.5, 2)).any()
     assert (user_codes(100, 0.2, 0.2, 1) != user_codes(100, 0.2, 0.2, 2)).any()

@@ -8,8 +8,8 @@ import ray
 
 from coldstart.config import write_artifact
 from coldstart.data.content import Content
-from coldstart.data.contract import ITEMS, ITEMS_PER_ROW_GROUP
 from coldstart.data.dataset import part_path
+from coldstart.data.schema import ITEMS, ITEMS_PER_ROW_GROUP
 from coldstart.data.streaming import stream_items
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -33,13 +33,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _stream(path: Path, order: np.ndarray, batch_size: int) -> list[dict[str, np.ndarray]]:
     def transform(contents: list[Content]) -> dict[str, np.ndarray]:
         number = np.array([int(content.title or 0) for content in contents])
-        same = np.array([content.picture == (content.title or "").encode() for content in contents])
+        same = np.array([content.image == (content.title or "").encode() for content in contents])
         return {"number": number, "grid": number[:, None, None] * np.ones((1, 3, 2), np.float32), "same": same}
 
     return list(stream_items(path, order, transform, batch_size, block_rows=16))
 
 
-def test_rows_come_in_exactly_the_asked_order(path: Path) -> None:
+def test_rows_are_in_exactly_the_requested_order(path: Path) -> None:
     # Two epochs, each item twice; a batch spans blocks and a block spans batches.
     order = np.concatenate([np.random.default_rng(epoch).permutation(N) + 1 for epoch in range(2)])
     batches = _stream(path, order, 40)
@@ -52,18 +52,18 @@ def test_rows_come_in_exactly_the_asked_order(path: Path) -> None:
     assert rows["same"].all()
 
 
-def test_a_start_in_the_middle_gives_the_same_rest(path: Path) -> None:
+def test_a_resumed_stream_gives_the_same_rest(path: Path) -> None:
     order = np.random.default_rng(3).permutation(N) + 1
-    whole = np.concatenate([batch["number"] for batch in _stream(path, order, 30)])
+    full = np.concatenate([batch["number"] for batch in _stream(path, order, 30)])
     rest = np.concatenate([batch["number"] for batch in _stream(path, order[37:], 30)])
-    assert rest.tolist() == whole[37:].tolist()
+    assert rest.tolist() == full[37:].tolist()
 
 
-def test_rows_of_any_shape_come_through(path: Path) -> None:
+def test_rows_of_different_shapes_are_streamed(path: Path) -> None:
     def transform(contents: list[Content]) -> dict[str, np.ndarray]:
         numbers = [int(content.title or 0) for content in contents]
         pixels = np.empty(len(numbers), object)
-        # Pictures of one block may all have the same shape, those of the next not.
+        # The images of one block may have equal shapes, and those of the next block different ones.
         pixels[:] = [np.full((3 + (number % 5 if number > 50 else 0), 4), number, np.float32) for number in numbers]
         return {"pixels": pixels, "words": np.array(numbers)}
 
@@ -75,7 +75,7 @@ def test_rows_of_any_shape_come_through(path: Path) -> None:
     assert {pixels.dtype for pixels in shown} == {np.dtype(np.float32)}
 
 
-def test_it_works_inside_a_worker(path: Path) -> None:
+def test_a_ray_worker_can_stream(path: Path) -> None:
     @ray.remote(num_cpus=1)
     def worker(order: np.ndarray) -> list[int]:
         batches = stream_items(path, order, lambda contents: {"n": np.arange(len(contents))}, 8, block_rows=16)

@@ -6,38 +6,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coldstart.config.recipe import ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
-from coldstart.encoders import Encoder, make_mllm
+from coldstart.config.recipe import Modalities
+from coldstart.encoders import Encoder, create_tiny_mllm
 
-SETTINGS = EncoderSettings(picture_size=32, max_text_tokens=12, layer_groups=2)
+SETTINGS = EncoderSettings(image_size=32, max_text_tokens=12, layer_groups=2)
 TEXTS = ["red round vase with stripes", "blue steel lamp", "a small box of old paper"]
 
 
 @pytest.fixture(scope="session")
 def mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mllm")
-    make_mllm(path, TEXTS * 20, picture_size=32, seed=1)
+    create_tiny_mllm(path, TEXTS * 20, image_size=32, seed=1)
     return path
 
 
 @pytest.fixture
 def make_encoder(mllm: Path) -> Callable[..., Encoder]:
-    def make(settings: EncoderSettings = SETTINGS, content: ContentSwitch | None = None) -> Encoder:
-        return Encoder.create(str(mllm), settings, width=8, content=content or ContentSwitch(), seed=3)
+    def make(settings: EncoderSettings = SETTINGS, content: Modalities | None = None) -> Encoder:
+        return Encoder.create(str(mllm), settings, width=8, content=content or Modalities(), seed=3)
 
     return make
 
 
 @pytest.fixture
 def encoder(make_encoder: Callable[..., Encoder]) -> Encoder:
-    made = make_encoder()
-    made.layers = ((1,), (3,))
-    return made.eval()
+    encoder = make_encoder()
+    encoder.layers = ((1,), (3,))
+    return encoder.eval()
 
 
 @pytest.fixture(scope="session")
-def picture() -> bytes:
+def image() -> bytes:
     return encode(np.random.default_rng(0).integers(0, 255, (20, 50, 3), dtype=np.uint8))
 
 

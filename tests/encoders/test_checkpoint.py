@@ -6,13 +6,13 @@ import pytest
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Encoder as EncoderSettings
-from coldstart.encoders import make_mllm
+from coldstart.encoders import create_tiny_mllm
 from coldstart.encoders.check import check_mllm
 from coldstart.encoders.checkpoint import load_mllm
 
 
 def settings(mllm, **more):
-    return EncoderSettings(mllm=str(mllm), picture_size=32, **more)
+    return EncoderSettings(mllm=str(mllm), image_size=32, **more)
 
 
 def test_accepts_an_ordinary_checkpoint_and_tiny(mllm: Path):
@@ -36,18 +36,18 @@ def test_text_only_model_is_refused(mllm: Path, tmp_path: Path):
         check_mllm(settings(tmp_path))
 
 
-def test_a_model_with_code_of_its_own_is_refused_and_its_code_not_run(tmp_path: Path):
+def test_a_model_with_remote_code_is_refused_and_its_code_not_run(tmp_path: Path):
     about = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "configuration_chat.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(about))
     (tmp_path / "configuration_chat.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(UserError, match="'internvl_chat' that brings its own code"):
+    with pytest.raises(UserError, match="'internvl_chat', which needs remote code"):
         check_mllm(settings(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
 def test_unreachable_hub_says_to_download(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="download it and give the local directory"):
+    with pytest.raises(UserError, match=r"download it and set encoder\.mllm to the local directory"):
         check_mllm(settings("nobody/no-such-model"))
 
 
@@ -64,6 +64,6 @@ def test_missing_weights(mllm: Path, tmp_path: Path):
         load_mllm(str(copy), tokens=1, dtype="float32")
 
 
-def test_tiny_refuses_a_size_off_its_raster(tmp_path: Path):
-    with pytest.raises(UserError, match="picture_size 50 must be a multiple of 16"):
-        make_mllm(tmp_path, ["a"], picture_size=50, seed=1)
+def test_tiny_refuses_a_size_that_patches_do_not_fill(tmp_path: Path):
+    with pytest.raises(UserError, match="image_size 50 must be a multiple of 16"):
+        create_tiny_mllm(tmp_path, ["a"], image_size=50, seed=1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from coldstart.config.recipe import ContentSwitch, Lora
 from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.config.recipe import Lora, Modalities
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 
@@ -18,8 +18,8 @@ def read(encoder, contents):
 
 
 @pytest.fixture
-def contents(picture):
-    return [Content("red round vase", None, picture), Content("blue lamp"), Content(None, None, picture), Content()]
+def contents(image):
+    return [Content("red round vase", None, image), Content("blue lamp"), Content(None, None, image), Content()]
 
 
 def test_shapes_and_unit_norm(encoder, contents):
@@ -29,7 +29,7 @@ def test_shapes_and_unit_norm(encoder, contents):
     torch.testing.assert_close(coarse.norm(dim=1), torch.ones(4))
 
 
-def test_an_item_is_read_the_same_alone_and_among_longer_ones(encoder, contents):
+def test_an_item_is_encoded_the_same_alone_and_among_longer_ones(encoder, contents):
     together = read(encoder, contents)
     for row, content in enumerate(contents):
         alone = read(encoder, [content])
@@ -37,8 +37,8 @@ def test_an_item_is_read_the_same_alone_and_among_longer_ones(encoder, contents)
         torch.testing.assert_close(alone[1][0], together[1][row], atol=1e-5, rtol=1e-4)
 
 
-def test_picture_and_words_both_matter(encoder, contents, picture):
-    coarse, _ = read(encoder, [contents[0], Content("blue lamp", None, picture), Content("red round vase")])
+def test_image_and_text_both_matter(encoder, contents, image):
+    coarse, _ = read(encoder, [contents[0], Content("blue lamp", None, image), Content("red round vase")])
     assert (coarse[0] - coarse[1]).abs().max() > 1e-3
     assert (coarse[0] - coarse[2]).abs().max() > 1e-3
 
@@ -53,9 +53,9 @@ def test_saved_and_loaded_gives_the_same_numbers(encoder, contents, tmp_path: Pa
     assert sum(weight.numel() for weight in model.parameters()) > 100_000
 
 
-def test_switch_is_saved_with_the_encoder(make_encoder, tmp_path: Path):
-    make_encoder(content=ContentSwitch(picture=False)).save(tmp_path)
-    assert Encoder.load(tmp_path, "cpu").prompt.content == ContentSwitch(picture=False)
+def test_modalities_are_saved_with_the_encoder(make_encoder, tmp_path: Path):
+    make_encoder(content=Modalities(use_image=False)).save(tmp_path)
+    assert Encoder.load(tmp_path, "cpu").prompt.content == Modalities(use_image=False)
 
 
 def test_same_seed_same_weights(make_encoder):
@@ -64,8 +64,8 @@ def test_same_seed_same_weights(make_encoder):
 
 
 def test_lora_trains_adapters_connector_and_head_and_is_merged_on_save(make_encoder, contents, tmp_path: Path):
-    encoder = make_encoder(EncoderSettings(picture_size=32, max_text_tokens=12, lora=Lora(rank=2, alpha=4)))
-    trained = [name for name, _ in encoder.trainable()]
+    encoder = make_encoder(EncoderSettings(image_size=32, max_text_tokens=12, lora=Lora(rank=2, alpha=4)))
+    trained = [name for name, _ in encoder.trainable_parameters()]
     assert any("lora_A" in name for name in trained)
     assert any("multi_modal_projector" in name for name in trained)
     assert any(name.startswith("projection") for name in trained)
@@ -87,7 +87,7 @@ def test_layer_means_cover_every_layer(encoder, contents):
     assert np.isfinite(means.numpy()).all()
 
 
-def test_a_group_of_layers_is_read_as_the_mean_of_them(encoder, contents):
+def test_a_group_of_layers_gives_their_mean(encoder, contents):
     _, (first, second) = [part.unbind(1) if part.dim() == 3 else part for part in read(encoder, contents)]
     encoder.layers = ((1, 3), (3,))
     _, together = read(encoder, contents)
@@ -95,7 +95,7 @@ def test_a_group_of_layers_is_read_as_the_mean_of_them(encoder, contents):
     torch.testing.assert_close(together[:, 1], second)
 
 
-def test_an_encoder_that_names_its_layers_bare_is_still_read(encoder, contents, tmp_path: Path):
+def test_a_group_of_one_layer_may_be_a_bare_index(encoder, contents, tmp_path: Path):
     encoder.save(tmp_path)
     about = json.loads((tmp_path / "encoder.json").read_text())
     (tmp_path / "encoder.json").write_text(json.dumps({**about, "layers": [1, 3]}))

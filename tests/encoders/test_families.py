@@ -1,4 +1,4 @@
-"""Every family through the ordinary path: AutoModelForImageTextToText and its own processor, in both picture modes."""
+"""Every MLLM family with AutoModelForImageTextToText and its own processor, in both image modes."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from coldstart.config import UserError
-from coldstart.config.recipe import ContentSwitch, Lora, Trained
 from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.config.recipe import Lora, Modalities, TrainableLayers
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 from coldstart.encoders.check import check_mllm
@@ -26,20 +26,20 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def create(family: Path, **more) -> Encoder:
-    settings = EncoderSettings(**{"picture_size": 84, "max_text_tokens": 12, "layer_groups": 2, **more})
-    return Encoder.create(str(family), settings, width=8, content=ContentSwitch(), seed=3).eval()
+    settings = EncoderSettings(**{"image_size": 84, "max_text_tokens": 12, "layer_groups": 2, **more})
+    return Encoder.create(str(family), settings, width=8, content=Modalities(), seed=3).eval()
 
 
-def picture(width: int, height: int) -> bytes:
+def png(width: int, height: int) -> bytes:
     return encode(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
 CONTENTS = [
-    Content("red round vase", None, picture(50, 20)),
+    Content("red round vase", None, png(50, 20)),
     Content("blue lamp"),
-    Content(None, None, picture(20, 90)),
+    Content(None, None, png(20, 90)),
     Content(),
-    Content("x " * 40, None, picture(1, 300)),
+    Content("x " * 40, None, png(1, 300)),
 ]
 
 
@@ -49,7 +49,7 @@ def read(encoder: Encoder, rows: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["square", "dynamic"])
-def test_an_item_is_read_the_same_in_any_company(family: Path, dynamic: bool):
+def test_an_item_is_encoded_the_same_in_any_batch(family: Path, dynamic: bool):
     encoder = create(family, dynamic_resolution=dynamic)
     encoder.layers = ((1,), (3,))
     rows = encoder.prepare(CONTENTS)
@@ -63,7 +63,7 @@ def test_an_item_is_read_the_same_in_any_company(family: Path, dynamic: bool):
         torch.testing.assert_close(alone[0], together[place], atol=1e-5, rtol=1e-4)
 
 
-def test_square_rows_have_one_shape_and_dynamic_ones_follow_the_picture(family: Path):
+def test_square_rows_have_one_shape_and_dynamic_ones_follow_the_image(family: Path):
     square = create(family).prepare(CONTENTS)
     assert {column.dtype == object for column in square.values()} == {False}
     encoder = create(family, dynamic_resolution=True)
@@ -76,18 +76,18 @@ def test_square_rows_have_one_shape_and_dynamic_ones_follow_the_picture(family: 
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["square", "dynamic"])
-def test_hidden_words_are_not_attended_to(family: Path, dynamic: bool):
+def test_masked_text_tokens_are_not_attended_to(family: Path, dynamic: bool):
     encoder = create(family, dynamic_resolution=dynamic)
     rows = encoder.prepare(CONTENTS)
-    wordless = encoder.prompt.hide_words(rows, np.ones((5, 12), bool))
-    left = [int(mask.sum()) for mask in wordless["attention_mask"]]
-    assert left == (encoder.prompt.lengths(rows) - rows["words"]).tolist()
-    assert torch.isfinite(read(encoder, wordless)).all()
-    assert not torch.allclose(read(encoder, wordless)[0], read(encoder, rows)[0])
+    without_text = encoder.prompt.mask_text_tokens(rows, np.ones((5, 12), bool))
+    left = [int(mask.sum()) for mask in without_text["attention_mask"]]
+    assert left == (encoder.prompt.lengths(rows) - rows["num_text_tokens"]).tolist()
+    assert torch.isfinite(read(encoder, without_text)).all()
+    assert not torch.allclose(read(encoder, without_text)[0], read(encoder, rows)[0])
 
 
 def test_saved_and_loaded_gives_the_same_numbers(family: Path, tmp_path: Path):
-    encoder = create(family, dynamic_resolution=True, pooling="mean", cue="One word:")
+    encoder = create(family, dynamic_resolution=True, pooling="mean", instruction="One word:")
     rows = encoder.prepare(CONTENTS)
     before = read(encoder, rows)
     encoder.save(tmp_path)
@@ -97,28 +97,28 @@ def test_saved_and_loaded_gives_the_same_numbers(family: Path, tmp_path: Path):
 
 
 PARTS = {
-    "all": (Trained(), None),
-    "none": (Trained(vision="none", connector=False, language="none"), None),
-    "connector": (Trained(vision="none", language="none"), None),
-    "last": (Trained(vision=1, connector=False, language=2), None),
-    "adapters": (Trained(), Lora(rank=2, alpha=4)),
-    "last_adapters": (Trained(vision="all", connector=False, language=1), Lora(rank=2, alpha=4)),
+    "all": (TrainableLayers(), None),
+    "none": (TrainableLayers(vision="none", connector=False, language="none"), None),
+    "connector": (TrainableLayers(vision="none", language="none"), None),
+    "last": (TrainableLayers(vision=1, connector=False, language=2), None),
+    "adapters": (TrainableLayers(), Lora(rank=2, alpha=4)),
+    "last_adapters": (TrainableLayers(vision="all", connector=False, language=1), Lora(rank=2, alpha=4)),
 }
 
 
 @pytest.mark.parametrize("parts", sorted(PARTS))
-def test_trains_exactly_what_the_recipe_says(family: Path, parts: str):
+def test_trains_exactly_the_configured_parts(family: Path, parts: str):
     train, lora = PARTS[parts]
-    settings = {"train": train, "lora": lora}
+    settings = {"trainable": train, "lora": lora}
     encoder = create(family, **settings)
-    made = count_parameters(encoder)
-    told = check_mllm(
-        EncoderSettings(mllm=str(family), picture_size=84, max_text_tokens=12, layer_groups=2, **settings), width=8
+    counts = count_parameters(encoder)
+    checked = check_mllm(
+        EncoderSettings(mllm=str(family), image_size=84, max_text_tokens=12, layer_groups=2, **settings), width=8
     )
-    assert told == made
-    assert made.trained == sum(weight.numel() for _, weight in encoder.trainable())
+    assert checked == counts
+    assert counts.trained == sum(weight.numel() for _, weight in encoder.trainable_parameters())
 
-    trained = {name for name, _ in encoder.trainable()}
+    trained = {name for name, _ in encoder.trainable_parameters()}
     head = {name for name in trained if name.startswith(("pooling.", "projection."))}
     assert head == {name for name, _ in encoder.named_parameters() if not name.startswith("mllm.")}
     tower, language, connector = (
@@ -154,12 +154,12 @@ def kind(name: str) -> str:
 
 
 @pytest.mark.parametrize("parts", sorted(PARTS))
-def test_gradients_reach_all_that_is_trained(family: Path, parts: str):
+def test_gradients_reach_all_trained_parameters(family: Path, parts: str):
     train, lora = PARTS[parts]
-    encoder = create(family, train=train, lora=lora, gradient_checkpointing=True, pooling="attention").train()
+    encoder = create(family, trainable=train, lora=lora, gradient_checkpointing=True, pooling="attention").train()
     coarse, _ = encoder(encoder.inputs(encoder.prepare(CONTENTS[:2]), "cpu"))
     coarse.square().mul(torch.arange(8)).sum().backward()
-    without = {name for name, weight in encoder.trainable() if weight.grad is None}
+    without = {name for name, weight in encoder.trainable_parameters() if weight.grad is None}
     assert not without
     assert all(weight.grad is None for weight in encoder.parameters() if not weight.requires_grad)
 
@@ -177,10 +177,12 @@ def test_adapters_are_merged_on_save(family: Path, tmp_path: Path):
     torch.testing.assert_close(read(loaded, rows), read(encoder, rows), atol=1e-4, rtol=1e-3)
 
 
-def test_more_layers_than_there_are(family: Path):
+def test_more_trainable_layers_than_the_model_has(family: Path):
     for part in ("vision", "language"):
-        with pytest.raises(UserError, match=rf"encoder.train.{part} 9 exceeds the 3 layers"):
-            check_mllm(EncoderSettings(mllm=str(family), picture_size=84, layer_groups=2, train=Trained(**{part: 9})))
+        with pytest.raises(UserError, match=rf"encoder.trainable.{part} 9 exceeds the 3 layers"):
+            check_mllm(
+                EncoderSettings(mllm=str(family), image_size=84, layer_groups=2, trainable=TrainableLayers(**{part: 9}))
+            )
 
 
 @pytest.mark.parametrize("missing", ["image processor", "tokenizer"])

@@ -13,18 +13,18 @@ from tests.events import Events
 
 
 class DotRanker(Ranker):
-    """Clicked history rows, averaged, times the slot; plus the slot's first component as appeal."""
+    """Mean of the clicked history rows times the slot, plus the slot's first component as item effect."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         torch.manual_seed(0)
-        super().__init__(vocabulary, RankerSettings(width=width))
+        super().__init__(vocabulary, RankerSettings(embedding_dim=width))
         torch.nn.init.normal_(self.id_table.weight)
         self.trained[1:-3] = True
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        seen = batch.visible.float() * batch.history_label[:, None]
-        taste = seen @ self.id_slots(batch.history_idx) / seen.sum(-1, keepdim=True).clamp(min=1)
-        return (taste * slots).sum(-1) + slots[..., 0]
+        seen = batch.history_mask.float() * batch.history_label[:, None]
+        interest = seen @ self.id_slots(batch.history_idx) / seen.sum(-1, keepdim=True).clamp(min=1)
+        return (interest * slots).sum(-1) + slots[..., 0]
 
 
 @pytest.fixture
@@ -60,4 +60,4 @@ def rows() -> ScoredRows:
 
 @pytest.fixture(scope="session")
 def summary(rows: ScoredRows) -> Summary:
-    return summary_of(rows, bootstrap=200, seed=3)
+    return summary_of(rows, num_resamples=200, seed=3)

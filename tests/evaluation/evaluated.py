@@ -1,4 +1,4 @@
-"""Evaluated runs without models: scores whose worth a simulation knows, in artifacts as `evaluate` writes them."""
+"""Evaluated runs without models: simulated scores, in artifacts as `evaluate` writes them."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from coldstart.config import Recipe, dump_recipe, write_artifact
-from coldstart.evaluation.measured import measure
-from coldstart.evaluation.protocol import Protocol
+from coldstart.evaluation.partial_metrics import compute_metrics
+from coldstart.evaluation.protocol import EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.summary import summarise
+from coldstart.evaluation.summary import build_summary
 
 
 def scored_rows(*, noise: float, training: int, users: int = 120, n: int = 6000) -> ScoredRows:
-    """Always the same events; `training` seeds what the scores of `fine` and `id` got wrong, by item."""
+    """Always the same events; `training` is the seed of the errors of `fine` and `id` by item."""
     rng = np.random.default_rng(0)
     user, item = np.sort(rng.integers(0, users, n)), rng.integers(0, 80, n)
     truth = rng.normal(0, 1, 80)[item] + rng.normal(0, 0.7, n)
@@ -25,7 +25,7 @@ def scored_rows(*, noise: float, training: int, users: int = 120, n: int = 6000)
     logits = {
         "oov": np.zeros(n),
         "id": np.where(cold, 0, truth + 0.5 * trained.normal(0, 1, 80)[item]),
-        "mlp_map": 0.5 * truth + trained.normal(0, 1, n),
+        "content_map": 0.5 * truth + trained.normal(0, 1, n),
         "coarse": 0.5 * truth + trained.normal(0, 1, n),
         "fine": fine,
         "release": np.where(cold, fine, truth),
@@ -45,8 +45,8 @@ def scored_rows(*, noise: float, training: int, users: int = 120, n: int = 6000)
 
 def write_run(path: Path, rows: ScoredRows, recipe: Recipe, *, dataset: str = "d" * 64) -> Path:
     """A run directory with an evaluation of the rows."""
-    protocol = Protocol.of(rows.to_table().column_names, recipe.evaluation, edges=(0, 1, 10))
-    summary = summarise(measure(rows, protocol), recipe.evaluation, seed=recipe.seed)
+    protocol = EvaluationProtocol.of(rows.to_table().column_names, recipe.evaluation, edges=(0, 1, 10))
+    summary = build_summary(compute_metrics(rows, protocol), recipe.evaluation, seed=recipe.seed)
     lineage = {"dataset": dataset, "ranker": f"{recipe.seed:064d}"}
     with write_artifact(path / "evaluation", "evaluation", lineage, summary) as draft:
         (draft / "scores").mkdir()

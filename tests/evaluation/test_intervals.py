@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from coldstart.evaluation.intervals import holm, interval, p_value, resample
+from coldstart.evaluation.intervals import bootstrap_p_value, holm, interval, resample
 
 
 def _sample(users: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,7 @@ def _sample(users: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     return np.stack([shared, better]), rng.integers(5, 60, users).astype(float)
 
 
-def test_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_difference_at_its_confidence() -> None:
     covered = 0
     for trial in range(100):
         auc, weight = _sample(150, np.random.default_rng(trial))
@@ -30,7 +30,7 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
     assert np.std(draws[:, 1] - draws[:, 0]) < 0.7 * np.std(draws[:, 1])
 
 
-def test_same_seed_same_draws_and_the_chunking_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_depend_on_the_seed_but_not_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     auc, weight = _sample(50, np.random.default_rng(2))
     whole = resample(auc, weight, resamples=40, seed=3)
     monkeypatch.setattr("coldstart.evaluation.intervals.CELLS", 350)
@@ -38,7 +38,7 @@ def test_same_seed_same_draws_and_the_chunking_does_not_show(monkeypatch: pytest
     assert not np.allclose(resample(auc, weight, resamples=40, seed=4), whole)
 
 
-def test_without_users_nothing_is_defined() -> None:
+def test_without_users_the_interval_is_undefined() -> None:
     draws = resample(np.zeros((2, 0)), np.zeros(0), resamples=10, seed=0)
     found = interval(float("nan"), draws[:, 0], confidence=0.95)
     assert math.isnan(found.low)
@@ -53,15 +53,15 @@ def test_a_thousand_resamples_of_thousands_of_users_take_under_a_second() -> Non
     assert time.process_time() - started < 1
 
 
-def test_holm_multiplies_the_smallest_most_never_reverses_the_order_and_leaves_out_what_is_not_defined() -> None:
+def test_holm_keeps_the_order_and_ignores_nan() -> None:
     found = holm(np.array([0.03, 0.01, math.nan, 0.02]))
     np.testing.assert_allclose(found, [0.04, 0.03, math.nan, 0.04])
     assert (holm(np.array([0.9, 0.8])) == 1).all()
 
 
-def test_p_is_small_exactly_where_the_draws_lie_far_from_zero() -> None:
+def test_p_value_depends_on_the_distance_of_the_draws_from_zero() -> None:
     draws = np.random.default_rng(0).normal(0.1, 0.05, 4000)
-    assert p_value(0.1, draws) == pytest.approx(0.0455, rel=0.1)
-    assert p_value(0.0, np.zeros(10)) == 1
-    assert math.isnan(p_value(0.1, np.full(10, 0.1)))
-    assert math.isnan(p_value(math.nan, draws))
+    assert bootstrap_p_value(0.1, draws) == pytest.approx(0.0455, rel=0.1)
+    assert bootstrap_p_value(0.0, np.zeros(10)) == 1
+    assert math.isnan(bootstrap_p_value(0.1, np.full(10, 0.1)))
+    assert math.isnan(bootstrap_p_value(math.nan, draws))

@@ -4,8 +4,8 @@ import pytest
 from coldstart.evaluation.item_gains import MIN_ROWS, item_gains
 
 
-def test_items_are_ordered_by_what_the_proxy_does_for_them() -> None:
-    """Item 1 is always clicked and item 2 never; both were taken for average, and then one rightly, one wrongly not."""
+def test_items_are_ordered_by_gain() -> None:
+    """Item 1 is always clicked and item 2 never. The proxy predicts high rates for both."""
     item = np.repeat([1, 2, 3], 40)
     label = np.where(item == 1, 1, np.where(item == 2, 0, np.arange(120) % 2))
     after = np.where(item == 1, 2.0, np.where(item == 2, 2.0, 0.0))
@@ -17,7 +17,7 @@ def test_items_are_ordered_by_what_the_proxy_does_for_them() -> None:
     assert found.gain[0] == pytest.approx(np.log(2) - np.log1p(np.exp(-2)), abs=0.02)
     assert found.gain[1] == pytest.approx(0, abs=0.02)
     assert found.gain[2] < -1
-    assert found.better == pytest.approx(1 / 3)
+    assert found.improved_fraction == pytest.approx(1 / 3)
     assert found.mean == pytest.approx((0.566 + 0 - 1.434) / 3, abs=0.01)
 
 
@@ -36,5 +36,5 @@ def test_no_rows_no_items() -> None:
     none = np.zeros(0)
     found = item_gains(none.astype(int), none, none, none)
     assert len(found.item) == 0
-    assert np.isnan(found.better)
+    assert np.isnan(found.improved_fraction)
     assert np.isnan(found.mean)

@@ -21,12 +21,12 @@ def _rows(rows: int, users: int, seed: int, levels: int | None = None) -> tuple[
 def _reference(user: np.ndarray, label: np.ndarray, score: np.ndarray) -> tuple[float, int]:
     total, weight, left_out = 0.0, 0, 0
     for one in np.unique(user):
-        mine = user == one
-        if len(np.unique(label[mine])) < 2:
+        rows_of_user = user == one
+        if len(np.unique(label[rows_of_user])) < 2:
             left_out += 1
             continue
-        total += roc_auc_score(label[mine], score[mine]) * mine.sum()
-        weight += mine.sum()
+        total += roc_auc_score(label[rows_of_user], score[rows_of_user]) * rows_of_user.sum()
+        weight += rows_of_user.sum()
     return total / weight, left_out
 
 
@@ -51,7 +51,7 @@ def test_auc_equals_scikit_learn_on_any_rows(rows: list[tuple[int, int]]) -> Non
         assert found == pytest.approx(roc_auc_score(label, score), abs=1e-9)
 
 
-def test_float32_scores_and_bool_labels_are_read_as_they_are() -> None:
+def test_float32_scores_and_int8_labels_are_accepted() -> None:
     user, label, score = _rows(500, 20, 2)
     exact = score.astype(np.float32)
     expected, _ = _reference(user, label, exact)
@@ -66,7 +66,7 @@ def test_logloss_equals_scikit_learn_also_at_the_ends() -> None:
     assert logloss(label, probability) == pytest.approx(log_loss(label, probability), abs=1e-9)
 
 
-def test_nothing_to_measure_is_not_defined() -> None:
+def test_metrics_without_rows_or_classes_are_nan() -> None:
     none = np.zeros(0)
     assert math.isnan(gauc(none.astype(int), none, none))
     assert math.isnan(auc(none, none))
@@ -105,12 +105,12 @@ def test_hundreds_of_thousands_of_rows_take_well_under_a_second() -> None:
 
 
 def _expected_recall(label: np.ndarray, score: np.ndarray, top: int) -> float:
-    """Mean share of clicks in the first places over all orders of equal scores, score by score."""
-    hits, room = 0.0, top
+    """Expected recall over all orders of equal scores."""
+    hits, free = 0.0, top
     for value in np.unique(score)[::-1]:
         tied = label[score == value]
-        hits += tied.mean() * min(room, len(tied))
-        room = max(room - len(tied), 0)
+        hits += tied.mean() * min(free, len(tied))
+        free = max(free - len(tied), 0)
     return hits / label.sum()
 
 
@@ -125,15 +125,17 @@ def test_ndcg_equals_scikit_learn_and_recall_its_definition_also_with_ties(
     user, label, score = np.array(rows).T
     found = rank_users(user, label, score.astype(float))
     for place, one in enumerate(found.user):
-        mine = user == one
-        expected = ndcg_score([label[mine]], [score[mine]], k=top)
+        rows_of_user = user == one
+        expected = ndcg_score([label[rows_of_user]], [score[rows_of_user]], k=top)
         assert found.ndcg(top)[place] == pytest.approx(expected, abs=1e-9)
-        assert found.recall(top)[place] == pytest.approx(_expected_recall(label[mine], score[mine], top), abs=1e-9)
+        assert found.recall(top)[place] == pytest.approx(
+            _expected_recall(label[rows_of_user], score[rows_of_user], top), abs=1e-9
+        )
     assert len(found.user) + found.left_out == len(np.unique(user))
 
 
-def test_pull_is_what_a_weight_on_the_row_would_change() -> None:
-    """Against a difference quotient: the row counted 1.001 times, in impressions and in pairs."""
+def test_auc_gradient_is_the_derivative_by_a_weight_on_the_row() -> None:
+    """Compares with a difference quotient for a slightly larger weight of the row, in impressions and in pairs."""
     user, label, score = np.zeros(7, int), np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0.0, 1, 1, 2, 2, 3, 4])
 
     def weighted(extra: np.ndarray) -> float:
@@ -145,4 +147,4 @@ def test_pull_is_what_a_weight_on_the_row_would_change() -> None:
 
     small = 1e-6
     expected = [(weighted(small * np.eye(7)[row]) - weighted(np.zeros(7))) / small for row in range(7)]
-    np.testing.assert_allclose(rank_users(user, label, score).pull, expected, atol=1e-5)
+    np.testing.assert_allclose(rank_users(user, label, score).auc_gradient, expected, atol=1e-5)

@@ -20,13 +20,13 @@ def test_a_bar_per_variant_and_slice(summary: Summary) -> None:
     assert {len(axis.patches) for axis in figure.axes} == {len(summary["delta_vs_oov"])}
 
 
-def test_an_undefined_slice_says_so_in_the_chart() -> None:
+def test_an_undefined_slice_is_marked_in_the_chart() -> None:
     logits = {"oov": np.zeros(2), "fine": np.ones(2)}
     found = summary_of(scored_rows(np.array([0, 0]), np.array([0, 1]), np.array([5, 5]), logits))
     assert "not defined" in inline_svg(gain_bars(found, ("warm",)), "gain")
 
 
-def test_inline_drawings_take_the_colours_of_the_page_and_keep_their_ids_apart(summary: Summary) -> None:
+def test_inline_drawings_take_page_colors_and_have_unique_ids(summary: Summary) -> None:
     first, second = (inline_svg(gain_bars(summary, ("cold",)), name) for name in ("a", "b"))
     assert first.startswith("<svg")
     assert "var(--ink)" in first
@@ -35,7 +35,7 @@ def test_inline_drawings_take_the_colours_of_the_page_and_keep_their_ids_apart(s
     assert first.replace('"a-', '"b-').replace("#a-", "#b-") == second
 
 
-def test_reliability_names_the_error_of_each_curve() -> None:
+def test_the_reliability_legend_has_the_error_of_each_curve() -> None:
     rng = np.random.default_rng(0)
     p = sigmoid(rng.normal(size=500))
     figure = reliability_curves({"fine": reliability(rng.uniform(size=500) < p, p, bins=5)})
@@ -44,13 +44,13 @@ def test_reliability_names_the_error_of_each_curve() -> None:
     assert labels[0].startswith("fine (error 0.0")
 
 
-def test_geometry_draws_also_when_there_is_nothing_to_compare() -> None:
+def test_geometry_can_be_drawn_without_data() -> None:
     none = np.zeros(0)
     figure = geometry({"id (mature)": none}, {"own ID row": none, "another's": none})
     assert len(figure.axes) == 2
 
 
-def test_training_figures_get_a_panel_each() -> None:
+def test_each_training_metric_has_a_panel() -> None:
     lines = [{"time": 1.0, "done": i, "total": 3, "loss": 1.0 / (i + 1), "stage": "x"} for i in range(3)]
     figure = training_curves({"align_fine": [*lines, {"time": 2.0, "done": 3, "total": 3, "gauc": 0.6}]})
     assert figure is not None
@@ -58,7 +58,7 @@ def test_training_figures_get_a_panel_each() -> None:
     assert training_curves({"prepare": [{"time": 1.0, "done": 1, "total": 1}]}) is None
 
 
-def test_the_warm_up_curve_leaves_a_gap_where_it_is_not_defined() -> None:
+def test_the_warm_up_curve_has_a_gap_where_it_is_undefined() -> None:
     points = [{"value": 0.6, "low": 0.5, "high": 0.7}, None, {"value": 0.7, "low": 0.6, "high": 0.8}]
     axis = warm_up_curves({"edges": [0, 1, 10], "rows": [5, 0, 1200], "gauc_item": {"fine": points}}).axes[0]
     np.testing.assert_array_equal(axis.lines[0].get_ydata(), [0.6, np.nan, 0.7])

@@ -21,19 +21,19 @@ def test_parts_are_read_in_the_order_of_events(rows: ScoredRows, tmp_path: Path)
     np.testing.assert_array_equal(found.age_s, rows.age_s)
 
 
-def test_a_sample_holds_whole_users(rows: ScoredRows, tmp_path: Path) -> None:
+def test_a_sample_has_all_rows_of_its_users(rows: ScoredRows, tmp_path: Path) -> None:
     _write(rows, tmp_path)
-    found = ScoredRows.read(tmp_path, most=2000)
+    found = ScoredRows.read(tmp_path, max_rows=2000)
     assert 1000 < len(found) < 3000
     users = np.unique(found.user_idx)
     assert found.event.tolist() == rows.event[np.isin(rows.user_idx, users)].tolist()
 
 
-def test_what_is_not_known_is_null_in_files_and_nan_in_memory(rows: ScoredRows) -> None:
+def test_unknown_values_are_null_in_files_and_nan_in_memory(rows: ScoredRows) -> None:
     unknown = rows.take(np.arange(10))
-    unknown.age_s[3] = unknown.appeal["fine"][4] = np.nan
+    unknown.age_s[3] = unknown.item_effect["fine"][4] = np.nan
     table = unknown.to_table()
-    assert table["age_s"].null_count == table["appeal_fine"].null_count == 1
+    assert table["age_s"].null_count == table["item_effect_fine"].null_count == 1
     again = ScoredRows.from_table(table)
     assert np.flatnonzero(np.isnan(again.age_s)).tolist() == [3]
-    assert np.flatnonzero(np.isnan(again.appeal["fine"])).tolist() == [4]
+    assert np.flatnonzero(np.isnan(again.item_effect["fine"])).tolist() == [4]

@@ -15,10 +15,10 @@ def _tables() -> dict[str, torch.Tensor]:
     }
 
 
-def test_every_test_event_is_scored_once_and_sharding_does_not_show(windows: UserWindows, ranker: Ranker) -> None:
-    rows, logits = score_rows(ranker, windows.sweep(windows_per_step=7), _tables())
-    assert sorted(rows) == windows.rows.tolist()
-    parts = [score_rows(ranker, windows.sweep(windows_per_step=4, rank=r, world=3), _tables()) for r in range(3)]
+def test_every_test_event_is_scored_once_with_and_without_sharding(windows: UserWindows, ranker: Ranker) -> None:
+    rows, logits = score_rows(ranker, windows.iter_eval(windows_per_step=7), _tables())
+    assert sorted(rows) == windows.event_indices.tolist()
+    parts = [score_rows(ranker, windows.iter_eval(windows_per_step=4, rank=r, world=3), _tables()) for r in range(3)]
     sharded = np.concatenate([part[0] for part in parts])
     for name, values in logits.items():
         again = np.concatenate([part[1][name] for part in parts])
@@ -27,11 +27,11 @@ def test_every_test_event_is_scored_once_and_sharding_does_not_show(windows: Use
 
 def test_a_logit_belongs_to_its_row(windows: UserWindows, ranker: Ranker) -> None:
     tables = _tables()
-    rows, logits = score_rows(ranker, windows.sweep(windows_per_step=7), tables)
+    rows, logits = score_rows(ranker, windows.iter_eval(windows_per_step=7), tables)
     batch = windows.batch([3])
     expected = ranker(batch, tables["fine"][batch.target_idx]).detach()
     for t in torch.nonzero(batch.weight[0]).ravel():
-        found = logits["fine"][rows == batch.row[0, t].item()]
+        found = logits["fine"][rows == batch.event_index[0, t].item()]
         assert found == pytest.approx(expected[0, t].item(), rel=1e-5, abs=1e-6)
 
 
@@ -43,12 +43,12 @@ def test_no_windows_give_no_scores(ranker: Ranker) -> None:
 
 def test_contexts_are_evaluated_targets_with_their_own_history(windows: UserWindows, ranker: Ranker) -> None:
     tables = _tables()
-    rows, logits = score_rows(ranker, windows.sweep(windows_per_step=7), tables)
-    contexts = sample_contexts(windows.sweep(windows_per_step=5), most=12)
+    rows, logits = score_rows(ranker, windows.iter_eval(windows_per_step=7), tables)
+    contexts = sample_contexts(windows.iter_eval(windows_per_step=5), max_rows=12)
     assert contexts.target_idx.shape == (12, 1)
-    assert len(set(contexts.row.ravel().tolist())) == 12
+    assert len(set(contexts.event_index.ravel().tolist())) == 12
     again = ranker(contexts, tables["fine"][contexts.target_idx]).detach().ravel().numpy()
-    expected = [logits["fine"][rows == row].item() for row in contexts.row.ravel().tolist()]
+    expected = [logits["fine"][rows == row].item() for row in contexts.event_index.ravel().tolist()]
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_mean_logit_of_an_item_is_its_mean_over_contexts(
     monkeypatch.setattr("coldstart.evaluation.scoring.CONTEXTS_PER_PASS", 5)
     monkeypatch.setattr("coldstart.evaluation.scoring.ITEMS_PER_PASS", 2)
     tables = _tables()
-    contexts = sample_contexts(windows.sweep(windows_per_step=5), most=12)
+    contexts = sample_contexts(windows.iter_eval(windows_per_step=5), max_rows=12)
     items = np.array([18, 19, 20])
     found = mean_logits(ranker, contexts, items, tables)
     one_by_one = [ranker(contexts, tables["fine"][torch.full((12, 1), item)]).mean().item() for item in items.tolist()]

@@ -13,7 +13,7 @@ from coldstart.evaluation.summary import Summary
 from tests.evaluation.rows import scored_rows, summary_of
 
 
-def test_figures_are_those_of_the_slice(rows: ScoredRows, summary: Summary) -> None:
+def test_metrics_are_those_of_the_slice(rows: ScoredRows, summary: Summary) -> None:
     cold = rows.take(rows.train_events == 0)
     found = summary["metrics"]["fine"]["cold"]
     label, logit = cold.label, cold.logits["fine"]
@@ -28,8 +28,8 @@ def test_figures_are_those_of_the_slice(rows: ScoredRows, summary: Summary) -> N
     assert found["ece"] == pytest.approx(curve.error, abs=1e-12)
     assert summary["calibration"]["fine"]["cold"]["observed"] == pytest.approx(curve.observed.tolist())
     ranking = rank_users(cold.user_idx, label, logit)
-    assert found["ndcg"] == pytest.approx(ranking.ndcg(summary["top"]).mean(), abs=1e-12)
-    assert found["recall"] == pytest.approx(ranking.recall(summary["top"]).mean(), abs=1e-12)
+    assert found["ndcg"] == pytest.approx(ranking.ndcg(summary["top_k"]).mean(), abs=1e-12)
+    assert found["recall"] == pytest.approx(ranking.recall(summary["top_k"]).mean(), abs=1e-12)
     for name in ("gauc", "gauc_item"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
 
@@ -42,8 +42,8 @@ def test_a_histogram_counts_every_row_once(rows: ScoredRows, summary: Summary) -
         assert sum(by_slice["all"]["clicked"]) + sum(by_slice["all"]["skipped"]) == len(rows)
 
 
-def test_what_a_request_shares_neither_earns_nor_costs_a_variant(rows: ScoredRows) -> None:
-    """A running click rate points the wrong way within a log; all variants of the ranker carry it."""
+def test_item_gauc_ignores_terms_shared_by_all_variants(rows: ScoredRows) -> None:
+    """A running click rate points the wrong way within a log, and is part of the logits of all variants."""
     backwards = np.where(rows.label > 0, -2.0, 2.0)
     logits = {name: values + (0 if "oracle" in name else backwards) for name, values in rows.logits.items()}
     plain, found = (summary_of(given) for given in (rows, dataclasses.replace(rows, logits=logits)))
@@ -63,39 +63,39 @@ def test_differences_are_paired_against_oov(summary: Summary, deltas: str, metri
     assert summary[deltas]["id"]["cold"] == {"gauc": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_the_gap_and_the_origin_of_a_gain_add_up(summary: Summary) -> None:
-    assert summary["ceiling"] == "content_oracle"
+def test_item_effect_and_personalization_add_up_to_the_gain(summary: Summary) -> None:
+    assert summary["upper_bound"] == "content_oracle"
     for gaps in (summary["gap_closed"], summary["gap_closed_item"]):
         assert gaps["content_oracle"]["value"] == pytest.approx(1)
         assert gaps["coarse"]["value"] < gaps["fine"]["value"] < 1
-    for name, part in summary["appeal_share"].items():
+    for name, part in summary["item_effect_share"].items():
         total = summary["delta_item_vs_oov"][name]["cold"]["gauc"]
-        assert part["appeal"] + part["taste"] == pytest.approx(total)
-        assert part["share"] == pytest.approx(part["appeal"] / total)
+        assert part["item_effect"] + part["personalization"] == pytest.approx(total)
+        assert part["share"] == pytest.approx(part["item_effect"] / total)
         assert part["low"] < part["share"] < part["high"]
 
 
-def test_on_real_data_the_ranker_that_knew_the_items_is_the_ceiling_above_its_own_oov_row(rows: ScoredRows) -> None:
+def test_without_ground_truth_the_trained_oracle_is_the_upper_bound(rows: ScoredRows) -> None:
     other = np.random.default_rng(0).normal(0, 3, len(rows))
     logits = {name: rows.logits[name] for name in ("oov", "fine")}
-    logits |= {"trained_oracle": rows.logits["oracle"] + other, "trained_oracle_context": other}
-    found = summary_of(dataclasses.replace(rows, logits=logits, appeal={}), bootstrap=50)
-    assert found["ceiling"] == "trained_oracle"
+    logits |= {"trained_oracle": rows.logits["oracle"] + other, "trained_oracle_oov": other}
+    found = summary_of(dataclasses.replace(rows, logits=logits, item_effect={}), num_resamples=50)
+    assert found["upper_bound"] == "trained_oracle"
     assert list(found["metrics"]) == ["oov", "fine", "trained_oracle"]
     expected = gauc(rows.user_idx, rows.label, np.round(rows.logits["oracle"], 5))
     assert found["metrics"]["trained_oracle"]["all"]["gauc_item"] == pytest.approx(expected, abs=1e-4)
     assert 0 < found["gap_closed_item"]["fine"]["value"] < 1
 
 
-def test_a_share_of_no_gain_is_not_defined(rows: ScoredRows) -> None:
+def test_shares_without_a_gain_are_undefined(rows: ScoredRows) -> None:
     same = {"oov": rows.logits["oov"], "fine": rows.logits["oov"]}
-    found = summary_of(dataclasses.replace(rows, logits=same, appeal={"fine": rows.appeal["fine"]}))
-    assert found["appeal_share"]["fine"]["share"] is None
+    found = summary_of(dataclasses.replace(rows, logits=same, item_effect={"fine": rows.item_effect["fine"]}))
+    assert found["item_effect_share"]["fine"]["share"] is None
     assert found["gap_closed"] == {}
-    assert found["ceiling"] is None
+    assert found["upper_bound"] is None
 
 
-def test_an_empty_slice_and_a_one_class_user_are_marked_not_hidden() -> None:
+def test_an_empty_slice_and_users_of_one_class_are_reported() -> None:
     logits = {"oov": np.zeros(4), "fine": np.array([0.0, 1.0, 0.0, 1.0])}
     found = summary_of(scored_rows(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([5, 5, 5, 0]), logits))
     few, mid, cold, fresh = (found["metrics"]["fine"][name] for name in ("few", "mid", "cold", "fresh"))
@@ -115,20 +115,23 @@ def test_an_empty_slice_and_a_one_class_user_are_marked_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_scores_that_are_not_numbers_name_the_variant(rows: ScoredRows, bad: float) -> None:
+def test_scores_that_are_not_finite_name_the_variant(rows: ScoredRows, bad: float) -> None:
     broken = rows.logits["fine"].copy()
     broken[7] = bad
     with pytest.raises(UserError, match=r"variant 'fine': 1 of 8000 logits are not finite"):
         summary_of(dataclasses.replace(rows, logits={**rows.logits, "fine": broken}))
 
 
-def test_appeal_may_be_unknown_on_warm_rows_only(rows: ScoredRows) -> None:
+def test_item_effect_may_be_unknown_on_warm_rows_only(rows: ScoredRows) -> None:
     cold = rows.train_events == 0
-    known = np.where(cold, rows.appeal["fine"], math.nan)
-    assert summary_of(dataclasses.replace(rows, appeal={"fine": known}))["appeal_share"]["fine"]["appeal"] is not None
-    with pytest.raises(UserError, match=rf"variant 'fine': {cold.sum()} of {cold.sum()} appeal are not finite"):
-        summary_of(dataclasses.replace(rows, appeal={"fine": np.full(len(rows), math.nan)}))
+    known = np.where(cold, rows.item_effect["fine"], math.nan)
+    assert (
+        summary_of(dataclasses.replace(rows, item_effect={"fine": known}))["item_effect_share"]["fine"]["item_effect"]
+        is not None
+    )
+    with pytest.raises(UserError, match=rf"variant 'fine': {cold.sum()} of {cold.sum()} item_effect are not finite"):
+        summary_of(dataclasses.replace(rows, item_effect={"fine": np.full(len(rows), math.nan)}))
 
 
 def test_same_seed_same_summary(rows: ScoredRows, summary: Summary) -> None:
-    assert summary_of(rows, bootstrap=200, seed=3) == summary
+    assert summary_of(rows, num_resamples=200, seed=3) == summary

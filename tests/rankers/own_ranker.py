@@ -12,12 +12,12 @@ class Dot(Ranker):
 
     def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
-        self.appeal = nn.Linear(self.width, 1)
+        self.item_bias = nn.Linear(self.embedding_dim, 1)
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        sign = batch.visible * (2 * batch.history_label - 1)[:, None]
-        user = sign @ self.id_slots(batch.history_idx) / (1 + batch.visible.sum(-1, keepdim=True))
-        return (user * slots).sum(-1) + self.appeal(slots).squeeze(-1)
+        sign = batch.history_mask * (2 * batch.history_label - 1)[:, None]
+        user = sign @ self.id_slots(batch.history_idx) / (1 + batch.history_mask.sum(-1, keepdim=True))
+        return (user * slots).sum(-1) + self.item_bias(slots).squeeze(-1)
 
 
 class NoSlot(Dot):
@@ -47,7 +47,7 @@ class Detached(Dot):
 
 class NoHistory(Dot):
     def forward(self, batch, slots):
-        return self.appeal(slots).squeeze(-1)
+        return self.item_bias(slots).squeeze(-1)
 
 
 class FutureSeen(Dot):
@@ -96,7 +96,7 @@ class LoseWeight(Dot):
 
 class NanWhenEmpty(Dot):
     def forward(self, batch, slots):
-        return super().forward(batch, slots) / batch.visible.sum(-1)
+        return super().forward(batch, slots) / batch.history_mask.sum(-1)
 
 
 class Fails(Dot):
@@ -109,7 +109,7 @@ class Bare(nn.Module):
 
     def __init__(self, *arguments) -> None:
         super().__init__()
-        self.width = 8
+        self.embedding_dim = 8
 
 
 class NoArguments(nn.Module):

@@ -1,4 +1,4 @@
-"""What every kind of ranker keeps to."""
+"""Properties of every built-in ranker."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ import torch
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import UserWindows, rank_request
-from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric
-from coldstart.rankers.kinds import CLASSES
+from coldstart.data.features import Categorical, EncodedFeatures, FeatureSchema, Numeric
+from coldstart.rankers.ranker_classes import RANKERS
 from tests.training.clicks import low_rank_clicks
 
 ITEMS, HISTORY = 60, 12
@@ -20,14 +20,16 @@ SCHEMA = FeatureSchema(
 
 def build(kind, **options):
     torch.manual_seed(0)
-    model = CLASSES[kind](ITEMS + 1, RankerSettings(kind=kind, width=8, hidden=(16,), history=HISTORY), **options)
+    model = RANKERS[kind](
+        ITEMS + 1, RankerSettings(kind=kind, embedding_dim=8, mlp_units=(16,), max_history=HISTORY), **options
+    )
     model.trained[1:50] = True
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
 
-@pytest.fixture(params=list(CLASSES))
+@pytest.fixture(params=list(RANKERS))
 def ranker(request):
     return build(request.param)
 
@@ -50,32 +52,32 @@ def changed(batch, field, place, value):
     return dataclasses.replace(batch, **{field: values})
 
 
-def beside(short, longer):
-    """Two rows under each other, the shorter one padded with candidates and events that nobody sees."""
+def stacked(short, longer):
+    """Two rows in one batch, the shorter one padded with targets and masked events."""
 
     def padded(name):
-        mine, other = getattr(short, name), getattr(longer, name)
-        room = [
+        first, second = getattr(short, name), getattr(longer, name)
+        padding = [
             size
-            for one, all_of_it in zip(mine.shape[:0:-1], other.shape[:0:-1], strict=True)
-            for size in (0, all_of_it - one)
+            for one, other in zip(first.shape[:0:-1], second.shape[:0:-1], strict=True)
+            for size in (0, other - one)
         ]
-        return torch.cat([torch.nn.functional.pad(mine, room), other])
+        return torch.cat([torch.nn.functional.pad(first, padding), second])
 
     return type(short)(**{field.name: padded(field.name) for field in dataclasses.fields(short)})
 
 
-def test_there_are_four_kinds():
-    assert set(CLASSES) == {"din", "dcn_v2", "din_dcn", "transformer"}
+def test_there_are_four_built_in_rankers():
+    assert set(RANKERS) == {"din", "dcn_v2", "din_dcn", "transformer"}
 
 
-def test_it_says_what_it_is(ranker):
-    assert (ranker.vocabulary, ranker.width, ranker.history) == (ITEMS + 1, 8, HISTORY)
+def test_properties(ranker):
+    assert (ranker.vocab_size, ranker.embedding_dim, ranker.max_history) == (ITEMS + 1, 8, HISTORY)
     assert ranker.id_rows().shape == (ITEMS + 1, 8)
     assert not ranker.id_rows().requires_grad
 
 
-def test_the_slot_alone_says_which_item_is_scored(ranker, request_batch):
+def test_the_item_is_read_from_the_slot_alone(ranker, request_batch):
     elsewhere = dataclasses.replace(request_batch, target_idx=torch.full_like(request_batch.target_idx, 5))
     slots = ranker.id_slots(request_batch.target_idx)
     with torch.no_grad():
@@ -100,13 +102,13 @@ def test_untrained_items_read_the_oov_row(ranker):
     assert not torch.equal(slots[0, 0], slots[0, 1])
 
 
-def test_what_is_not_visible_changes_nothing(ranker, request_batch):
-    hidden = changed(request_batch, "visible", (..., -1), False)
-    other = changed(hidden, "history_label", (0, -1), 1)
+def test_masked_events_change_nothing(ranker, request_batch):
+    masked = changed(request_batch, "history_mask", (..., -1), False)
+    other = changed(masked, "history_label", (0, -1), 1)
     other = changed(other, "history_idx", (0, -1), 6)
     other = changed(other, "history_time", (0, -1), 7)
-    assert torch.equal(scores(ranker, hidden), scores(ranker, other))
-    assert not torch.equal(scores(ranker, hidden), scores(ranker, request_batch))
+    assert torch.equal(scores(ranker, masked), scores(ranker, other))
+    assert not torch.equal(scores(ranker, masked), scores(ranker, request_batch))
 
 
 @pytest.mark.parametrize("field", ["history_label", "history_idx", "history_time"])
@@ -125,21 +127,21 @@ def test_an_empty_history_gives_finite_scores_and_gradients(ranker):
 
 
 def test_targets_of_a_row_do_not_see_each_other(ranker, request_batch):
-    names = ("target_idx", "target_time", "visible", "categorical", "numeric")
+    names = ("target_idx", "target_time", "history_mask", "categorical", "numeric")
     alone = dataclasses.replace(request_batch, **{name: getattr(request_batch, name)[:, 1:2] for name in names})
     assert torch.allclose(scores(ranker, alone)[0, 0], scores(ranker, request_batch)[0, 1], atol=1e-6)
 
 
 def test_padding_changes_nothing(ranker, request_batch):
     longer = rank_request([2] * 12, [0, 1] * 6, range(12), [4] * 9, 50, history=HISTORY)
-    together = scores(ranker, beside(request_batch, longer))
+    together = scores(ranker, stacked(request_batch, longer))
     assert torch.allclose(together[0, :4], scores(ranker, request_batch)[0], atol=1e-6)
     assert torch.allclose(together[1], scores(ranker, longer)[0], atol=1e-6)
 
 
 def test_the_future_and_tied_events_change_nothing_in_a_training_window(ranker):
     clicks = low_rank_clicks(users=3)
-    # Three events share every moment.
+    # Three events share each timestamp.
     clicks = dataclasses.replace(clicks, timestamp=clicks.timestamp // (3 * 3600))
     batch = UserWindows(clicks, history=HISTORY, splits=[0]).batch([0, 1, 2])
     before = scores(ranker, batch)
@@ -161,7 +163,9 @@ def test_a_score_is_the_same_in_any_window_and_in_a_request(ranker):
     for targets in (40, 7):
         windows = UserWindows(clicks, history=HISTORY, splits=[0, 1, 2], targets=targets)
         batch = windows.batch(range(len(windows)))
-        found[targets] = dict(zip(batch.row.flatten().tolist(), scores(ranker, batch).flatten().tolist(), strict=True))
+        found[targets] = dict(
+            zip(batch.event_index.flatten().tolist(), scores(ranker, batch).flatten().tolist(), strict=True)
+        )
     rows = range(3 * 40)
     assert [found[7][row] for row in rows] == pytest.approx([found[40][row] for row in rows], abs=1e-5)
     own = slice(40, 40 + 31)
@@ -172,12 +176,12 @@ def test_a_score_is_the_same_in_any_window_and_in_a_request(ranker):
     assert float(scores(ranker, request)[0, 0]) == pytest.approx(found[7][71], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", list(CLASSES))
+@pytest.mark.parametrize("kind", list(RANKERS))
 def test_features_reach_the_logit_of_their_target(kind, request_batch):
     ranker = build(kind, features=SCHEMA)
 
     def with_features(codes, prices):
-        coded = Coded(torch.tensor(codes)[:, None].numpy(), torch.tensor(prices)[:, None].numpy())
+        coded = EncodedFeatures(torch.tensor(codes)[:, None].numpy(), torch.tensor(prices)[:, None].numpy())
         return rank_request([3, 9], [1, 0], [100, 200], [1, 2], 1000, history=HISTORY, features=coded)
 
     plain = scores(ranker, with_features([1, 1], [0.5, 0.5]))

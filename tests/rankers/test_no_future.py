@@ -1,4 +1,4 @@
-"""Whatever happens from some time on, what stands before that time stays as it was: batches, features and logits."""
+"""Events from some time on do not change anything before that time: batches, features, logits."""
 
 from dataclasses import fields, replace
 
@@ -8,9 +8,9 @@ import torch
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch, UserWindows
-from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric, TargetFeatures
+from coldstart.data.features import Categorical, EncodedFeatures, FeatureSchema, Numeric, TargetFeatures
 from coldstart.data.sequences import Sequences
-from coldstart.rankers.kinds import CLASSES
+from coldstart.rankers.ranker_classes import RANKERS
 
 ITEMS, USERS, EVENTS = 30, 25, 40
 SCHEMA = FeatureSchema(
@@ -24,7 +24,7 @@ SCHEMA = FeatureSchema(
 
 
 def draw(rng, rows, *, categorical, numeric):
-    return Coded(rng.integers(0, 3, (rows, categorical)), rng.normal(size=(rows, numeric)).astype(np.float32))
+    return EncodedFeatures(rng.integers(0, 3, (rows, categorical)), rng.normal(size=(rows, numeric)).astype(np.float32))
 
 
 def log(seed=0) -> Sequences:
@@ -48,10 +48,10 @@ def log(seed=0) -> Sequences:
 
 
 def scrambled(sequences: Sequences, since: int, seed: int) -> Sequences:
-    """Other items, labels, later times and contexts from `since` on."""
+    """Changes items, labels, times (to later ones) and contexts from `since` on."""
     rng = np.random.default_rng(seed)
     later = sequences.timestamp >= since
-    # Moved as whole users, so that times stay in order.
+    # All events of a user move together, so that their order stays the same.
     shift = np.repeat(rng.integers(0, 50, USERS), EVENTS)
     context = sequences.features.context
     other = draw(rng, len(later), categorical=1, numeric=1)
@@ -62,7 +62,7 @@ def scrambled(sequences: Sequences, since: int, seed: int) -> Sequences:
         timestamp=np.where(later, sequences.timestamp + shift, sequences.timestamp),
         features=replace(
             sequences.features,
-            context=Coded(
+            context=EncodedFeatures(
                 np.where(later[:, None], other.categorical, context.categorical),
                 np.where(later[:, None], other.numeric, context.numeric),
             ),
@@ -70,23 +70,24 @@ def scrambled(sequences: Sequences, since: int, seed: int) -> Sequences:
     )
 
 
-def told(sequences: Sequences, since: int, ranker=None) -> dict[str, np.ndarray]:
-    """Everything a model may read of targets before `since`, by row; and their logits."""
+def inputs_before(sequences: Sequences, since: int, ranker=None) -> dict[str, np.ndarray]:
+    """All model inputs of targets before `since`, by event, and their logits."""
     out: dict[str, list[np.ndarray]] = {}
     windows = UserWindows(sequences, history=6, splits=[0], targets=9)
     for index in range(0, len(windows), 10):
         batch = windows.batch(np.arange(index, min(index + 10, len(windows))))
         early = (batch.weight > 0) & (batch.target_time < since)
         length = batch.history_idx.shape[1]
-        parts = {"row": batch.row[early]}
+        parts = {"row": batch.event_index[early]}
         for field in fields(RankBatch):
+            if field.name == "history_mask":
+                continue
             value = getattr(batch, field.name)
-            if field.name.startswith("history"):
-                # What is not visible is not read; padding may differ in length.
-                seen = value[:, None, :].expand(-1, batch.target_idx.shape[1], length)
-                value = torch.where(batch.visible, seen, torch.zeros_like(seen)).double().sum(-1)
-            if field.name != "visible":
-                parts[field.name] = value[early]
+            if field.name.startswith("history_"):
+                # Models do not read masked events; padding may differ in length.
+                by_target = value[:, None, :].expand(-1, batch.target_idx.shape[1], length)
+                value = torch.where(batch.history_mask, by_target, torch.zeros_like(by_target)).double().sum(-1)
+            parts[field.name] = value[early]
         if ranker is not None:
             with torch.inference_mode():
                 parts["logit"] = ranker(batch, ranker.id_slots(batch.target_idx))[early]
@@ -97,35 +98,41 @@ def told(sequences: Sequences, since: int, ranker=None) -> dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_batches_of_earlier_targets_do_not_know_what_comes(seed):
+def test_batches_of_earlier_targets_do_not_depend_on_later_events(seed):
     sequences, since = log(seed), 35
-    before, after = told(sequences, since), told(scrambled(sequences, since, seed), since)
+    before, after = inputs_before(sequences, since), inputs_before(scrambled(sequences, since, seed), since)
     assert len(before["row"]) > 100
     for name, values in before.items():
         np.testing.assert_array_equal(values, after[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", sorted(CLASSES))
-def test_logits_of_earlier_targets_do_not_know_what_comes(kind):
+@pytest.mark.parametrize("kind", sorted(RANKERS))
+def test_logits_of_earlier_targets_do_not_depend_on_later_events(kind):
     torch.manual_seed(0)
-    ranker = CLASSES[kind](ITEMS + 1, RankerSettings(kind=kind, width=8, history=6, hidden=(16,)), SCHEMA).eval()
+    ranker = RANKERS[kind](
+        ITEMS + 1, RankerSettings(kind=kind, embedding_dim=8, max_history=6, mlp_units=(16,)), SCHEMA
+    ).eval()
     ranker.trained[1:] = True
     with torch.no_grad():
         for weight in ranker.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
     sequences, since = log(), 35
-    before = told(sequences, since, ranker)
-    other = told(scrambled(sequences, since, 1), since, ranker)
+    before = inputs_before(sequences, since, ranker)
+    other = inputs_before(scrambled(sequences, since, 1), since, ranker)
     np.testing.assert_allclose(before["logit"], other["logit"], atol=1e-5)
-    # The same scrambling does reach logits from that time on, so the test can fail.
-    whole, changed = (told(log, 10**9, ranker)["logit"] for log in (sequences, scrambled(sequences, since, 1)))
-    assert np.abs(whole - changed).max() > 0.01
+    # The same change does reach later logits, so the test can fail.
+    original, changed = (
+        inputs_before(log, 10**9, ranker)["logit"] for log in (sequences, scrambled(sequences, since, 1))
+    )
+    assert np.abs(original - changed).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", sorted(CLASSES))
+@pytest.mark.parametrize("kind", sorted(RANKERS))
 def test_every_feature_reaches_the_logit(kind):
     torch.manual_seed(0)
-    ranker = CLASSES[kind](ITEMS + 1, RankerSettings(kind=kind, width=8, history=6, hidden=(16,)), SCHEMA).eval()
+    ranker = RANKERS[kind](
+        ITEMS + 1, RankerSettings(kind=kind, embedding_dim=8, max_history=6, mlp_units=(16,)), SCHEMA
+    ).eval()
     with torch.no_grad():
         for weight in ranker.parameters():
             weight.add_(0.3 * torch.randn_like(weight))

@@ -6,13 +6,13 @@ import torch
 from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import rank_request
-from coldstart.rankers import DinDcn, digest, load_ranker, save_ranker, vocabulary
-from coldstart.rankers.kinds import CLASSES
+from coldstart.rankers import DinDcn, load_ranker, read_item_index, save_ranker, weights_sha256
+from coldstart.rankers.ranker_classes import RANKERS
 
 
 @pytest.fixture
 def saved(tmp_path):
-    return written(DinDcn(4, RankerSettings(width=8)), tmp_path)
+    return written(DinDcn(4, RankerSettings(embedding_dim=8)), tmp_path)
 
 
 def written(ranker, tmp_path):
@@ -23,42 +23,42 @@ def written(ranker, tmp_path):
     return ranker, tmp_path
 
 
-@pytest.mark.parametrize("kind", list(CLASSES))
+@pytest.mark.parametrize("kind", list(RANKERS))
 def test_a_loaded_ranker_scores_like_the_saved_one(kind, tmp_path):
-    ranker, path = written(CLASSES[kind](4, RankerSettings(kind=kind, width=8)), tmp_path)
+    ranker, path = written(RANKERS[kind](4, RankerSettings(kind=kind, embedding_dim=8)), tmp_path)
     loaded = load_ranker(path)
-    assert type(loaded) is CLASSES[kind]
+    assert type(loaded) is RANKERS[kind]
     batch = rank_request([1, 2], [0, 1], [1, 2], [1, 2, 3], 9, history=5)
     assert torch.equal(
         loaded(batch, loaded.id_slots(batch.target_idx)), ranker(batch, ranker.id_slots(batch.target_idx))
     )
     assert not loaded.training
-    assert digest(loaded) == digest(ranker)
+    assert weights_sha256(loaded) == weights_sha256(ranker)
 
 
-def test_the_digest_notices_a_single_changed_weight(saved):
+def test_the_hash_changes_with_a_single_weight(saved):
     ranker, _ = saved
-    before = digest(ranker)
+    before = weights_sha256(ranker)
     with torch.no_grad():
         ranker.id_table.weight[2, 3] += 1e-6
-    assert digest(ranker) != before
+    assert weights_sha256(ranker) != before
 
 
-def test_the_vocabulary_maps_ids_to_rows(saved):
-    assert vocabulary(saved[1]) == {"a": 1, "b": 2, "c": 3}
+def test_the_item_index_maps_ids_to_rows(saved):
+    assert read_item_index(saved[1]) == {"a": 1, "b": 2, "c": 3}
 
 
-def test_a_class_that_is_not_registered_is_refused(saved):
-    card = saved[1] / "ranker.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"class": "os.system"}))
+def test_an_unknown_class_is_refused(saved):
+    config = saved[1] / "ranker.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"class": "os.system"}))
     with pytest.raises(UserError, match=r"os\.system.*din_dcn"):
         load_ranker(saved[1])
 
 
 def test_weights_of_another_size_are_refused(saved):
-    card = saved[1] / "ranker.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"vocabulary": 9}))
-    with pytest.raises(UserError, match="whole din_dcn"):
+    config = saved[1] / "ranker.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 9}))
+    with pytest.raises(UserError, match="complete din_dcn"):
         load_ranker(saved[1])
 
 

@@ -5,20 +5,20 @@ from coldstart.data.batches import rank_request
 from coldstart.rankers.transformer import Transformer
 
 
-def test_an_event_looks_back_at_strictly_earlier_neighbours_only():
+def test_an_event_attends_only_to_strictly_earlier_events_in_its_window():
     torch.manual_seed(0)
-    ranker = Transformer(30, RankerSettings(kind="transformer", width=8, history=16)).eval()
+    ranker = Transformer(30, RankerSettings(kind="transformer", embedding_dim=8, max_history=16)).eval()
     events = torch.randn(1, 11, 8, requires_grad=True)
     time = torch.tensor([[1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]])
-    read = ranker._read(events, torch.ones(1, 11), time)
-    for event, seen in ((0, []), (1, [0]), (5, [1, 2]), (6, [2, 3, 4, 5]), (10, [6, 7, 8, 9])):
-        (gradient,) = torch.autograd.grad(read[0, event].square().sum(), events, retain_graph=True)
-        assert torch.nonzero(gradient[0].any(-1)).flatten().tolist() == [*seen, event]
+    encoded = ranker._encode_events(events, torch.ones(1, 11), time)
+    for event, attended in ((0, []), (1, [0]), (5, [1, 2]), (6, [2, 3, 4, 5]), (10, [6, 7, 8, 9])):
+        (gradient,) = torch.autograd.grad(encoded[0, event].square().sum(), events, retain_graph=True)
+        assert torch.nonzero(gradient[0].any(-1)).flatten().tolist() == [*attended, event]
 
 
-def test_a_target_reaches_back_the_whole_history_through_the_events():
+def test_a_target_depends_on_exactly_max_history_events():
     torch.manual_seed(0)
-    ranker = Transformer(30, RankerSettings(kind="transformer", width=8, history=8)).eval()
+    ranker = Transformer(30, RankerSettings(kind="transformer", embedding_dim=8, max_history=8)).eval()
     for parameter in ranker.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     ranker.trained[:] = True
@@ -31,5 +31,5 @@ def test_a_target_reaches_back_the_whole_history_through_the_events():
 
     plain = score(items)
     assert score([25, 25, *items[2:]]) == plain
-    for place in range(2, 10):
-        assert score([*items[:place], 25, *items[place + 1 :]]) != plain
+    for position in range(2, 10):
+        assert score([*items[:position], 25, *items[position + 1 :]]) != plain

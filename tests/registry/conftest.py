@@ -6,17 +6,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coldstart.config import Journal, Recipe, write_artifact
+from coldstart.config import MetricsLog, Recipe, write_artifact
 from coldstart.config.recipe import Gate, Paths
 from coldstart.config.recipe import Registry as Settings
-from coldstart.registry import ModelVersion, Registry, promote
+from coldstart.registry import EvaluationOutputs, ModelVersion, Registry, promote
 
-QUALITY = Settings(gates=(Gate(label="cold quality", slice="cold"),))
+QUALITY = Settings(gates=(Gate(name="cold quality", slice="cold"),))
 WIDTH, GROUPS, DEEP = 4, 2, 3
 
 
 class Run:
-    """A run directory with small artifacts of every kind, whose lineage is right; weights are placeholders."""
+    """A run directory with small artifacts of every kind and a correct lineage; weights are placeholders."""
 
     def __init__(self, recipe: Recipe, registry: Registry) -> None:
         self.recipe, self.registry = recipe, registry
@@ -27,12 +27,12 @@ class Run:
         self.make("adaptor", "one")
 
     def make(self, kind: str, weights: str, width: int = WIDTH, groups: int = GROUPS, **lineage: str) -> Path:
-        """Writes or rewrites one artifact; whatever is made afterwards descends from it."""
+        """Writes or rewrites one artifact; later artifacts are made from it."""
         path = self.recipe.run_dir / kind
         above = {"ranker": 1, "encoder": 2, "proxies": 3, "adaptor": 4}[kind]
         inherited = dict(list(self.lineage.items())[:above]) | lineage
-        about = {"width": width} if kind == "ranker" else {"width": width, "groups": groups}
-        with write_artifact(path, kind, inherited, about) as draft:
+        metadata = {"width": width} if kind == "ranker" else {"width": width, "groups": groups}
+        with write_artifact(path, kind, inherited, metadata) as draft:
             (draft / "settings.json").write_text(json.dumps({"weights": weights}))
             if kind == "ranker":
                 ids = [f"film-{i}" for i in range(1, 6)]
@@ -49,15 +49,14 @@ class Run:
     def register(
         self, kind: str, upstream: dict[str, int] | None = None, *, scores: pa.Table | None = None, **metrics: float
     ) -> ModelVersion:
-        journal = Journal(self.recipe.run_dir / "journals" / f"{kind}.jsonl")
+        metrics_log = MetricsLog(self.recipe.run_dir / "metrics" / f"{kind}.jsonl")
         return self.registry.register(
             kind,
             self.recipe.run_dir / kind,
             recipe=self.recipe,
             upstream=upstream or {},
-            metrics=metrics,
-            journal=journal,
-            scores=scores,
+            metrics_log=metrics_log,
+            evaluation=EvaluationOutputs(metrics, scores),
         )
 
     def register_all(self, cold_gauc: float) -> ModelVersion:
@@ -65,20 +64,20 @@ class Run:
         encoder = self.register("encoder", {"ranker": ranker}).version
         return self.register("adaptor", {"ranker": ranker, "encoder": encoder}, cold_gauc=cold_gauc)
 
-    def challenge(self, cold_gauc: float, weights: str = "two") -> int:
+    def register_adaptor(self, cold_gauc: float, weights: str = "two") -> int:
         """Registers another adaptor for the first ranker and encoder."""
         self.make("adaptor", weights)
         return self.register("adaptor", {"ranker": 1, "encoder": 1}, cold_gauc=cold_gauc).version
 
 
-def standing(run: Run, alias: str = "champion") -> dict[str, int | None]:
-    """Where MLflow's aliases stand."""
+def alias_versions(run: Run, alias: str = "champion") -> dict[str, int | None]:
+    """kind -> version that MLflow's alias points to."""
     return {kind: run.registry.aliases(kind).get(alias) for kind in ("ranker", "encoder", "adaptor")}
 
 
 @pytest.fixture(scope="session")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests (making one takes seconds); every test has a project of its own in it."""
+    """One database for all tests, because creating one takes seconds; every test has its own project in it."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
@@ -102,5 +101,5 @@ def run(new_run: Callable[[], Run]) -> Run:
 def champion(run: Run) -> Run:
     """Adaptor version 1 with cold GAUC 0.6 is champion."""
     first = run.register_all(0.6)
-    assert promote(run.registry, "adaptor", first.version, QUALITY).entry.action == "promoted"
+    assert promote(run.registry, first.version, QUALITY).event.action == "promoted"
     return run

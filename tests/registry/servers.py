@@ -1,4 +1,4 @@
-"""Real servers for tests: started on a free loopback port, killed, and started again at the same address."""
+"""Real servers for tests: start on a free loopback port, kill, and restart at the same address."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A program that is up when it answers HTTP, or takes connections, at `address`; its output lies in `log`."""
+    """A program that is up when it answers HTTP, or accepts connections, at `address`; its output goes to `log`."""
 
     def __init__(
         self, command: list[str], address: str, log: Path, environment: Mapping[str, str] | None = None
@@ -54,7 +54,7 @@ class Server:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Ends the server and its workers at once, as a power cut would."""
+        """Kills the server and its workers at once, like a power failure."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -71,7 +71,7 @@ class Server:
 
 
 class MlflowServer(Server):
-    """One worker on SQLite and a directory unless told otherwise."""
+    """One worker; by default on SQLite and a local directory."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class MlflowServer(Server):
         ]
         command += ["--backend-store-uri", backend]
         command += ["--artifacts-destination", artifacts or (directory / "artifacts").as_uri()]
-        # Without its job queue, which nothing here uses and which is seven processes.
+        # Without its job queue, which would start seven processes that no test uses.
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
         super().__init__(command, f"{self.uri}/health", directory / "server.log", environment)
 
 
 def postgres_binaries() -> Path | None:
-    """Where PostgreSQL's programs lie, if it is installed; Debian keeps `initdb` off the path."""
+    """Directory of PostgreSQL's programs, if it is installed; on Debian `initdb` is not on the PATH."""
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
@@ -112,7 +112,7 @@ def postgres_binaries() -> Path | None:
 
 
 class Postgres(Server):
-    """A private PostgreSQL cluster. It refuses to run as root, and then runs as the account of its package."""
+    """A private PostgreSQL cluster. PostgreSQL refuses to run as root, so root starts it as user `postgres`."""
 
     def __init__(self, directory: Path) -> None:
         binaries = postgres_binaries()
@@ -133,7 +133,7 @@ class Postgres(Server):
 
 
 class Moto(Server):
-    """An S3 of a test's own, with one bucket; `environment_of_clients` is what boto3 needs to use it."""
+    """A private S3 with one bucket; `environment_of_clients` has the settings for boto3."""
 
     def __init__(self, directory: Path) -> None:
         port = free_port()

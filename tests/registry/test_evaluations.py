@@ -15,7 +15,7 @@ def _evaluation(at: Path, kind: str, metrics: dict) -> Artifact:
     return read_artifact(at / kind, kind)
 
 
-def test_report_plots_and_figures_are_logged_once(tmp_path: Path, tracking_uri: str) -> None:
+def test_report_plots_and_metrics_are_logged_once(tmp_path: Path, tracking_uri: str) -> None:
     recipe = Recipe.model_validate({"name": "evaluated", "paths": {"runs": tmp_path}})
     registry = Registry(tracking_uri, "evaluated")
     metrics = {"fine": {"cold": {"gauc": 0.61, "rows": 12}, "warm": {"gauc": None, "rows": 0}}}
@@ -30,7 +30,7 @@ def test_report_plots_and_figures_are_logged_once(tmp_path: Path, tracking_uri: 
     assert log_evaluation(registry, evaluation, recipe, dataset="d" * 64) == run_id
 
 
-def test_several_seeds_are_a_run_of_their_own_with_their_means(tmp_path: Path, tracking_uri: str) -> None:
+def test_several_seeds_are_a_separate_run_with_mean_metrics(tmp_path: Path, tracking_uri: str) -> None:
     recipe = Recipe.model_validate({"name": "several", "paths": {"runs": tmp_path}})
     registry = Registry(tracking_uri, "several")
     metrics = {"fine": {"cold": {"gauc": {"value": 0.6, "spread": 0.01, "by_seed": [0.59, 0.61]}}}}

@@ -61,22 +61,22 @@ def test_ranker_scores_rows_of_ids(run, load):
 
 
 @pytest.mark.parametrize("as_base64", [False, True])
-def test_encoder_reads_content_as_the_stage_did(run, load, as_base64):
+def test_encoder_output_equals_that_of_the_stage(run, load, as_base64):
     item = content(3)
-    shown = base64.b64encode(item.picture).decode() if as_base64 else item.picture
-    answer = load("encoder").predict(pd.DataFrame([{"title": item.title, "text": item.text, "picture": shown}]))
+    encoded = base64.b64encode(item.image).decode() if as_base64 else item.image
+    output = load("encoder").predict(pd.DataFrame([{"title": item.title, "text": item.text, "image": encoded}]))
     coarse, states = proxies(run)
-    np.testing.assert_allclose(answer["coarse"][0], coarse[3], atol=1e-4)
-    np.testing.assert_allclose(answer["states"][0], states[3], atol=1e-3)
+    np.testing.assert_allclose(output["coarse"][0], coarse[3], atol=1e-4)
+    np.testing.assert_allclose(output["states"][0], states[3], atol=1e-3)
 
 
-def test_encoder_takes_items_with_missing_parts(load):
-    rows = pd.DataFrame([{"title": "only a title", "picture": None}, {"title": None, "picture": content(1).picture}])
-    answer = load("encoder").predict(rows)
-    assert np.isfinite(np.array(answer["coarse"].tolist())).all()
+def test_encoder_accepts_items_with_missing_parts(load):
+    rows = pd.DataFrame([{"title": "only a title", "image": None}, {"title": None, "image": content(1).image}])
+    output = load("encoder").predict(rows)
+    assert np.isfinite(np.array(output["coarse"].tolist())).all()
 
 
-def test_adaptor_maps_a_reading_to_the_id_space(run, load):
+def test_adaptor_maps_encoder_output_to_the_id_space(run, load):
     coarse, states = proxies(run)
     rows = pd.DataFrame({"coarse": [coarse[1].tolist()], "states": [states[1].tolist()]})
     fine = load("adaptor").predict(rows)["proxy"][0]
@@ -86,27 +86,27 @@ def test_adaptor_maps_a_reading_to_the_id_space(run, load):
 
 
 @pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
-def test_input_example_is_accepted_by_the_model(load, kind):
+def test_model_accepts_its_input_example(load, kind):
     model = load(kind)
     assert len(model.predict(model.input_example)) == 1
 
 
-def test_a_changed_file_is_refused_at_load(run, load, tracking_uri):
+def test_changed_file_is_refused_at_load(run, load, tracking_uri):
     source = Registry(tracking_uri, "pyfunc").version("adaptor", 1).source
     file = Path(source.removeprefix("file://")) / "artifacts" / "adaptor" / "adaptor.json"
-    whole = file.read_text()
-    file.write_text(whole.replace("16", "17"))
+    original = file.read_text()
+    file.write_text(original.replace("16", "17"))
     try:
         with pytest.raises(ValueError, match="differs from its manifest"):
             load("adaptor")
     finally:
-        file.write_text(whole)
+        file.write_text(original)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
 def test_mlflow_serves_the_model_over_http(load, kind, tracking_uri, tmp_path):
-    """The real `mlflow models serve`, asked what it says to the input example."""
+    """`mlflow models serve` returns the model's own prediction for the input example."""
     model = load(kind)
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/pyfunc-{kind}/1"]
@@ -115,16 +115,16 @@ def test_mlflow_serves_the_model_over_http(load, kind, tracking_uri, tmp_path):
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": programs}
     rows = model.input_example
-    if "picture" in rows:
-        rows = rows.assign(picture=[base64.b64encode(picture).decode() for picture in rows["picture"]])
+    if "image" in rows:
+        rows = rows.assign(image=[base64.b64encode(image).decode() for image in rows["image"]])
     with Server(command, f"http://127.0.0.1:{port}/ping", tmp_path / "serve.log", environment):
-        answer = httpx.post(
+        output = httpx.post(
             f"http://127.0.0.1:{port}/invocations",
             json={"dataframe_split": rows.to_dict("split", index=False)},
             timeout=60,
         )
-    assert answer.status_code == 200, answer.text
+    assert output.status_code == 200, output.text
     expected = model.predict(model.input_example)
-    (served,) = answer.json()["predictions"]
+    (served,) = output.json()["predictions"]
     for name in expected:
         np.testing.assert_allclose(served[name], expected[name][0], atol=1e-4)

@@ -6,19 +6,19 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from coldstart.config import Journal, UserError, digest
-from coldstart.registry import Registry, resolve
+from coldstart.config import MetricsLog, UserError, digest
+from coldstart.registry import EvaluationOutputs, Registry, resolve
 
 
-def test_version_carries_recipe_metrics_dataset_and_lineage(run):
-    Journal(run.recipe.run_dir / "journals" / "ranker.jsonl").write(10, 20, loss=0.7)
-    Journal(run.recipe.run_dir / "journals" / "ranker.jsonl").write(20, 20, loss=0.5)
+def test_version_has_recipe_metrics_dataset_and_lineage(run):
+    MetricsLog(run.recipe.run_dir / "metrics" / "ranker.jsonl").write(10, 20, loss=0.7)
+    MetricsLog(run.recipe.run_dir / "metrics" / "ranker.jsonl").write(20, 20, loss=0.5)
     ranker = run.register("ranker", cold_gauc=0.6)
     encoder = run.register("encoder", {"ranker": ranker.version})
 
     client = run.registry.client
     logged = client.get_run(ranker.run_id)
-    assert logged.data.params["ranker.width"] == "32"
+    assert logged.data.params["ranker.embedding_dim"] == "32"
     assert logged.data.tags["coldstart.recipe"] == digest(run.recipe)
     assert logged.data.metrics["cold_gauc"] == 0.6
     assert [(m.step, m.value) for m in client.get_metric_history(ranker.run_id, "loss")] == [(10, 0.7), (20, 0.5)]
@@ -36,14 +36,13 @@ def test_card_is_the_description_of_the_version(run):
         run.recipe.run_dir / "ranker",
         recipe=run.recipe,
         upstream={},
-        metrics={},
-        journal=Journal(run.recipe.run_dir / "journals" / "ranker.jsonl"),
-        card="# A card",
+        metrics_log=MetricsLog(run.recipe.run_dir / "metrics" / "ranker.jsonl"),
+        evaluation=EvaluationOutputs(model_card="# A card"),
     ).version
     assert run.registry.version("ranker", version).description == "# A card"
 
 
-def test_registering_the_same_artifact_again_returns_the_version_and_adds_missing_figures(run):
+def test_registering_again_returns_the_version_and_adds_metrics(run):
     first = run.register("ranker", auc=0.7)
     again = run.register("ranker", auc=0.1, cold_gauc=0.6)
     assert again == first
@@ -52,11 +51,11 @@ def test_registering_the_same_artifact_again_returns_the_version_and_adds_missin
     assert run.register("ranker").version == first.version + 1
 
 
-def test_artifacts_lie_beside_the_database_and_not_in_the_working_directory(run, tracking_uri, monkeypatch, tmp_path):
+def test_artifacts_are_stored_next_to_the_database(run, tracking_uri, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     version = run.register("ranker").version
-    beside = Path(tracking_uri.removeprefix("sqlite:///")).parent
-    assert run.registry.locate("ranker", version).path.is_relative_to(beside)
+    database_dir = Path(tracking_uri.removeprefix("sqlite:///")).parent
+    assert run.registry.download_artifact("ranker", version).path.is_relative_to(database_dir)
     assert not (tmp_path / "mlruns").exists()
     assert not list(tmp_path.glob("*.db"))
 
@@ -69,13 +68,13 @@ def test_upstream_of_another_lineage_is_refused(run):
         run.register("encoder", {"ranker": ranker})
 
 
-def test_proxies_other_than_those_the_adaptor_was_trained_on_are_refused(run):
+def test_other_proxies_than_those_of_the_training_are_refused(run):
     run.make("proxies", "two")
     with pytest.raises(UserError, match="not those the adaptor was trained on"):
         run.register("adaptor")
 
 
-def test_release_gives_verified_parts_of_one_lineage(run):
+def test_release_has_verified_parts_of_one_lineage(run):
     adaptor = run.register_all(0.6)
     release = run.registry.release(adaptor.version)
     assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
@@ -101,14 +100,14 @@ def test_release_with_a_replaced_artifact_is_refused(run):
         run.registry.release(adaptor.version)
 
 
-def test_release_whose_ranker_version_is_gone_is_refused(run):
+def test_release_with_a_deleted_ranker_version_is_refused(run):
     adaptor = run.register_all(0.6)
     run.registry.client.delete_model_version(run.registry.model_name("ranker"), "1")
     with pytest.raises(UserError, match="has no version 1"):
         run.registry.release(adaptor.version)
 
 
-def test_release_pointing_at_another_ranker_by_hand_is_refused(run):
+def test_release_with_a_manually_changed_ranker_is_refused(run):
     adaptor = run.register_all(0.6)
     run.make("ranker", "two")
     other = run.register("ranker").version
@@ -131,7 +130,7 @@ def test_release_of_differing_layer_groups_is_refused(run):
         run.registry.release(run.register_all(0.6).version)
 
 
-def test_unknown_alias_kind_and_version_name_the_fix(run):
+def test_errors_for_unknown_alias_kind_and_version_name_the_fix(run):
     with pytest.raises(UserError, match="promote adaptor VERSION --to champion"):
         resolve(run.registry, "champion")
     with pytest.raises(UserError, match="allowed: champion, challenger"):
@@ -142,7 +141,7 @@ def test_unknown_alias_kind_and_version_name_the_fix(run):
         run.registry.model_name("banana")
 
 
-def test_versions_lists_everything_once(run):
+def test_versions_lists_every_version_once(run):
     run.register_all(0.6)
     rows = run.registry.versions()
     assert [(row["kind"], row["version"], row["metrics"]) for row in rows] == [
@@ -153,7 +152,7 @@ def test_versions_lists_everything_once(run):
     assert rows[2]["upstream"] == {"ranker": 1, "encoder": 1}
 
 
-def test_model_holds_no_pickle_and_says_what_it_takes(run):
+def test_model_has_no_pickle_and_a_signature(run):
     version = run.register("ranker").version
     source = Path(run.registry.version("ranker", version).source.removeprefix("file://"))
     files = {file for file in source.rglob("*") if file.is_file()}
@@ -165,17 +164,17 @@ def test_model_holds_no_pickle_and_says_what_it_takes(run):
     assert "torch==" in (source / "requirements.txt").read_text()
 
 
-def test_nothing_at_the_address_is_told_at_once():
+def test_unreachable_server_is_reported_at_once():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(UserError, match=f"no MLflow at http://127.0.0.1:{port}.*start the server"):
         Registry(f"http://127.0.0.1:{port}", "demo")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - started < 3
 
 
-def test_a_server_that_is_not_mlflow_is_told_within_seconds():
+def test_server_that_is_not_mlflow_is_reported_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -187,14 +186,14 @@ def test_a_server_that_is_not_mlflow_is_told_within_seconds():
                     return
 
         threading.Thread(target=hang_up, daemon=True).start()
-        began = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(UserError, match="does not work"):
             Registry(f"http://127.0.0.1:{port}", "demo")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - started < 20
         server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "banana://x"])
-def test_an_address_mlflow_cannot_use_is_told(uri):
+def test_invalid_tracking_uri_is_reported(uri):
     with pytest.raises(UserError, match=r"registry\.tracking_uri"):
         Registry(uri, "demo")

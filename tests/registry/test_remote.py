@@ -1,4 +1,4 @@
-"""A registry on a team's server: MLflow over PostgreSQL with artifacts in S3, all of them real programs."""
+"""A registry on a team's server: real MLflow on PostgreSQL, with artifacts in S3."""
 
 from importlib.util import find_spec
 
@@ -48,26 +48,26 @@ def files(release) -> dict[str, bytes]:
 
 def test_register_promote_load_and_roll_back(run, tmp_path):
     first = run.register_all(0.6).version
-    promote(run.registry, "adaptor", first, UNGATED)
+    promote(run.registry, first, UNGATED)
     before = files(resolve(run.registry))
-    second = run.challenge(0.7)
-    promote(run.registry, "adaptor", second, UNGATED)
+    second = run.register_adaptor(0.7)
+    promote(run.registry, second, UNGATED)
     assert resolve(run.registry).versions["adaptor"] == second
 
-    rollback(run.registry, "adaptor", why="the new posters are worse")
+    rollback(run.registry, reason="the new posters are worse")
     elsewhere = Registry(run.registry.tracking_uri, run.recipe.project, cache=tmp_path / "another machine")
     release = resolve(elsewhere)
     assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
     assert files(release) == before
     assert release.adaptor.path.is_relative_to(tmp_path / "another machine")
-    assert [record.entry.action for record in elsewhere.ledger.trusted().records] == [
+    assert [logged.event.action for logged in elsewhere.promotion_log.read_verified().events] == [
         "promoted",
         "promoted",
         "rolled back",
     ]
 
 
-def test_model_downloads_with_its_signature_and_has_its_figures(run, tmp_path):
+def test_downloaded_model_has_signature_and_metrics(run, tmp_path):
     version = run.register("ranker", cold_gauc=0.6).version
     source = run.registry.version("ranker", version).source
     path = mlflow.artifacts.download_artifacts(

@@ -1,4 +1,4 @@
-"""A gateway on its own, with models that answer, wait, refuse or break on command."""
+"""A gateway with fake models that answer, wait, refuse or fail."""
 
 import asyncio
 
@@ -10,31 +10,31 @@ from ray.serve.exceptions import BackPressureError
 from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, Served
+from coldstart.serving.gateway import Gateway, ReleaseSpec
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.schemas import ReleaseAnswer
+from coldstart.serving.schemas import ReleaseResponse
 from tests.serving.tiny import IDS, ITEMS, TRAINED, tiny_recipe
 
 SPACE = "a" * 64
 
 
 class Model:
-    """Stands for a deployment handle: `model.method.remote(...)` gives `answer`, or does what `mood` says."""
+    """A fake deployment handle: `model.method.remote(...)` returns `answer`, or behaves as `behavior` says."""
 
     def __init__(self, answer):
-        self.answer, self.mood, self.asked = answer, "fine", []
-        self.read = self.adapt = self.rank = self
+        self.answer, self.behavior, self.asked = answer, "fine", []
+        self.encode = self.adapt = self.rank = self
 
     async def remote(self, argument):
         if asyncio.iscoroutine(argument):
             argument = await argument
         self.asked += argument if isinstance(argument, list) else [argument]
         await asyncio.sleep(0)
-        if self.mood == "slow":
+        if self.behavior == "slow":
             await asyncio.sleep(60)
-        if self.mood == "full":
+        if self.behavior == "full":
             raise BackPressureError(num_queued_requests=9, max_queued_requests=9)
-        if self.mood == "broken":
+        if self.behavior == "broken":
             raise RuntimeError("secret /path/of/weights")
         return self.answer(argument)
 
@@ -44,8 +44,8 @@ def gateway(tmp_path):
     ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
-    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
-    release = ReleaseAnswer(
+    ProxyStore(tmp_path, SPACE).write_catalog(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
+    release = ReleaseResponse(
         release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
     )
     settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
@@ -55,10 +55,10 @@ def gateway(tmp_path):
         Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
     )
     return Gateway(
-        [Served(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
         None,
         settings,
-        Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
+        Data(max_image_bytes=50_000, max_image_pixels=10_000),
         tmp_path,
     )
 

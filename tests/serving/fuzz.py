@@ -1,6 +1,6 @@
-"""Requests that no honest client would send. Each is made from its number alone:
+"""Hostile requests. Each is generated from its number alone:
 
-python -m tests.serving.fuzz 4711    prints request 4711 as it goes over the wire
+python -m tests.serving.fuzz 4711    prints the bytes of request 4711
 """
 
 import base64
@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.serving.test_arrow_form import ARROW, as_rows, packed, some_request
-from tests.serving.tiny import IDS, picture
+from tests.serving.test_arrow_codec import ARROW, as_rows, packed, some_request
+from tests.serving.tiny import IDS, png_image
 
 SEED = 20261120
 JSON = "application/json"
@@ -23,25 +23,25 @@ INTERNALS = re.compile(
     rb"Traceback|File \"|\.py\b|site-packages|/tmp/|/srv/|/home/|/root/|coldstart\.serving|\bray\b|pydantic|pyarrow"
     rb"|PIL\.|[A-Z]\w+(Error|Exception)\b|object at 0x|SERVE_REPLICA|ReplicaID|num_queued"
 )
-"""What an answer must never hold: traces, paths, modules, class names."""
+"""A response must never contain traces, paths, modules or class names."""
 
 
 @dataclass
-class Wrong:
-    """A request.
+class HostileRequest:
+    """A hostile request.
 
     Attributes:
-        what: The family it is of.
-        method: As sent.
-        target: Path and query, as sent.
-        headers: Names and values, as sent; the length is added.
-        body: As sent.
-        wire: The whole request where it is not even HTTP; then nothing of the above counts.
-        cut: Bytes of the body that are kept back, after which the client leaves.
+        family: What is wrong with it.
+        method: HTTP method.
+        target: Path and query.
+        headers: Names and values; the length is added.
+        body: The body.
+        wire: The bytes of a request that is not HTTP; they replace all attributes above.
+        cut: Number of bytes at the end of the body that are not sent; then the client disconnects.
         drip: Seconds between two bytes of the body.
     """
 
-    what: str
+    family: str
     method: str = "POST"
     target: str = "/v1/rank"
     headers: list[tuple[str, bytes]] = field(default_factory=lambda: [("content-type", JSON.encode())])
@@ -51,18 +51,18 @@ class Wrong:
     drip: float = 0.0
 
     @property
-    def over_the_wire(self) -> bytes:
+    def wire_bytes(self) -> bytes:
         if self.wire is not None:
             return self.wire
         named = {name.lower() for name, _ in self.headers}
-        given = [*self.headers] if "host" in named else [("host", b"127.0.0.1"), *self.headers]
+        fields = [*self.headers] if "host" in named else [("host", b"127.0.0.1"), *self.headers]
         if not named & {"content-length", "transfer-encoding"}:
-            given.append(("content-length", str(len(self.body)).encode()))
-        lines = b"".join(name.encode() + b": " + value + b"\r\n" for name, value in given)
+            fields.append(("content-length", str(len(self.body)).encode()))
+        lines = b"".join(name.encode() + b": " + value + b"\r\n" for name, value in fields)
         return f"{self.method} {self.target} HTTP/1.1\r\n".encode() + lines + b"\r\n" + self.body
 
 
-def wrong(number: int) -> Wrong:
+def hostile_request(number: int) -> HostileRequest:
     """Request `number`."""
     rng = random.Random(f"{SEED}:{number}")
     return FAMILIES[number % len(FAMILIES)](rng)
@@ -72,7 +72,7 @@ def good_rank(rng: random.Random) -> dict:
     body = some_request(rng)
     if rng.random() < 0.3:
         body["candidates"].append(
-            {"title": "a title", "text": "a text", "picture": encoded(picture(rng.randrange(250)))}
+            {"title": "a title", "text": "a text", "image": encoded(png_image(rng.randrange(250)))}
         )
     if rng.random() < 0.2:
         body |= {"user_features": {"age": 3}, "context": {"hour": 2.5}}
@@ -80,7 +80,7 @@ def good_rank(rng: random.Random) -> dict:
 
 
 def good_item(rng: random.Random) -> dict:
-    return {"item_id": f"fuzz-{rng.randrange(50)}", "title": "a title", "picture": encoded(picture(rng.randrange(250)))}
+    return {"item_id": f"fuzz-{rng.randrange(50)}", "title": "a title", "image": encoded(png_image(rng.randrange(250)))}
 
 
 def encoded(data: bytes) -> str:
@@ -88,7 +88,7 @@ def encoded(data: bytes) -> str:
 
 
 class Raw(str):
-    """A piece of JSON that goes into the body as it is."""
+    """JSON text that is inserted into the body unchanged."""
 
 
 HOSTILE: list[Callable[[random.Random], object]] = [
@@ -117,12 +117,12 @@ HOSTILE: list[Callable[[random.Random], object]] = [
     lambda rng: rng.choice(
         ["QQ", "QQ=", "QQ==\n", "Q Q=", "====", "data:image/png;base64,AAAA", "\u00e9", encoded(b"\0" * 60_000)]
     ),
-    lambda rng: encoded(strange_picture(rng)),
+    lambda rng: encoded(strange_image(rng)),
 ]
 
 
-def strange_picture(rng: random.Random) -> bytes:
-    """Bombs, other formats, and broken pictures."""
+def strange_image(rng: random.Random) -> bytes:
+    """Decompression bombs, other formats, and broken images."""
     return rng.choice(
         [
             lambda: png(30_000, 30_000, zlib.compress(b"0")),
@@ -131,8 +131,8 @@ def strange_picture(rng: random.Random) -> bytes:
             lambda: png(50, 50, zlib.compress(b"\0" * 20_000_000)),
             lambda: png(50, 50, zlib.compress(b"\0" * 20), (b"zTXt", b"a\0\0" + zlib.compress(b"a" * 9_000_000))),
             lambda: png(50, 50, zlib.compress(b"\0" * 20), (b"iCCP", b"a\0\0" + zlib.compress(b"a" * 9_000_000))),
-            lambda: picture(3)[: rng.randrange(90)],
-            lambda: flipped(rng, picture(rng.randrange(250))),
+            lambda: png_image(3)[: rng.randrange(90)],
+            lambda: flipped(rng, png_image(rng.randrange(250))),
             lambda: b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + rng.randbytes(30),
             lambda: (
                 b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24) + rng.randbytes(60)
@@ -150,8 +150,8 @@ def strange_picture(rng: random.Random) -> bytes:
 
 
 def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    def chunk(kind: bytes, held: bytes) -> bytes:
-        return struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
+    def chunk(kind: bytes, part: bytes) -> bytes:
+        return struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     others = b"".join(chunk(*one) for one in more)
@@ -159,32 +159,32 @@ def png(width: int, height: int, data: bytes, *more: tuple[bytes, bytes]) -> byt
 
 
 def flipped(rng: random.Random, data: bytes) -> bytes:
-    held = bytearray(data)
+    part = bytearray(data)
     for _ in range(rng.randrange(1, 6)):
-        place = rng.randrange(len(held))
-        held[place : place + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
-    return bytes(held) or b"\0"
+        start = rng.randrange(len(part))
+        part[start : start + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+    return bytes(part) or b"\0"
 
 
-def places(value: object, path: tuple = ()) -> list[tuple]:
-    """Paths to everything inside a JSON value."""
+def paths_in(value: object, path: tuple = ()) -> list[tuple]:
+    """Paths to all values inside a JSON value."""
     found = [path] if path else []
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, held in inside:
-        found += places(held, (*path, key))
+    for key, part in inside:
+        found += paths_in(part, (*path, key))
     return found
 
 
 def to_json(value: object) -> bytes:
     raws: list[str] = []
 
-    def marked(held: object) -> object:
-        if isinstance(held, Raw):
-            raws.append(held)
+    def marked(part: object) -> object:
+        if isinstance(part, Raw):
+            raws.append(part)
             return f"@raw{len(raws) - 1}@"
-        if isinstance(held, dict):
-            return {key: marked(one) for key, one in held.items()}
-        return [marked(one) for one in held] if isinstance(held, list) else held
+        if isinstance(part, dict):
+            return {key: marked(one) for key, one in part.items()}
+        return [marked(one) for one in part] if isinstance(part, list) else part
 
     text = json.dumps(marked(value), ensure_ascii=False)
     for i, raw in enumerate(raws):
@@ -192,52 +192,52 @@ def to_json(value: object) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def mutated(rng: random.Random) -> Wrong:
-    """A good body with a few places of it made hostile, left out, doubled or added."""
+def mutated(rng: random.Random) -> HostileRequest:
+    """A valid body in which a few values are replaced, removed, repeated or added."""
     target, body = rng.choice(
         [("/v1/rank", good_rank(rng)), ("/v1/rank", good_rank(rng)), ("/v1/items", good_item(rng))]
     )
     for _ in range(rng.randrange(1, 4)):
-        *way, last = rng.choice(places(body))
-        held = body
+        *way, last = rng.choice(paths_in(body))
+        part = body
         for key in way:
-            held = held[key]
-        do = rng.randrange(6)
-        if do == 0:
-            del held[last]
-        elif do == 1 and isinstance(held, dict):
-            held[rng.choice(["url", "__class__", "$ref", "", "item_id ", "a" * 500])] = rng.choice(HOSTILE)(rng)
-        elif do == 2 and isinstance(held, list):
-            held += held * 50
+            part = part[key]
+        choice = rng.randrange(6)
+        if choice == 0:
+            del part[last]
+        elif choice == 1 and isinstance(part, dict):
+            part[rng.choice(["url", "__class__", "$ref", "", "item_id ", "a" * 500])] = rng.choice(HOSTILE)(rng)
+        elif choice == 2 and isinstance(part, list):
+            part += part * 50
         else:
-            held[last] = rng.choice(HOSTILE)(rng)
-        if not places(body):
+            part[last] = rng.choice(HOSTILE)(rng)
+        if not paths_in(body):
             break
     raw = to_json(body)
     if rng.random() < 0.1:
         raw = raw.replace(b'"item_id"', b'"item_id": "x", "item_id"', 1)
-    return Wrong("mutated", target=target, body=raw)
+    return HostileRequest("mutated", target=target, body=raw)
 
 
-def broken_bytes(rng: random.Random) -> Wrong:
+def broken_bytes(rng: random.Random) -> HostileRequest:
     raw = to_json(good_rank(rng))
-    do = rng.randrange(5)
-    if do == 0:
+    choice = rng.randrange(5)
+    if choice == 0:
         raw = flipped(rng, raw)
-    elif do == 1:
+    elif choice == 1:
         raw = raw[: rng.randrange(len(raw))]
-    elif do == 2:
+    elif choice == 2:
         raw = raw.decode().encode(rng.choice(["utf-16", "utf-32", "utf-8-sig", "utf-7", "cp037"]))
-    elif do == 3:
+    elif choice == 3:
         raw = rng.choice(
             [b"", b"\0", b"null", b"1", b'"a"', b"[]", b"{}", b"{}{}", b"true", b"NaN", b"//", b"\xef\xbb\xbf"]
         )
     else:
         raw = rng.randbytes(rng.randrange(300))
-    return Wrong("broken bytes", target=rng.choice(["/v1/rank", "/v1/items"]), body=raw)
+    return HostileRequest("broken bytes", target=rng.choice(["/v1/rank", "/v1/items"]), body=raw)
 
 
-def huge(rng: random.Random) -> Wrong:
+def huge(rng: random.Random) -> HostileRequest:
     body = rng.choice(
         [
             lambda: b" " * 250_000,
@@ -254,29 +254,31 @@ def huge(rng: random.Random) -> Wrong:
             lambda: b'{"requests":[' + b'{"candidates":[{"item_id":"a"}]},' * 5_000 + b"{}]}",
         ]
     )()
-    return Wrong("huge", body=body)
+    return HostileRequest("huge", body=body)
 
 
-def pictures(rng: random.Random) -> Wrong:
-    image = encoded(strange_picture(rng))
+def images(rng: random.Random) -> HostileRequest:
+    shown = encoded(strange_image(rng))
     if rng.random() < 0.5:
-        return Wrong("picture", target="/v1/items", body=json.dumps({"item_id": "fuzz-p", "picture": image}).encode())
-    return Wrong("picture", body=json.dumps({"candidates": [{"item_id": IDS[0]}, {"picture": image}]}).encode())
+        return HostileRequest(
+            "image", target="/v1/items", body=json.dumps({"item_id": "fuzz-p", "image": shown}).encode()
+        )
+    return HostileRequest("image", body=json.dumps({"candidates": [{"item_id": IDS[0]}, {"image": shown}]}).encode())
 
 
-def arrow(rng: random.Random) -> Wrong:
+def arrow(rng: random.Random) -> HostileRequest:
     body = packed([as_rows(some_request(rng)) for _ in range(rng.randrange(1, 3))])
     body = rng.choice([lambda: flipped(rng, body), lambda: body[: rng.randrange(len(body))], lambda: body * 2])()
-    return Wrong("arrow", headers=[("content-type", ARROW.encode())], body=body)
+    return HostileRequest("arrow", headers=[("content-type", ARROW.encode())], body=body)
 
 
-def forms(rng: random.Random) -> Wrong:
-    """Other content types, with a body that fits or does not."""
+def forms(rng: random.Random) -> HostileRequest:
+    """Other content types, with a matching or another body."""
     multipart = (
         b'--x\r\ncontent-disposition: form-data; name="item_id"\r\n\r\nfuzz\r\n--x\r\ncontent-disposition: form-data'
     )
     multipart += (
-        b'; name="picture"; filename="../../a.png"\r\ncontent-type: image/png\r\n\r\n' + picture(5) + b"\r\n--x--\r\n"
+        b'; name="image"; filename="../../a.png"\r\ncontent-type: image/png\r\n\r\n' + png_image(5) + b"\r\n--x--\r\n"
     )
     kind, body = rng.choice(
         [
@@ -296,7 +298,7 @@ def forms(rng: random.Random) -> Wrong:
             (ARROW, to_json(good_rank(rng))),
         ]
     )
-    return Wrong(
+    return HostileRequest(
         "form",
         target=rng.choice(["/v1/rank", "/v1/items"]),
         headers=[("content-type", kind.encode("latin-1"))],
@@ -304,8 +306,8 @@ def forms(rng: random.Random) -> Wrong:
     )
 
 
-def headers(rng: random.Random) -> Wrong:
-    """A good body under headers that are not."""
+def headers(rng: random.Random) -> HostileRequest:
+    """A valid body with invalid headers."""
     name, value = rng.choice(
         [
             ("content-encoding", b"gzip"),
@@ -337,11 +339,13 @@ def headers(rng: random.Random) -> Wrong:
     body = to_json(good_rank(rng))
     if value == b"gzip":
         body = gzip.compress(b"\0" * 5_000_000)
-    given = [("content-type", JSON.encode()), (name, value)]
-    return Wrong("header", headers=given * rng.choice((1, 1, 40)) if name != "content-length" else given, body=body)
+    fields = [("content-type", JSON.encode()), (name, value)]
+    return HostileRequest(
+        "header", headers=fields * rng.choice((1, 1, 40)) if name != "content-length" else fields, body=body
+    )
 
 
-def targets(rng: random.Random) -> Wrong:
+def targets(rng: random.Random) -> HostileRequest:
     target = rng.choice(
         [
             "/v1/rank/",
@@ -359,20 +363,20 @@ def targets(rng: random.Random) -> Wrong:
             "/-/healthz",
             "/metrics",
             "/v1/items/\u00ff".encode().decode("latin-1"),
-            "/v1/items/a%ff%fe/neighbours",
-            "/v1/items/a/neighbours?k=-1",
-            "/v1/items/a/neighbours?k=1e9",
-            "/v1/items/a/neighbours?k=nan",
+            "/v1/items/a%ff%fe/neighbors",
+            "/v1/items/a/neighbors?k=-1",
+            "/v1/items/a/neighbors?k=1e9",
+            "/v1/items/a/neighbors?k=nan",
             "*",
             "/" + "a/" * 900,
         ]
     )
     method = rng.choice(["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST", "PROPFIND"])
     body = to_json(good_rank(rng)) if rng.random() < 0.3 else b""
-    return Wrong("target", method=method, target=target, body=body)
+    return HostileRequest("target", method=method, target=target, body=body)
 
 
-def not_http(rng: random.Random) -> Wrong:
+def not_http(rng: random.Random) -> HostileRequest:
     body = to_json(good_rank(rng))
     head = b"POST /v1/rank HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
     wire = rng.choice(
@@ -398,19 +402,19 @@ def not_http(rng: random.Random) -> Wrong:
             rng.randbytes(500),
         ]
     )
-    return Wrong("not http", wire=wire)
+    return HostileRequest("not http", wire=wire)
 
 
-def leaving(rng: random.Random) -> Wrong:
-    """A client that leaves before it has sent everything."""
+def disconnecting(rng: random.Random) -> HostileRequest:
+    """A client that disconnects before it has sent everything."""
     body = to_json(good_rank(rng))
-    return Wrong("leaving", body=body, cut=rng.randrange(1, len(body)))
+    return HostileRequest("disconnect", body=body, cut=rng.randrange(1, len(body)))
 
 
 FAMILIES = [mutated] * 8 + [
     broken_bytes,
     huge,
-    pictures,
+    images,
     arrow,
     arrow,
     forms,
@@ -418,15 +422,15 @@ FAMILIES = [mutated] * 8 + [
     headers,
     targets,
     not_http,
-    leaving,
+    disconnecting,
 ]
 
 
-def slow(number: int) -> Wrong:
-    """A client that sends a byte now and then."""
+def slow_request(number: int) -> HostileRequest:
+    """A client that sends one byte at a time."""
     rng = random.Random(f"{SEED}:slow:{number}")
-    return Wrong("slow", body=to_json(good_rank(rng)), drip=0.2)
+    return HostileRequest("slow", body=to_json(good_rank(rng)), drip=0.2)
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(wrong(int(sys.argv[1])).over_the_wire)
+    sys.stdout.buffer.write(hostile_request(int(sys.argv[1])).wire_bytes)

@@ -1,4 +1,4 @@
-"""A gateway whose models run in this process, and a real HTTP server for its application: no Ray at all."""
+"""Models in this process, and an HTTP server for a gateway's application; without Ray."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class LocalModels:
         self.adaptor, self.ranker = load_adaptor(run_dir / "adaptor"), load_ranker(run_dir / "ranker")
 
     async def rank(self, query):
-        return score(self.ranker, [query], history=self.ranker.history)[0]
+        return score(self.ranker, [query], history=self.ranker.max_history)[0]
 
     async def proxy(self, content):
         with torch.inference_mode():
@@ -33,7 +33,7 @@ class LocalModels:
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
-    """The application on a free loopback port; yields its URL."""
+    """Serves the application on a free loopback port; yields its URL."""
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
     )

@@ -1,4 +1,4 @@
-"""A real Redis for a test, with a directory of its own and no port."""
+"""A Redis server for tests, with its own directory and a free port."""
 
 import shutil
 import socket
@@ -19,7 +19,7 @@ PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
 @contextmanager
 def redis_store(*, appendonly: bool = True) -> Iterator[Store]:
-    """A server for the length of the block; skips the test where none is installed."""
+    """Runs a server inside the block; skips the test if none is installed."""
     if PROGRAM is None:
         pytest.skip("no redis-server on this machine (Debian and Ubuntu: apt-get install redis-server)")
     port = free_port()

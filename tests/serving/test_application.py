@@ -21,8 +21,8 @@ from coldstart.encoders import read_proxies
 from coldstart.rankers import load_ranker
 from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
-from coldstart.serving.golden import golden_figures
-from tests.serving.test_meters import names
+from coldstart.serving.golden_requests import golden_metrics
+from tests.serving.test_prometheus import names
 from tests.serving.tiny import (
     HISTORY,
     IDS,
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "served", port=free_port(), watch={"first_s": 1})
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "served", port=free_port(), stats={"reference_window_s": 1})
     write_run(recipe)
     return recipe
 
@@ -56,7 +56,7 @@ def recipe(tmp_path_factory):
 def release(recipe):
     registry = Registry(recipe.tracking_uri, recipe.project)
     register_run(recipe, registry)
-    assert promote(registry, "adaptor", 1, recipe.registry, measure=golden_figures).entry.action == "promoted"
+    assert promote(registry, 1, recipe.registry, measure=golden_metrics).event.action == "promoted"
     return resolve(registry, "champion")
 
 
@@ -74,11 +74,11 @@ def client(url):
 
 def published(client, name: str, index: int) -> dict[str, object]:
     item = content(index)
-    body = {"item_id": name, "title": item.title, "text": item.text, "picture": base64.b64encode(item.picture).decode()}
+    body = {"item_id": name, "title": item.title, "text": item.text, "image": base64.b64encode(item.image).decode()}
     return client.post("/v1/items", json=body).raise_for_status().json()
 
 
-def test_release_and_health_say_what_is_served(client, release):
+def test_release_and_health_name_the_served_release(client, release):
     answer = client.get("/v1/release").json()
     assert answer["release"] == "served-adaptor/1"
     assert answer["alias"] == "champion"
@@ -87,15 +87,15 @@ def test_release_and_health_say_what_is_served(client, release):
     assert client.get("/readyz").json() == {"status": "ready", "release": "served-adaptor/1"}
 
 
-@pytest.mark.parametrize("given", ["mine", "not fit to be passed on", None])
-def test_an_answer_has_one_id_which_is_the_clients_where_it_is_fit(client, given):
+@pytest.mark.parametrize("given", ["mine", "not a valid id", None])
+def test_a_response_has_one_id_the_clients_if_it_is_valid(client, given):
     answer = client.get("/v1/release", headers={} if given is None else {"x-request-id": given})
     (name,) = answer.headers.get_list("x-request-id")
     assert name
     assert (name == "mine") is (given == "mine")
 
 
-def test_the_program_that_deploys_keeps_no_thread_that_would_call_ray_after_its_end(url):
+def test_deploy_leaves_no_thread_that_calls_ray_after_shutdown(url):
     assert not [thread.name for thread in threading.enumerate() if "router" in thread.name]
 
 
@@ -122,21 +122,21 @@ def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
         ]
         body = {"history": history, "candidates": [{"item_id": name} for name in names], "now": 1080}
         answer = client.post("/v1/rank", json=body).raise_for_status().json()
-        known = ["oov", *["id"] * TRAINED, *["fine"] * (ITEMS - TRAINED)]
-        known[WARMING] = "blend"
-        assert answer["vectors"] == [known[index] for index in targets]
+        known = ["oov", *["id"] * TRAINED, *["proxy"] * (ITEMS - TRAINED)]
+        known[WARMING] = "blended"
+        assert answer["slot_sources"] == [known[index] for index in targets]
         worst = max(worst, float(np.abs(np.array(answer["scores"]) - offline).max()))
     assert worst < 1e-5
 
 
-def test_published_item_is_ranked_by_its_proxy_at_once(client):
+def test_published_item_is_ranked_by_its_proxy_immediately(client):
     body = {"candidates": [{"item_id": "brand-new"}, {"item_id": IDS[TRAINED]}], "now": 100}
     before = client.post("/v1/rank", json=body).json()
-    assert before["vectors"] == ["oov", "fine"]
-    # The same content as a cold item of the catalogue, so the two must score alike afterwards.
+    assert before["slot_sources"] == ["oov", "proxy"]
+    # The same content as a cold item of the catalog, so both must get the same score afterwards.
     assert published(client, "brand-new", TRAINED + 1)["proxy_norm"] > 0
     after = client.post("/v1/rank", json=body).json()
-    assert after["vectors"] == ["fine", "fine"]
+    assert after["slot_sources"] == ["proxy", "proxy"]
     assert after["scores"][0] == pytest.approx(after["scores"][1], abs=1e-4)
     assert after["scores"][0] != before["scores"][0]
 
@@ -144,20 +144,20 @@ def test_published_item_is_ranked_by_its_proxy_at_once(client):
 def test_candidate_by_content_scores_like_the_published_item(client):
     published(client, "by-id", 3)
     item = content(3)
-    given = {"title": item.title, "text": item.text, "picture": base64.b64encode(item.picture).decode()}
+    given = {"title": item.title, "text": item.text, "image": base64.b64encode(item.image).decode()}
     answer = client.post("/v1/rank", json={"candidates": [{"item_id": "by-id"}, given], "now": 100}).json()
     assert answer["scores"][0] == pytest.approx(answer["scores"][1], abs=1e-4)
 
 
-def test_prometheus_finds_what_the_dashboard_asks_for(client):
+def test_prometheus_has_the_metrics_of_the_dashboard(client):
     published(client, "measured", 4)
     candidates = [{"item_id": "measured"}, {"item_id": IDS[0]}, {"item_id": "nobody"}, {"title": "by content"}]
     client.post("/v1/rank", json={"candidates": candidates, "user_id": "anna"}).raise_for_status()
     event = {"item_id": IDS[0], "label": 1, "user_id": "anna"}
     client.post("/v1/feedback", json={"events": [event]}).raise_for_status()
     asked = {name for file in ("serving.json", "alerts.yml") for name in names(file)}
-    # These need a challenger, or a promotion after the first.
-    asked -= {name for name in asked if re.search("challenger_fallbacks|shadow|earned", name)}
+    # These need a challenger or a second promotion.
+    asked -= {name for name in asked if re.search("challenger_fallbacks|shadow|proxy_id_cosine", name)}
     (node,) = (node for node in ray.nodes() if node["Alive"])
     page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + 120
@@ -173,7 +173,7 @@ def test_errors_keep_their_body_through_serve(client):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
-def test_published_item_survives_a_restart_and_is_known_to_every_replica(client, recipe, release):
+def test_published_item_survives_a_restart_and_reaches_every_replica(client, recipe, release):
     published(client, "lasting", 2)
     body = {"candidates": [{"item_id": "lasting"}], "now": 100}
     before = client.post("/v1/rank", json=body).json()
@@ -186,12 +186,12 @@ def test_published_item_survives_a_restart_and_is_known_to_every_replica(client,
     for name in ("lasting", "later"):
         for _ in range(10):
             after = httpx.post(f"{url}/v1/rank", json={**body, "candidates": [{"item_id": name}]}, timeout=30).json()
-            assert after["vectors"] == ["fine"]
+            assert after["slot_sources"] == ["proxy"]
             assert after["scores"] == pytest.approx(before["scores"], abs=1e-5)
 
 
 def test_every_replica_has_few_heaps(url):
-    """Found in the environments of its processes: they have it from Serve's controller, on whatever machine."""
+    """Replicas inherit the environment variable from Serve's controller, on any machine."""
     environments = [
         process.environ()
         for process in psutil.Process().children(recursive=True)
@@ -201,7 +201,7 @@ def test_every_replica_has_few_heaps(url):
     assert {environment.get("MALLOC_ARENA_MAX") for environment in environments} == {"2"}
 
 
-def test_applications_of_others_stay(url, recipe, release):
+def test_other_applications_keep_running(url, recipe, release):
     @serve.deployment
     class Other:
         async def __call__(self) -> None: ...
@@ -219,7 +219,7 @@ def test_applications_of_others_stay(url, recipe, release):
     assert not serve.status().applications
 
 
-def test_port_in_use_is_told(url, recipe, release):
+def test_port_in_use_is_reported(url, recipe, release):
     shutdown()
     with socket.create_server(("127.0.0.1", recipe.serving.port)):
         with pytest.raises(UserError, match=r"serving\.port"):

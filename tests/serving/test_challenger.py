@@ -1,4 +1,4 @@
-"""A challenger on a real Ray Serve: a bad one is aborted and nobody notices, a good one answers its users."""
+"""A challenger on a real Ray Serve: a bad one is aborted without a failed request, a good one serves its users."""
 
 import time
 
@@ -9,25 +9,25 @@ import torch
 from coldstart.config.recipe import Challenger
 from coldstart.registry import Registry
 from coldstart.serving import deploy, shutdown
-from coldstart.serving.trial import Draw
+from coldstart.serving.ab_test import TrafficSplit
 from tests.serving.test_application import free_port
 from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run
 
 pytestmark = pytest.mark.ray
-TRIAL = Challenger(share=0.5, min_requests=20)
+SETTINGS = Challenger(traffic_fraction=0.5, min_requests=20)
 USERS = [f"user-{number}" for number in range(60)]
 
 
 def spoil(ranker) -> None:
-    """It passes every check before it serves, and fails for users whose history is older than any golden request's."""
+    """Makes a ranker that passes all checks, and fails for histories older than those of the golden requests."""
     with torch.no_grad():
-        ranker.affinity.taste.recency.by_age[:, 28:] = torch.nan
+        ranker.biased_mf.user_interest.time_gap_bias.bias[:, 28:] = torch.nan
 
 
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    recipe = tiny_recipe(runs, "tried", port=free_port(), ingress="proxy", challenger=TRIAL.model_dump())
+    recipe = tiny_recipe(runs, "challenged", port=free_port(), ingress="proxy", challenger=SETTINGS.model_dump())
     registry = Registry(recipe.tracking_uri, recipe.project)
     for change in ({}, {"spoil": spoil}, {}):
         write_run(recipe, **change)
@@ -45,8 +45,8 @@ def deployed(local_ray, releases):
     shutdown()
 
 
-def asked(url: str) -> dict[str, tuple[str, list[float]]]:
-    """Release and scores by user; every request must succeed."""
+def rank_all(url: str) -> dict[str, tuple[str, list[float]]]:
+    """User -> release and scores; every request must succeed."""
     with httpx.Client(base_url=url, timeout=30) as client:
         history = [{"item_id": IDS[0], "label": 1, "timestamp": 0}]
         body = {"candidates": [{"item_id": item} for item in IDS], "history": history, "now": 2**30}
@@ -56,36 +56,36 @@ def asked(url: str) -> dict[str, tuple[str, list[float]]]:
     return {user: (answer["release"], answer["scores"]) for user, answer in answers.items()}
 
 
-def test_a_bad_challenger_is_aborted_without_a_failed_request_and_a_good_one_answers_its_users(deployed):
+def test_a_bad_challenger_is_aborted_without_a_failed_request_and_a_good_one_serves_its_users(deployed):
     url = deployed(0)
     assert httpx.get(f"{url}/v1/release").json()["challenger"]["state"] == "answering"
-    seen = asked(url)
-    assert {release for release, _ in seen.values()} == {"tried-adaptor/1"}
+    seen = rank_all(url)
+    assert {release for release, _ in seen.values()} == {"challenged-adaptor/1"}
     right = seen[USERS[0]][1]
     assert all(scores == pytest.approx(right, abs=1e-6) for _, scores in seen.values())
     deadline = time.monotonic() + 30
-    while (trial := httpx.get(f"{url}/v1/release").json()["challenger"])["state"] != "aborted":
+    while (status := httpx.get(f"{url}/v1/release").json()["challenger"])["state"] != "aborted":
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert trial["release"] == "tried-adaptor/2"
-    assert "requests failed" in trial["reason"]
-    assert httpx.get(f"{url}/v1/watch").json()["challenger"]["failed_per_s"] > 0
-    # Put up once more beside the same champion, it stays aborted; another one is tried.
+    assert status["release"] == "challenged-adaptor/2"
+    assert "requests failed" in status["reason"]
+    assert httpx.get(f"{url}/v1/stats").json()["challenger"]["failed_per_s"] > 0
+    # Deployed again with the same champion, it stays aborted; another challenger gets a new test.
     assert httpx.get(f"{deployed(0)}/v1/release").json()["challenger"]["state"] == "aborted"
     url = deployed(1)
-    seen = asked(url)
-    draw = Draw("tried-adaptor/3", TRIAL)
-    expected = {user: "tried-adaptor/3" if draw.takes(user) else "tried-adaptor/1" for user in USERS}
+    seen = rank_all(url)
+    split = TrafficSplit("challenged-adaptor/3", SETTINGS)
+    expected = {user: "challenged-adaptor/3" if split.to_challenger(user) else "challenged-adaptor/1" for user in USERS}
     assert {user: release for user, (release, _) in seen.items()} == expected
     of = {release: scores for release, scores in seen.values()}
     assert len(of) == 2
     assert all(scores == pytest.approx(of[release], abs=1e-6) for release, scores in seen.values())
-    assert of["tried-adaptor/1"] == pytest.approx(right, abs=1e-6)
+    assert of["challenged-adaptor/1"] == pytest.approx(right, abs=1e-6)
     answer = httpx.post(f"{url}/v1/rank", json={"candidates": [{"item_id": IDS[0]}]}, headers={"X-Request-Id": "mine"})
     assert answer.headers["x-request-id"] == "mine"
     event = {"item_id": IDS[0], "label": 1, "request_id": "mine"}
     assert httpx.post(f"{url}/v1/feedback", json={"events": [event]}).status_code == 202
-    while httpx.get(f"{url}/v1/watch").json()["champion"]["calibration"].get("id", {"rows": 0})["rows"] < 1:
+    while httpx.get(f"{url}/v1/stats").json()["champion"]["calibration"].get("id", {"rows": 0})["rows"] < 1:
         assert time.monotonic() < deadline + 120
         time.sleep(0.2)
     assert httpx.get(f"{deployed(None)}/v1/release").json()["challenger"] is None

@@ -1,4 +1,4 @@
-"""The console: what its paths answer, and the page in a real Chromium against real tiny models."""
+"""The console: its HTTP paths, and the page in a real Chromium with tiny real models."""
 
 import os
 import re
@@ -14,17 +14,17 @@ from fastapi.testclient import TestClient
 
 from coldstart.config import read_artifact, write_artifact
 from coldstart.config.recipe import Data, Serving
-from coldstart.data.contract import ITEMS as ITEM_COLUMNS
-from coldstart.data.contract import ITEMS_PER_ROW_GROUP, SEQUENCES, TRAIN
-from coldstart.rankers.storage import load_id_rows
+from coldstart.data.schema import ITEMS as ITEM_COLUMNS
+from coldstart.data.schema import ITEMS_PER_ROW_GROUP, SEQUENCES, TRAIN
+from coldstart.rankers.storage import load_id_embeddings
 from coldstart.serving.app import make_app
-from coldstart.serving.console import Samples
-from coldstart.serving.gateway import Gateway, Served
+from coldstart.serving.console import DatasetSamples
+from coldstart.serving.gateway import Gateway, ReleaseSpec
 from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.routes.console import PAGES
-from coldstart.serving.schemas import ReleaseAnswer
+from coldstart.serving.schemas import ReleaseResponse
 from tests.serving.local import LocalModels, listening
-from tests.serving.tiny import IDS, ITEMS, TRAINED, content, picture, tiny_recipe, write_run
+from tests.serving.tiny import IDS, ITEMS, TRAINED, content, png_image, tiny_recipe, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -32,21 +32,21 @@ USERS, EVENTS = 9, 10
 
 
 def write_dataset(path) -> str:
-    """Items of the tiny run, one without a picture, and users who saw the trained ones; returns the fingerprint."""
+    """Writes the items of the tiny run (one without an image) and users with events; returns the fingerprint."""
     rng = np.random.default_rng(0)
     contents = [content(index) for index in range(1, ITEMS + 1)]
-    contents[0] = replace(contents[0], picture=None)
-    seen = [0 if index > TRAINED else 5 for index in range(1, ITEMS + 1)]
+    contents[0] = replace(contents[0], image=None)
+    train_counts = [0 if index > TRAINED else 5 for index in range(1, ITEMS + 1)]
     columns = {
         "item_idx": range(1, ITEMS + 1),
         "item_id": IDS,
         "title": [one.title for one in contents],
         "text": [one.text for one in contents],
-        "picture": [one.picture for one in contents],
+        "image": [one.image for one in contents],
         "created_at": [None] * ITEMS,
         "first_event_at": [None] * ITEMS,
-        "num_train_events": seen,
-        "num_train_clicks": seen,
+        "num_train_events": train_counts,
+        "num_train_clicks": train_counts,
     }
     events = {
         "user_idx": range(USERS),
@@ -65,25 +65,25 @@ def write_dataset(path) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "looked")
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "console")
     write_run(recipe)
     return recipe.run_dir, write_dataset(recipe.run_dir / "dataset"), LocalModels(recipe.run_dir)
 
 
 def make_gateway(run, store, *, fingerprint=None, **settings) -> Gateway:
     run_dir, dataset, models = run
-    space, known = ProxyStore(store, "a" * 64), load_id_rows(run_dir / "ranker")
-    space.write_catalogue(IDS, iter([np.zeros((ITEMS + 1, 8), np.float32)]))
-    space.mature.write(IDS[:TRAINED], known.rows[1 : TRAINED + 1].numpy())
-    release = ReleaseAnswer(
-        release="looked-adaptor/1",
-        project="looked",
+    space, known = ProxyStore(store, "a" * 64), load_id_embeddings(run_dir / "ranker")
+    space.write_catalog(IDS, iter([np.zeros((ITEMS + 1, 8), np.float32)]))
+    space.mature_items.write(IDS[:TRAINED], known.rows[1 : TRAINED + 1].numpy())
+    release = ReleaseResponse(
+        release="console-adaptor/1",
+        project="console",
         alias="champion",
         versions={},
         fingerprints={"adaptor": "a" * 64, "dataset": fingerprint or dataset},
     )
-    serving, data = Serving.model_validate(settings), Data(max_picture_bytes=50_000)
-    served = Served(release, run_dir / "ranker", run_dir / "adaptor", None, None, None)
+    serving, data = Serving.model_validate(settings), Data(max_image_bytes=50_000)
+    served = ReleaseSpec(release, run_dir / "ranker", run_dir / "adaptor", None, None, None)
     gateway = Gateway([served], None, serving, data, store, dataset=run_dir / "dataset")
     gateway.champion.models = models
     return gateway
@@ -99,7 +99,7 @@ def client(gateway) -> TestClient:
     return TestClient(make_app(gateway), base_url="http://127.0.0.1")
 
 
-def test_page_may_load_nothing_but_its_own_files(client):
+def test_the_page_may_load_only_its_own_files(client):
     for path, (_, media) in PAGES.items():
         answer = client.get(path)
         assert answer.status_code == 200
@@ -111,27 +111,29 @@ def test_page_may_load_nothing_but_its_own_files(client):
         assert " style=" not in answer.text
 
 
-def test_look_tells_where_an_item_lands_and_keeps_nothing(client, gateway):
-    answer = client.post("/v1/console/look", json={"title": "film number 3"}).raise_for_status().json()
-    near = answer["neighbours"]
+def test_preview_returns_neighbors_and_rates_and_stores_nothing(client, gateway):
+    answer = client.post("/v1/console/preview", json={"title": "film number 3"}).raise_for_status().json()
+    near = answer["neighbors"]
     assert len(near) == 6
     assert [one["cosine"] for one in near] == sorted((one["cosine"] for one in near), reverse=True)
     assert {one["item_id"] for one in near} <= set(IDS[:TRAINED])
     for one in near:
         assert one["title"].startswith("film number")
-        assert (one["picture"] is None) == (one["item_id"] == IDS[0])
+        assert (one["image"] is None) == (one["item_id"] == IDS[0])
     assert answer["histories"] == "dataset"
-    assert answer["pictures"] is None
+    assert answer["no_images_reason"] is None
     assert len(answer["users"]) == USERS
     assert all(0 < user["proxy"] < 1 and user["proxy"] != user["oov"] for user in answer["users"])
-    assert client.post("/v1/rank", json={"candidates": [{"title": "film number 3"}]}).json()["vectors"] == ["fine"]
+    assert client.post("/v1/rank", json={"candidates": [{"title": "film number 3"}]}).json()["slot_sources"] == [
+        "proxy"
+    ]
     assert client.get(f"/v1/items/{IDS[-1]}x").status_code in (404, 405)
 
 
-def test_rates_are_those_that_rank_answers(client, gateway, run):
-    look = client.post("/v1/console/look", json={"title": "film number 3"}).json()
-    samples = Samples(gateway.dataset, run[1], gateway.champion.catalogue, gateway.data)
-    for user, told in zip(samples.users(), look["users"], strict=True):
+def test_rates_equal_the_scores_of_the_rank_api(client, gateway, run):
+    preview = client.post("/v1/console/preview", json={"title": "film number 3"}).json()
+    samples = DatasetSamples(gateway.dataset, run[1], gateway.champion.catalog, gateway.data)
+    for user, rates in zip(samples.users(), preview["users"], strict=True):
         history = [
             {"item_id": IDS[item - 1], "label": int(label), "timestamp": int(at)}
             for item, label, at in zip(user.item_idx, user.label, user.timestamp, strict=True)
@@ -139,34 +141,34 @@ def test_rates_are_those_that_rank_answers(client, gateway, run):
         candidates = [{"title": "film number 3"}, {"item_id": "nobody"}]
         body = {"history": history, "candidates": candidates, "now": int(user.timestamp[-1]) + 1}
         scores = client.post("/v1/rank", json=body).json()["scores"]
-        assert [told["proxy"], told["oov"]] == pytest.approx(scores, abs=1e-5)
+        assert [rates["proxy"], rates["oov"]] == pytest.approx(scores, abs=1e-5)
 
 
-def test_example_is_an_item_that_nobody_clicked(client):
-    told = client.get("/v1/console/example").json()
-    assert told["item_id"] in IDS[TRAINED:]
-    assert told["picture"].startswith("data:image/")
+def test_example_is_an_item_without_train_events(client):
+    example = client.get("/v1/console/example").json()
+    assert example["item_id"] in IDS[TRAINED:]
+    assert example["image"].startswith("data:image/")
 
 
 @pytest.mark.parametrize("dataset", ["nowhere", "another"])
-def test_without_its_dataset_the_page_says_so(run, tmp_path, dataset):
+def test_a_missing_dataset_is_reported(run, tmp_path, dataset):
     gateway = make_gateway(run, tmp_path, fingerprint="e" * 64 if dataset == "another" else None)
     if dataset == "nowhere":
         gateway.dataset = tmp_path / "nowhere"
     client = TestClient(make_app(gateway), base_url="http://127.0.0.1")
-    answer = client.post("/v1/console/look", json={"title": "film"}).raise_for_status().json()
-    assert answer["pictures"].startswith("No pictures: ")
-    assert str(tmp_path) not in answer["pictures"]
-    assert answer["histories"] == "made up"
+    answer = client.post("/v1/console/preview", json={"title": "film"}).raise_for_status().json()
+    assert answer["no_images_reason"].startswith("No images: ")
+    assert str(tmp_path) not in answer["no_images_reason"]
+    assert answer["histories"] == "synthetic"
     assert answer["users"]
-    assert {one["picture"] for one in answer["neighbours"]} == {None}
+    assert {one["image"] for one in answer["neighbors"]} == {None}
     assert client.get("/v1/console").json()["example"] is False
     assert client.get("/v1/console/example").status_code == 404
 
 
-@pytest.mark.parametrize("body", [{}, {"title": ""}, {"picture": "%"}, {"title": "t", "url": "http://x"}])
-def test_look_refuses_what_cannot_be_read(client, body):
-    assert client.post("/v1/console/look", json=body).status_code == 422
+@pytest.mark.parametrize("body", [{}, {"title": ""}, {"image": "%"}, {"title": "t", "url": "http://x"}])
+def test_preview_refuses_invalid_content(client, body):
+    assert client.post("/v1/console/preview", json=body).status_code == 422
 
 
 @pytest.fixture(scope="module")
@@ -181,36 +183,40 @@ def browser():
 
 
 class Visit:
-    """A tab on the console; knows what went wrong in it and whom it asked."""
+    """A browser tab with the console; collects its errors and the hosts that it contacts."""
 
     def __init__(self, browser, url: str, **context) -> None:
         self.page = browser.new_context(**context).new_page()
         self.page.set_default_timeout(60_000)
         self.problems, self.hosts = [], set()
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
+        self.page.on(
+            "console", lambda message: message.type in ("error", "warning") and self.problems.append(message.text)
+        )
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda asked: self.hosts.add(asked.url.split("/")[2] if "//" in asked.url else ""))
+        self.page.on(
+            "request", lambda request: self.hosts.add(request.url.split("/")[2] if "//" in request.url else "")
+        )
         self.page.goto(f"{url}/console")
 
     def until(self, expression: str) -> None:
-        # Playwright's own way to wait needs `eval`, which the page's policy forbids.
+        # Playwright's `wait_for_function` needs `eval`, which the page's policy forbids.
         deadline = time.monotonic() + 60
         while not self.page.evaluate(expression):
             assert time.monotonic() < deadline, expression
             self.page.wait_for_timeout(30)
 
-    def said(self, words: str) -> None:
-        self.until(f"document.getElementById('said').textContent.includes('{words}')")
+    def wait_for_status(self, text: str) -> None:
+        self.until(f"document.getElementById('status').textContent.includes('{text}')")
 
-    def looked(self) -> None:
+    def wait_for_preview(self) -> None:
         self.page.wait_for_selector("#shelf li")
-        self.said("Done.")
+        self.wait_for_status("Done.")
 
     def violations(self) -> list[str]:
-        """What axe-core finds against WCAG 2.2 AA and its best practices."""
+        """Violations of WCAG 2.2 AA and of axe-core's best practices."""
         from axe_playwright_python.sync_playwright import Axe
 
-        # Axe reads colours; those of a card that is fading in are not the ones that stay.
+        # Axe checks colors, which are only final after the animations.
         self.until("document.getAnimations().every((one) => one.playState === 'finished')")
         found = Axe().run(self.page).response["violations"]
         return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found]
@@ -225,28 +231,28 @@ DROP = """(bytes) => {
 
 
 @in_chromium
-def test_a_dropped_picture_and_a_title_show_neighbours_and_rates(browser, gateway):
+def test_a_dropped_image_and_a_title_show_neighbors_and_rates(browser, gateway):
     with listening(make_app(gateway)) as url:
         visit = Visit(browser, url)
         page = visit.page
-        page.evaluate(DROP, list(picture(70)))
-        page.wait_for_selector("#preview[src^='data:image/png']")
+        page.evaluate(DROP, list(png_image(70)))
+        page.wait_for_selector("#chosen-image[src^='data:image/png']")
         page.get_by_label("Title").fill("film number 9")
-        page.get_by_role("button", name="Show where it lands").click()
-        visit.looked()
+        page.get_by_role("button", name="Preview", exact=True).click()
+        visit.wait_for_preview()
         assert page.locator("#shelf li").count() == 6
         assert page.locator("#shelf img").count() >= 5
         assert re.search(r"\d % with the proxy, [\d.]+ % as an unknown item", page.inner_text("#summary"))
         assert page.locator("#users tr").count() == 6
         assert page.locator("#histogram .bin-proxy").count() == page.locator("#histogram .bin-oov").count() > 10
-        assert "looked-adaptor/1" in page.inner_text("#release")
+        assert "console-adaptor/1" in page.inner_text("#release")
         assert page.get_by_role("alert").count() == 0
         assert "nothing" not in page.inner_text("#shelf")
         assert (visit.problems, visit.hosts - {""}) == ([], {url.split("/")[2]})
 
 
 @in_chromium
-def test_everything_can_be_done_with_the_keyboard_alone(browser, gateway):
+def test_the_page_can_be_used_with_the_keyboard_alone(browser, gateway):
     with listening(make_app(gateway)) as url:
         visit = Visit(browser, url)
         page, reached = visit.page, []
@@ -258,18 +264,18 @@ def test_everything_can_be_done_with_the_keyboard_alone(browser, gateway):
                 page.keyboard.type("film number 9")
             elif reached[-1] == "example":
                 break
-        assert reached == ["skip", "picture", "title", "text", "look", "example"]
+        assert reached == ["skip", "image", "title", "text", "preview", "example"]
         page.keyboard.press("Enter")
-        visit.said("Filled in")
+        visit.wait_for_status("Filled in")
         page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")
-        visit.looked()
-        assert page.evaluate("document.activeElement.id") == "look"
+        visit.wait_for_preview()
+        assert page.evaluate("document.activeElement.id") == "preview"
         page.keyboard.press("Tab")
         page.keyboard.press("Tab")
         page.keyboard.type("by-keyboard")
         page.keyboard.press("Enter")
-        visit.said("by-keyboard is published")
+        visit.wait_for_status("by-keyboard is published")
         assert visit.problems == []
 
 
@@ -283,23 +289,23 @@ def test_everything_can_be_done_with_the_keyboard_alone(browser, gateway):
     ],
     ids=["light", "dark", "phone"],
 )
-def test_axe_finds_nothing_before_and_after(browser, gateway, context):
+def test_axe_finds_no_violation(browser, gateway, context):
     with listening(make_app(gateway)) as url:
         visit = Visit(browser, url, **context)
         assert visit.violations() == []
         visit.page.get_by_label("Title").fill("film number 9")
-        visit.page.get_by_role("button", name="Show where it lands").click()
-        visit.looked()
+        visit.page.get_by_role("button", name="Preview", exact=True).click()
+        visit.wait_for_preview()
         assert visit.violations() == []
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         visit.page.get_by_label("Title").fill("")
-        visit.page.get_by_role("button", name="Show where it lands").click()
+        visit.page.get_by_role("button", name="Preview", exact=True).click()
         visit.page.get_by_role("alert").wait_for()
         assert visit.violations() == []
 
 
 @in_chromium
-def test_a_token_is_asked_for_and_kept_in_memory_only(browser, run, tmp_path):
+def test_a_token_is_requested_and_kept_in_memory_only(browser, run, tmp_path):
     from coldstart.serving.tokens import new_token
 
     file = tmp_path / "tokens"
@@ -318,8 +324,8 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(browser, run, tmp_path):
         page.keyboard.press("Enter")
         page.wait_for_selector("#release:not([hidden])")
         page.get_by_label("Title").fill("film number 9")
-        page.get_by_role("button", name="Show where it lands").click()
-        visit.looked()
+        page.get_by_role("button", name="Preview", exact=True).click()
+        visit.wait_for_preview()
         kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert kept == '[{},{},""]'
         assert token not in page.content()
@@ -328,14 +334,14 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(browser, run, tmp_path):
 
 
 @in_chromium
-def test_what_fails_is_told_and_can_be_tried_again(browser, gateway):
+def test_a_failure_is_shown_and_can_be_retried(browser, gateway):
     with listening(make_app(gateway)) as url:
         page = Visit(browser, url).page
         page.get_by_label("Title").fill("film number 9")
-        page.route("**/v1/console/look", lambda route: route.abort())
-        page.get_by_role("button", name="Show where it lands").click()
+        page.route("**/v1/console/preview", lambda route: route.abort())
+        page.get_by_role("button", name="Preview", exact=True).click()
         page.get_by_role("alert").get_by_text("does not answer").wait_for()
-        page.unroute("**/v1/console/look")
-        page.get_by_role("button", name="Show where it lands").click()
+        page.unroute("**/v1/console/preview")
+        page.get_by_role("button", name="Preview", exact=True).click()
         page.wait_for_selector("#shelf li")
         assert page.get_by_role("alert").count() == 0

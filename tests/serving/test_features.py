@@ -1,4 +1,4 @@
-"""Rows with features, served: the score of a request equals the offline score of the same row."""
+"""Serving with features: the score of a request equals the offline score of the same row."""
 
 import asyncio
 import re
@@ -10,14 +10,14 @@ from fastapi.testclient import TestClient
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.batches import UserWindows
-from coldstart.data.features import Categorical, Coded, FeatureSchema, Numeric, TargetFeatures
+from coldstart.data.features import Categorical, EncodedFeatures, FeatureSchema, Numeric, TargetFeatures
 from coldstart.data.sequences import Sequences
 from coldstart.rankers import load_ranker, save_ranker
-from coldstart.rankers.kinds import CLASSES
+from coldstart.rankers.ranker_classes import RANKERS
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, Served
+from coldstart.serving.gateway import Gateway, ReleaseSpec
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.schemas import ReleaseAnswer
+from coldstart.serving.schemas import ReleaseResponse
 from coldstart.serving.scoring import score
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, tiny_recipe
 
@@ -35,7 +35,7 @@ SCHEMA = FeatureSchema(
     ),
 )
 COUNTRY = [7, 8, None]
-"""Of the three users."""
+"""Features of the three users."""
 
 
 def standard(values, feature):
@@ -57,9 +57,9 @@ def sequences() -> Sequences:
     price[0] = brand[0] = 0
     features = TargetFeatures(
         SCHEMA,
-        item=Coded(brand, standard(price, SCHEMA.numeric[0])),
-        user=Coded(np.array([[1], [2], [0]]), np.zeros((users, 0), np.float32)),
-        context=Coded(
+        item=EncodedFeatures(brand, standard(price, SCHEMA.numeric[0])),
+        user=EncodedFeatures(np.array([[1], [2], [0]]), np.zeros((users, 0), np.float32)),
+        context=EncodedFeatures(
             np.array([[0 if one is None else 1 + DEVICES.index(one)] for one in device]),
             standard(hour, SCHEMA.numeric[1]),
         ),
@@ -76,21 +76,21 @@ def sequences() -> Sequences:
 
 
 class Model:
-    """Stands for a deployment handle; `rank` scores with a real ranker."""
+    """A fake deployment handle; `rank` scores with a real ranker."""
 
     def __init__(self, answer):
         self.answer = answer
-        self.read = self.adapt = self.rank = self
+        self.encode = self.adapt = self.rank = self
 
     async def remote(self, argument):
         return self.answer(await argument if asyncio.iscoroutine(argument) else argument)
 
 
-@pytest.fixture(params=sorted(CLASSES))
+@pytest.fixture(params=sorted(RANKERS))
 def client(request, tmp_path, sequences) -> TestClient:
     torch.manual_seed(0)
     settings = tiny_recipe(tmp_path, "features").ranker.model_copy(update={"kind": request.param})
-    ranker = CLASSES[request.param](ITEMS + 1, settings, SCHEMA)
+    ranker = RANKERS[request.param](ITEMS + 1, settings, SCHEMA)
     with torch.no_grad():
         for weight in ranker.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -98,15 +98,15 @@ def client(request, tmp_path, sequences) -> TestClient:
     save_ranker(ranker, tmp_path, IDS, sequences.features.item)
     loaded = load_ranker(tmp_path)
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
-    ProxyStore(tmp_path, SPACE).write_catalogue(IDS, [proxies])
+    ProxyStore(tmp_path, SPACE).write_catalog(IDS, [proxies])
     models = (
         Model(lambda content: (content, 1)),
         Model(lambda reading: (np.full(8, 0.5, np.float32), 1)),
         Model(lambda queries: score(loaded, queries, history=HISTORY)),
     )
-    release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
     gateway = Gateway(
-        [Served(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
         None,
         Serving(max_candidates=40, max_request_bytes=200_000),
         Data(),
@@ -125,11 +125,11 @@ def ask(client, candidates, **more):
 
 def test_served_scores_equal_offline_scores_of_rows_with_features(client, sequences):
     offline = np.zeros(len(sequences.label))
-    for batch in UserWindows(sequences, history=HISTORY, splits=[0], targets=5).sweep(windows_per_step=4):
+    for batch in UserWindows(sequences, history=HISTORY, splits=[0], targets=5).iter_eval(windows_per_step=4):
         with torch.inference_mode():
             probability = torch.sigmoid(client.ranker(batch, client.ranker.id_slots(batch.target_idx)))
         kept = batch.weight > 0
-        offline[batch.row[kept].numpy()] = probability[kept].numpy()
+        offline[batch.event_index[kept].numpy()] = probability[kept].numpy()
     device, hour = raw(len(offline))
     for user, country in enumerate(COUNTRY):
         own = range(sequences.offsets[user], sequences.offsets[user + 1])
@@ -153,7 +153,7 @@ def test_served_scores_equal_offline_scores_of_rows_with_features(client, sequen
             assert found[0] == pytest.approx(offline[at], abs=1e-5)
 
 
-def test_an_item_is_ranked_with_the_features_it_came_with(client):
+def test_an_item_is_ranked_with_its_published_features(client):
     content = {"title": "new", "features": {"brand": "b", "price": 3}}
     client.post("/v1/items", json={"item_id": "new"} | content).raise_for_status()
     client.post("/v1/items", json={"item_id": "bare", "title": "new"}).raise_for_status()
@@ -161,7 +161,7 @@ def test_an_item_is_ranked_with_the_features_it_came_with(client):
     assert published == pytest.approx(given, abs=1e-6)
     assert bare == pytest.approx(nothing, abs=1e-6)
     assert abs(published - bare) > 1e-4
-    # New content without features keeps those that are known; features given anew replace them.
+    # New content without features keeps the old ones; new features replace them.
     client.post("/v1/items", json={"item_id": "new", "title": "newer"}).raise_for_status()
     assert ask(client, [{"item_id": "new"}]) == pytest.approx([published], abs=1e-6)
     client.post("/v1/items", json={"item_id": "new", "title": "newer", "features": {}}).raise_for_status()
@@ -171,8 +171,12 @@ def test_an_item_is_ranked_with_the_features_it_came_with(client):
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
-        ("rank", {"user_features": {"contry": "7"}}, "user_features: 'contry' is no user feature.*allowed: country"),
-        ("rank", {"context": {"hour": "noon"}}, "context: the context feature 'hour' is a number"),
+        (
+            "rank",
+            {"user_features": {"contry": "7"}},
+            "user_features: 'contry' is not a feature of the user.*allowed: country",
+        ),
+        ("rank", {"context": {"hour": "noon"}}, "context: the context feature 'hour' must be a number"),
         ("rank", {"context": {"brand": "a"}}, "allowed: device, hour"),
         (
             "rank",
@@ -183,12 +187,12 @@ def test_an_item_is_ranked_with_the_features_it_came_with(client):
         (
             "items",
             {"item_id": "i", "title": "t", "features": {"device": "desk"}},
-            "features: 'device' is no item feature",
+            "features: 'device' is not a feature of the item",
         ),
         ("items", {"item_id": "i", "title": "t", "features": {"brand": ["a"]}}, "features"),
     ],
 )
-def test_unknown_or_unfit_features_are_refused_by_name(client, path, body, told):
+def test_unknown_or_invalid_features_are_refused_by_name(client, path, body, told):
     answer = client.post(f"/v1/{path}", json={"candidates": [{"item_id": "i"}]} | body if path == "rank" else body)
     assert answer.status_code == 422
     assert re.search(told, answer.json()["error"]["message"])

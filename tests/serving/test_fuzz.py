@@ -15,19 +15,19 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from coldstart.serving.app import make_app
-from tests.serving.fuzz import INTERNALS, SEED, wrong
+from tests.serving.fuzz import INTERNALS, SEED, hostile_request
 from tests.serving.tiny import IDS
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 def conform(schema, examples: int, **call) -> int:
-    """Calls every operation with requests that fit the description and with such that do not; answers how many."""
+    """Calls every operation with requests that match the schema and with others; returns the number of calls."""
     calls = 0
     for result in schema.get_all_operations():
         operation = result.ok()
         for mode in GenerationMode:
-            # A request that has nothing to get wrong cannot be made wrong.
+            # An operation without inputs has no invalid request.
             if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters or operation.query):
                 continue
 
@@ -44,16 +44,16 @@ def conform(schema, examples: int, **call) -> int:
     return calls
 
 
-def test_the_api_is_what_it_says_whatever_it_is_asked(gateway):
+def test_the_api_conforms_to_its_schema(gateway):
     gateway.settings.__dict__["request_timeout_s"] = 5.0
     assert conform(schemathesis.openapi.from_asgi("/openapi.json", make_app(gateway)), 15) > 60
 
 
-def test_hostile_requests_are_refused_with_the_stable_body(client):
+def test_hostile_requests_are_refused_with_the_error_body(client):
     before = client.post("/v1/rank", json={"candidates": [{"item_id": IDS[0]}], "now": 5}).json()["scores"]
     sent = 0
     for number in range(600):
-        request = wrong(number)
+        request = hostile_request(number)
         if request.wire is not None or request.cut:
             continue
         sent += 1
@@ -63,14 +63,16 @@ def test_hostile_requests_are_refused_with_the_stable_body(client):
             )
         except (ValueError, UnicodeError):
             continue  # The client itself refuses to send it.
-        assert answer.status_code < 500, f"request {number} ({request.what}): {answer.status_code} {answer.text[:300]}"
-        assert not INTERNALS.search(answer.content), f"request {number} ({request.what}): {answer.text[:300]}"
+        assert answer.status_code < 500, (
+            f"request {number} ({request.family}): {answer.status_code} {answer.text[:300]}"
+        )
+        assert not INTERNALS.search(answer.content), f"request {number} ({request.family}): {answer.text[:300]}"
         if answer.status_code >= 400 and request.method != "HEAD" and answer.content:
-            assert set(json.loads(answer.content)) == {"error"}, f"request {number} ({request.what})"
+            assert set(json.loads(answer.content)) == {"error"}, f"request {number} ({request.family})"
     assert sent > 450
     assert client.post("/v1/rank", json={"candidates": [{"item_id": IDS[0]}], "now": 5}).json()["scores"] == before
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_request_is_made_from_its_number_alone(number):
-    assert wrong(number) == wrong(number)
+def test_a_request_depends_on_its_number_alone(number):
+    assert hostile_request(number) == hostile_request(number)

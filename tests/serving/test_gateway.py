@@ -1,4 +1,4 @@
-"""The HTTP side on its own, with models that answer, wait, refuse or break on command."""
+"""The HTTP API of one gateway, with fake models that answer, wait, refuse or fail."""
 
 import base64
 import json
@@ -9,21 +9,21 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.serving.tiny import IDS, ITEMS, SHARE, WARMING, picture
+from tests.serving.tiny import IDS, ITEMS, SHARE, WARMING, png_image
 
 
 def ids(*names: str) -> dict[str, object]:
     return {"candidates": [{"item_id": name} for name in names]}
 
 
-def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
+def test_each_candidate_gets_its_slot_source(client, gateway):
     client.post("/v1/items", json={"item_id": "new", "title": "a new film"}).raise_for_status()
-    client.post("/v1/items", json={"item_id": IDS[-1], "title": "read anew"}).raise_for_status()
+    client.post("/v1/items", json={"item_id": IDS[-1], "title": "read again"}).raise_for_status()
     client.post("/v1/items", json={"item_id": IDS[0], "title": "trained already"}).raise_for_status()
     body = ids(IDS[0], IDS[-2], IDS[-1], "new", "nobody")
     body["candidates"].append({"title": "given by content"})
     answer = client.post("/v1/rank", json=body).json()
-    assert answer["vectors"] == ["id", "fine", "fine", "fine", "oov", "fine"]
+    assert answer["slot_sources"] == ["id", "proxy", "proxy", "proxy", "oov", "proxy"]
     assert len(answer["scores"]) == 6
     query = gateway.champion.models.ranker.asked[-1]
     assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
@@ -32,20 +32,20 @@ def test_every_kind_of_candidate_gets_its_own_vector(client, gateway):
     assert (query.proxies[1:] == 3).all()
 
 
-def test_a_warming_item_has_both_and_its_row_alone_where_there_is_no_proxy(client, gateway):
-    gateway.champion.catalogue.id_shares[WARMING] = SHARE
+def test_a_warming_item_is_blended_or_uses_its_row_without_a_proxy(client, gateway):
+    gateway.champion.catalog.id_weight[WARMING] = SHARE
     client.post("/v1/items", json={"item_id": "new", "title": "a new film"}).raise_for_status()
     body = ids("new", IDS[0], IDS[WARMING - 1], IDS[-1])
-    assert client.post("/v1/rank", json=body).json()["vectors"] == ["fine", "id", "blend", "fine"]
+    assert client.post("/v1/rank", json=body).json()["slot_sources"] == ["proxy", "id", "blended", "proxy"]
     query = gateway.champion.models.ranker.asked[-1]
     assert query.positions.tolist() == [0, 2, 3]
-    assert query.id_shares.tolist() == [0, SHARE, 0]
+    assert query.id_weight.tolist() == [0, SHARE, 0]
     assert query.proxies[1].tolist() == gateway.champion.store.proxy(IDS[WARMING - 1], WARMING).tolist()
-    client.post("/v1/items", json={"item_id": IDS[WARMING - 1], "title": "read anew"}).raise_for_status()
+    client.post("/v1/items", json={"item_id": IDS[WARMING - 1], "title": "read again"}).raise_for_status()
     client.post("/v1/rank", json=body).raise_for_status()
     assert (gateway.champion.models.ranker.asked[-1].proxies[1] == 3).all()
     gateway.champion.store.proxy = lambda item_id, index: None
-    assert client.post("/v1/rank", json=body).json()["vectors"] == ["oov", "id", "id", "oov"]
+    assert client.post("/v1/rank", json=body).json()["slot_sources"] == ["oov", "id", "id", "oov"]
 
 
 def test_unknown_history_items_are_kept_as_oov(client, gateway):
@@ -55,7 +55,7 @@ def test_unknown_history_items_are_kept_as_oov(client, gateway):
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes whose header claims 30,000 x 30,000 pixels."""
+    """A PNG of a few bytes whose header states 30,000 x 30,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -77,16 +77,16 @@ def encoded(data: bytes) -> str:
         ("/v1/items", {"item_id": 7, "title": "t"}, "item_id"),
         ("/v1/items", {"item_id": "x", "title": "t", "url": "http://x"}, "url"),
         ("/v1/items", {"item_id": "x", "title": "t" * 3000}, "title"),
-        ("/v1/items", {"item_id": "x", "picture": "%%%"}, "not valid base64"),
-        ("/v1/items", {"item_id": "x", "picture": encoded(b"not a picture")}, "picture"),
-        ("/v1/items", {"item_id": "x", "picture": encoded(picture(3)[:60])}, "picture"),
-        ("/v1/items", {"item_id": "x", "picture": encoded(bomb())}, "pixels"),
-        ("/v1/items", {"item_id": "x", "picture": encoded(b"0" * 60_000)}, "bytes"),
+        ("/v1/items", {"item_id": "x", "image": "%%%"}, "not valid base64"),
+        ("/v1/items", {"item_id": "x", "image": encoded(b"not an image")}, "image"),
+        ("/v1/items", {"item_id": "x", "image": encoded(png_image(3)[:60])}, "image"),
+        ("/v1/items", {"item_id": "x", "image": encoded(bomb())}, "pixels"),
+        ("/v1/items", {"item_id": "x", "image": encoded(b"0" * 60_000)}, "bytes"),
         ("/v1/rank", {}, "candidates"),
         ("/v1/rank", {"candidates": []}, "candidates"),
         ("/v1/rank", ids(*["x"] * 41), "at most 40"),
         ("/v1/rank", {"candidates": [{"title": "t"}] * 33}, "at most 32"),
-        ("/v1/rank", {"candidates": [{"picture": encoded(b"no")}]}, "candidates.0.picture"),
+        ("/v1/rank", {"candidates": [{"image": encoded(b"no")}]}, "candidates.0.image"),
         ("/v1/rank", {"candidates": [{"item_id": "x", "title": "t"}]}, "either item_id, or content"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": 2, "timestamp": 1}]}, "label"),
         ("/v1/rank", {**ids("x"), "history": [{"item_id": "x", "label": True, "timestamp": 1}]}, "label"),
@@ -95,14 +95,14 @@ def encoded(data: bytes) -> str:
         ("/v1/rank", [1, 2], ""),
     ],
 )
-def test_bad_input_is_told_where_it_is_wrong(client, gateway, path, body, where):
+def test_the_error_message_names_the_invalid_field(client, gateway, path, body, where):
     answer = client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert set(answer.json()) == {"error"}
     assert set(answer.json()["error"]) == {"code", "message"}
     assert where in answer.json()["error"]["message"]
     assert not gateway.champion.models.ranker.asked
-    assert not gateway.champion.store.publications.changes(0, 10)
+    assert not gateway.champion.store.publication_log.changes(0, 10)
 
 
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/items"])
@@ -130,14 +130,14 @@ def test_bodies_that_are_not_plain_json_are_refused(client, gateway, path, raw):
     assert not gateway.champion.models.ranker.asked
 
 
-def test_several_users_are_answered_in_their_order(client):
+def test_several_users_are_answered_in_order(client):
     requests = [{**ids(*IDS[:count]), "user_id": f"u{count}"} for count in (3, 1, 2)]
     answer = client.post("/v1/rank", json={"requests": requests}).json()
-    assert [len(one["scores"]) for one in answer["answers"]] == [3, 1, 2]
-    assert answer["answers"][1] | {"ms": 0} == client.post("/v1/rank", json=requests[1]).json() | {"ms": 0}
+    assert [len(one["scores"]) for one in answer["responses"]] == [3, 1, 2]
+    assert answer["responses"][1] | {"ms": 0} == client.post("/v1/rank", json=requests[1]).json() | {"ms": 0}
 
 
-def test_a_wrong_request_among_several_is_named(client, gateway):
+def test_the_error_names_the_invalid_request_of_several(client, gateway):
     answer = client.post("/v1/rank", json={"requests": [ids("x"), {**ids("x"), "now": -1}]})
     assert (answer.status_code, answer.json()["error"]["message"][:15]) == (422, "requests.1.now:")
     answer = client.post("/v1/rank", json={"requests": [ids("x"), ids(*["x"] * 41)]})
@@ -145,7 +145,7 @@ def test_a_wrong_request_among_several_is_named(client, gateway):
     assert client.post("/v1/rank", json={"requests": [ids("x")] * 65}).status_code == 422
 
 
-def test_only_json_is_read_as_json(client):
+def test_only_json_is_parsed_as_json(client):
     answer = client.post("/v1/rank", content=json.dumps(ids("x")), headers={"content-type": "text/plain"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
@@ -159,11 +159,11 @@ def test_large_body_is_refused(client, announced):
 
 
 @pytest.mark.parametrize(
-    ("mood", "status", "code"), [("slow", 504, "timeout"), ("full", 429, "busy"), ("broken", 500, "internal")]
+    ("behavior", "status", "code"), [("slow", 504, "timeout"), ("full", 429, "busy"), ("broken", 500, "internal")]
 )
 @pytest.mark.parametrize("part", ["ranker", "encoder"])
-def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part, mood, status, code):
-    getattr(gateway.champion.models, part).mood = mood
+def test_internal_errors_have_the_error_body_without_details(client, gateway, part, behavior, status, code):
+    getattr(gateway.champion.models, part).behavior = behavior
     answer = client.post("/v1/rank", json={"candidates": [{"title": "by content"}]})
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
@@ -175,7 +175,7 @@ def test_trouble_inside_has_a_stable_body_and_no_internals(client, gateway, part
 def test_not_ready_while_a_model_does_not_answer(client, gateway, trouble):
     models = gateway.champion.models
     if trouble == "broken":
-        models.encoder.mood = "broken"
+        models.encoder.behavior = "broken"
     else:
         models.ranker.answer = lambda queries: [np.array([np.nan]) for _ in queries]
     assert client.get("/healthz").json() == {"status": "alive"}
@@ -189,28 +189,32 @@ def test_probes_share_a_golden_request(client, gateway):
     assert len(gateway.champion.models.ranker.asked) < 5
 
 
-def test_unknown_path_and_method_have_the_stable_body(client):
+def test_unknown_path_and_method_have_the_error_body(client):
     assert client.get("/v2").json()["error"]["code"] == "not_found"
     assert client.get("/v1/rank").json()["error"]["code"] == "method_not_allowed"
 
 
-def test_openapi_names_the_api_and_its_errors(client):
+def test_openapi_contains_the_api_and_its_errors(client):
     schema = client.get("/openapi.json").json()
-    items = {"/v1/items", "/v1/items/{item_id}", "/v1/items/{item_id}/neighbours"}
-    watched = {"/v1/release", "/v1/feedback", "/v1/watch", "/healthz", "/readyz"}
+    items = {"/v1/items", "/v1/items/{item_id}", "/v1/items/{item_id}/neighbors"}
+    watched = {"/v1/release", "/v1/feedback", "/v1/stats", "/healthz", "/readyz"}
     assert {*items, *watched, "/v1/rank"} <= set(schema["paths"])
     rank = schema["paths"]["/v1/rank"]["post"]
     assert {"200", "413", "422", "429", "503", "504"} <= set(rank["responses"])
-    assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert rank["responses"]["422"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorResponse")
     body = schema["paths"]["/v1/items"]["post"]["requestBody"]["content"]
     one = body["application/json"]["schema"]["anyOf"][0]
-    assert one["properties"]["picture"]["anyOf"][0]["contentEncoding"] == "base64"
+    assert one["properties"]["image"]["anyOf"][0]["contentEncoding"] == "base64"
     assert "multipart/form-data" in body
     names = set(re.findall(r'#/components/schemas/(\w+)"', json.dumps(schema)))
-    assert {"RankRequest", "RankRequests", "Candidate", "HistoryEvent"} <= names <= set(schema["components"]["schemas"])
+    assert (
+        {"RankRequest", "RankBatchRequest", "Candidate", "HistoryEvent"}
+        <= names
+        <= set(schema["components"]["schemas"])
+    )
 
 
-def test_the_examples_of_the_documentation_work(client):
+def test_the_examples_in_openapi_work(client):
     schema = client.get("/openapi.json").json()
     content = schema["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]
     assert len(content["examples"]) == 2
@@ -221,7 +225,7 @@ def test_the_examples_of_the_documentation_work(client):
     assert client.post("/v1/items", json=item).status_code == 200
 
 
-def test_the_documentation_needs_no_network(client):
+def test_the_api_page_loads_nothing_from_the_network(client):
     page = client.get("/docs")
     assert "//" not in re.sub(r"<!--.*?-->", "", page.text).replace("/* ", "")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -234,14 +238,14 @@ def test_the_documentation_needs_no_network(client):
 
 @pytest.mark.parametrize(("given", "kept"), [("order-7:a", True), ("x" * 65, False), ("a b", False), ("", False)])
 @pytest.mark.parametrize(("path", "status"), [("/v1/rank", 200), ("/v2", 404)])
-def test_every_answer_has_the_id_of_its_request(client, given, kept, path, status):
+def test_every_response_has_its_request_id(client, given, kept, path, status):
     answer = client.post(path, json=ids(IDS[0]), headers={"X-Request-Id": given})
     assert answer.status_code == status
     assert (answer.headers["x-request-id"] == given) is kept
     assert 0 < len(answer.headers["x-request-id"]) <= 64
 
 
-def test_even_an_unexpected_failure_has_it(client, gateway):
-    gateway.champion.models.ranker.mood = "broken"
+def test_an_unexpected_failure_has_its_request_id(client, gateway):
+    gateway.champion.models.ranker.behavior = "broken"
     answer = client.post("/v1/rank", json=ids(IDS[0]), headers={"X-Request-Id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")

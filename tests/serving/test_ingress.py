@@ -1,4 +1,4 @@
-"""HAProxy's files, ports and pages belong to one Serve and to this machine."""
+"""HAProxy's files and ports belong to one Serve, and its pages listen on loopback."""
 
 import socket
 import socketserver
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from coldstart.serving.ingress import _free_ports, _haproxy, flags
+from coldstart.serving.ingress import _free_ports, _write_haproxy_program, haproxy_env
 
 CONFIG = """
 frontend prometheus
@@ -20,9 +20,9 @@ listen stats
 """
 
 
-def test_pages_are_bound_to_loopback_and_the_frontend_stays_where_it_was_told(tmp_path):
+def test_pages_listen_on_loopback_and_the_frontend_keeps_its_address(tmp_path):
     pages = _free_ports(2)
-    program = _haproxy(tmp_path, pages)
+    program = _write_haproxy_program(tmp_path, pages)
     config = tmp_path / "node" / "haproxy.cfg"
     config.parent.mkdir()
     config.write_text(CONFIG.format(metrics=pages[0], stats=pages[1]))
@@ -33,7 +33,7 @@ def test_pages_are_bound_to_loopback_and_the_frontend_stays_where_it_was_told(tm
 
 
 class Replica(socketserver.ThreadingTCPServer):
-    """Keeps the heads of requests and answers all but the first: that is a gateway which died over it."""
+    """Records request heads and answers all but the first, like a gateway that died during a request."""
 
     daemon_threads = True
 
@@ -74,16 +74,16 @@ backend gateways
 @pytest.mark.parametrize(
     ("path", "given"), [("/v1/feedback", {}), ("/v1/feedback", {"x-request-id": "mine"}), ("/v1/rank", {})]
 )
-def test_feedback_that_goes_to_a_second_gateway_has_the_id_it_had_at_the_first(tmp_path, path, given):
+def test_retried_feedback_keeps_its_request_id(tmp_path, path, given):
     pages = _free_ports(2)
-    program, (port,) = _haproxy(tmp_path, pages), _free_ports(1)
+    program, (port,) = _write_haproxy_program(tmp_path, pages), _free_ports(1)
     heads: list[str] = []
-    retry_on = flags(tmp_path, program, pages)["RAY_SERVE_HAPROXY_RETRY_ON"]
+    retry_on = haproxy_env(tmp_path, program, pages)["RAY_SERVE_HAPROXY_RETRY_ON"]
     config = tmp_path / "haproxy.cfg"
     with Replica(heads) as one, Replica(heads) as two:
         places = {"one": one.server_address[1], "two": two.server_address[1]}
         config.write_text(RETRYING.format(port=port, retry_on=retry_on, **places))
-        # Serve checks the file, then runs it: what is added must not be added twice.
+        # Serve checks the file and then runs it, so the lines must not be added twice.
         checked = subprocess.run([program, "-c", "-f", config], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
         with subprocess.Popen([program, "-db", "-f", config], stderr=subprocess.DEVNULL) as proxy:
@@ -115,9 +115,9 @@ def test_feedback_that_goes_to_a_second_gateway_has_the_id_it_had_at_the_first(t
         ("cookie", b"\xff", True),
     ],
 )
-def test_headers_that_speak_to_serve_itself_do_not_reach_it(tmp_path, name, value, passes):
+def test_headers_that_control_serve_are_removed(tmp_path, name, value, passes):
     pages = _free_ports(2)
-    program, (port,) = _haproxy(tmp_path, pages), _free_ports(1)
+    program, (port,) = _write_haproxy_program(tmp_path, pages), _free_ports(1)
     heads: list[str] = []
     config = tmp_path / "haproxy.cfg"
     with Replica(heads) as one:
@@ -133,7 +133,7 @@ def test_headers_that_speak_to_serve_itself_do_not_reach_it(tmp_path, name, valu
 
 
 def _post(port: int, path: str, given: dict[str, str]) -> str:
-    """Status line of the answer. Head and body go in one piece: HAProxy sends again only what it had whole."""
+    """Status line of the response. Head and body are sent at once: HAProxy retries only complete requests."""
     head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
     deadline = time.monotonic() + 20
     while True:
@@ -148,9 +148,9 @@ def _post(port: int, path: str, given: dict[str, str]) -> str:
             time.sleep(0.05)
 
 
-def test_two_serves_of_one_machine_share_no_port_and_no_file(tmp_path):
-    one, two = (flags(tmp_path / name, tmp_path / name / "haproxy", _free_ports(2)) for name in ("a", "b"))
+def test_two_serves_on_one_machine_share_no_port_and_no_file(tmp_path):
+    one, two = (haproxy_env(tmp_path / name, tmp_path / name / "haproxy", _free_ports(2)) for name in ("a", "b"))
     differ = {name for name in one if name.endswith(("_PORT", "_PATH", "_LOC", "_FILE", "_BASE"))}
-    differ -= {name for name in differ if "DIRECT_INGRESS" in name}  # A range each; a taken port is skipped.
+    differ -= {name for name in differ if "DIRECT_INGRESS" in name}  # Each has a range; ports in use are skipped.
     assert differ
     assert all(one[name] != two[name] for name in differ)

@@ -1,4 +1,4 @@
-"""The items API on its own, with an encoder that reads the length of the title."""
+"""The items API, with a fake encoder that encodes the length of the title."""
 
 import asyncio
 import base64
@@ -12,29 +12,29 @@ from fastapi.testclient import TestClient
 from coldstart.config.recipe import Data, Serving, Store
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, Served
-from coldstart.serving.items import _Commits
+from coldstart.serving.gateway import Gateway, ReleaseSpec
+from coldstart.serving.item_service import _GroupCommit
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.schemas import PublishRequest, ReleaseAnswer
-from tests.serving.tiny import IDS, ITEMS, TRAINED, picture, tiny_recipe
+from coldstart.serving.schemas import PublishRequest, ReleaseResponse
+from tests.serving.tiny import IDS, ITEMS, TRAINED, png_image, tiny_recipe
 
 SPACE = "a" * 64
 ROWS = np.eye(TRAINED, 8, dtype=np.float32)
 
 
 class Model:
-    """Stands for a deployment handle."""
+    """A fake deployment handle."""
 
     def __init__(self, answer):
         self.answer = answer
-        self.read = self.adapt = self.rank = self
+        self.encode = self.adapt = self.rank = self
 
     async def remote(self, argument):
         return self.answer(await argument if asyncio.iscoroutine(argument) else argument)
 
 
 def proxy_of(content) -> np.ndarray:
-    """Points along one axis: that of the length of the title."""
+    """A unit vector along the axis of the title's length."""
     return 2 * np.eye(8, dtype=np.float32)[len(content.title or "") % 8]
 
 
@@ -45,20 +45,20 @@ def gateway(tmp_path) -> Gateway:
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
     store = ProxyStore(tmp_path, SPACE)
-    store.write_catalogue(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
-    store.mature.write(IDS[:TRAINED], ROWS)
+    store.write_catalog(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
+    store.mature_items.write(IDS[:TRAINED], ROWS)
     store.close()
     models = (
         Model(lambda content: (content, 1)),
         Model(lambda content: (proxy_of(content), 1)),
         Model(lambda queries: [np.full(len(query.item_idx), 0.5, np.float32) for query in queries]),
     )
-    release = ReleaseAnswer(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
     return Gateway(
-        [Served(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
         None,
-        Serving(max_request_bytes=200_000, store=Store(max_bulk=4)),
-        Data(max_picture_bytes=50_000, max_picture_pixels=10_000),
+        Serving(max_request_bytes=200_000, store=Store(max_items_per_publish=4)),
+        Data(max_image_bytes=50_000, max_image_pixels=10_000),
         tmp_path,
     )
 
@@ -71,13 +71,13 @@ def client(gateway):
 
 def kinds(client, *names):
     body = {"candidates": [{"item_id": name} for name in names]}
-    return client.post("/v1/rank", json=body).raise_for_status().json()["vectors"]
+    return client.post("/v1/rank", json=body).raise_for_status().json()["slot_sources"]
 
 
-def test_several_items_are_published_and_a_bad_one_holds_up_none(client):
+def test_an_invalid_item_does_not_affect_the_others(client):
     items = [
         {"item_id": "one", "title": "a"},
-        {"item_id": "two", "title": "b", "picture": base64.b64encode(b"no picture").decode()},
+        {"item_id": "two", "title": "b", "image": base64.b64encode(b"no image").decode()},
         {"item_id": "three"},
         {"item_id": "four", "title": "d"},
     ]
@@ -85,8 +85,8 @@ def test_several_items_are_published_and_a_bad_one_holds_up_none(client):
     assert (answer["published"], answer["failed"], answer["release"]) == (2, 2, "r/1")
     assert [one["item_id"] for one in answer["items"]] == ["one", "two", "three", "four"]
     codes = [one["error"] and one["error"]["code"] for one in answer["items"]]
-    assert codes == [None, "bad_picture", "invalid", None]
-    assert kinds(client, "one", "two", "three", "four") == ["fine", "oov", "oov", "fine"]
+    assert codes == [None, "bad_image", "invalid", None]
+    assert kinds(client, "one", "two", "three", "four") == ["proxy", "oov", "oov", "proxy"]
 
 
 @pytest.mark.parametrize(
@@ -94,25 +94,25 @@ def test_several_items_are_published_and_a_bad_one_holds_up_none(client):
     [
         ({"items": []}, "items"),
         ({"items": {"item_id": "x"}}, "items"),
-        ({"items": [{"item_id": "x", "title": "t"}], "item_id": "y"}, "nothing beside"),
+        ({"items": [{"item_id": "x", "title": "t"}], "item_id": "y"}, "no other key"),
         ({"items": [{"item_id": "x", "title": "t"}] * 5}, "at most 4"),
     ],
 )
-def test_a_bulk_that_is_none_is_refused(client, body, where):
+def test_an_invalid_list_of_items_is_refused(client, body, where):
     answer = client.post("/v1/items", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
     assert where in answer.json()["error"]["message"]
 
 
-def test_forms_carry_pictures_as_files(client, gateway):
-    answer = client.post("/v1/items", data={"item_id": "one", "title": "a"}, files={"picture": ("p.png", picture(3))})
+def test_forms_send_images_as_files(client, gateway):
+    answer = client.post("/v1/items", data={"item_id": "one", "title": "a"}, files={"image": ("p.png", png_image(3))})
     assert answer.raise_for_status().json()["item_id"] == "one"
-    items = [{"item_id": "two", "title": "b", "picture": "file-2"}, {"item_id": "three", "picture": "file-3"}]
-    files = {"file-2": ("2.png", picture(4)), "file-3": ("3.png", b"no picture")}
+    items = [{"item_id": "two", "title": "b", "image": "file-2"}, {"item_id": "three", "image": "file-3"}]
+    files = {"file-2": ("2.png", png_image(4)), "file-3": ("3.png", b"no image")}
     answer = client.post("/v1/items", data={"items": json.dumps(items)}, files=files).raise_for_status().json()
-    assert [one["error"] and one["error"]["code"] for one in answer["items"]] == [None, "bad_picture"]
-    found = gateway.champion.store.publications.find
-    assert [found(name).content.picture for name in ("one", "two")] == [picture(3), picture(4)]
+    assert [one["error"] and one["error"]["code"] for one in answer["items"]] == [None, "bad_image"]
+    found = gateway.champion.store.publication_log.find
+    assert [found(name).content.image for name in ("one", "two")] == [png_image(3), png_image(4)]
 
 
 @pytest.mark.parametrize(
@@ -124,27 +124,27 @@ def test_forms_carry_pictures_as_files(client, gateway):
         (b"", "multipart/form-data; boundary=b", 422),
     ],
 )
-def test_a_broken_form_is_told(client, content, kind, status):
+def test_a_broken_form_is_refused(client, content, kind, status):
     answer = client.post("/v1/items", content=content, headers={"content-type": kind})
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"code", "message"}
 
 
-def test_what_is_known_of_an_item(client):
+def test_an_item_is_looked_up(client):
     client.post("/v1/items", json={"item_id": "a/new one", "title": "abc"}).raise_for_status()
     answer = client.get("/v1/items/a%2Fnew%20one").raise_for_status().json()
     assert answer["rankable_at"] >= answer["published_at"] > 0
     known = {
-        "vector": "fine",
+        "slot_source": "proxy",
         "proxy_norm": 2,
-        "in_catalogue": False,
+        "in_catalog": False,
         "origin": "api",
         "title": "abc",
         "features": None,
     }
     assert known.items() <= answer.items()
     trained = client.get(f"/v1/items/{IDS[0]}").json()
-    assert (trained["vector"], trained["in_catalogue"], trained["origin"]) == ("id", True, None)
+    assert (trained["slot_source"], trained["in_catalog"], trained["origin"]) == ("id", True, None)
     assert client.get("/v1/items/nobody").status_code == 404
 
 
@@ -156,52 +156,52 @@ def test_a_withdrawn_item_is_unknown_until_published_again(client):
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert kinds(client, "new", IDS[0], IDS[-1], IDS[1]) == ["oov", "oov", "oov", "id"]
     client.post("/v1/items", json={"item_id": "new", "title": "abc"}).raise_for_status()
-    assert kinds(client, "new") == ["fine"]
+    assert kinds(client, "new") == ["proxy"]
 
 
-def test_neighbours_are_mature_items_by_cosine(client):
+def test_neighbors_are_mature_items_by_cosine(client):
     client.post("/v1/items", json={"item_id": "new", "title": "abc"}).raise_for_status()
-    answer = client.get("/v1/items/new/neighbours?k=2").raise_for_status().json()
-    assert answer["neighbours"][0] == {"item_id": IDS[3], "cosine": 1.0}
-    assert (len(answer["neighbours"]), answer["search"], answer["item_id"]) == (2, "exact", "new")
+    answer = client.get("/v1/items/new/neighbors?k=2").raise_for_status().json()
+    assert answer["neighbors"][0] == {"item_id": IDS[3], "cosine": 1.0}
+    assert (len(answer["neighbors"]), answer["search"], answer["item_id"]) == (2, "exact", "new")
     client.delete(f"/v1/items/{IDS[3]}")
-    names = [one["item_id"] for one in client.get("/v1/items/new/neighbours?k=100").json()["neighbours"]]
+    names = [one["item_id"] for one in client.get("/v1/items/new/neighbors?k=100").json()["neighbors"]]
     assert sorted(names) == sorted(set(IDS[:TRAINED]) - {IDS[3]})
-    own = [one["item_id"] for one in client.get(f"/v1/items/{IDS[0]}/neighbours?k=100").json()["neighbours"]]
+    own = [one["item_id"] for one in client.get(f"/v1/items/{IDS[0]}/neighbors?k=100").json()["neighbors"]]
     assert IDS[0] not in own
-    assert client.get("/v1/items/nobody/neighbours").status_code == 404
-    assert client.get("/v1/items/new/neighbours?k=0").status_code == 422
+    assert client.get("/v1/items/nobody/neighbors").status_code == 404
+    assert client.get("/v1/items/new/neighbors?k=0").status_code == 422
 
 
-def test_another_release_that_is_served_knows_the_item_too(gateway, tmp_path):
+def test_the_other_served_release_gets_the_item_too(gateway, tmp_path):
     class Broken:
         def __init__(self, inner):
             self.inner, self.store = inner, inner.store
 
-        async def read(self, content, features):
+        async def encode_item(self, content, features):
             raise RuntimeError("the challenger's models are gone")
 
     other = ProxyStore(tmp_path, "b" * 64)
-    arm = type(gateway.champion)(
+    server = type(gateway.champion)(
         gateway.release,
         gateway.champion.models,
-        gateway.champion.catalogue,
+        gateway.champion.catalog,
         other,
         gateway.settings,
         gateway.data,
-        gateway.watch,
+        gateway.stats,
     )
     request = PublishRequest(item_id="new", title="abc")
-    gateway.items.arms = [gateway.champion, arm]
+    gateway.items.servers = [gateway.champion, server]
     asyncio.run(gateway.items.publish([request]))
     other.catch_up()
     assert other.proxy("new").tolist() == proxy_of(request).tolist()
-    gateway.items.arms = [gateway.champion, Broken(arm)]
+    gateway.items.servers = [gateway.champion, Broken(server)]
     asyncio.run(gateway.items.publish([PublishRequest(item_id="newer", title="ab")]))
-    assert [item.item_id for item in other.publications.unread(0, 10)] == ["newer"]
+    assert [item.item_id for item in other.publication_log.items_without_proxy(0, 10)] == ["newer"]
 
 
-def test_publications_that_wait_are_written_together():
+def test_waiting_publications_are_written_together():
     written = []
 
     class Log:
@@ -212,7 +212,7 @@ def test_publications_that_wait_are_written_together():
             return [int(entry) for entry in entries]
 
     async def many():
-        commits = _Commits(Log())
+        commits = _GroupCommit(Log())
         first = asyncio.create_task(commits.add(["1"]))
         await asyncio.sleep(0)
         rest = [asyncio.create_task(commits.add(entries)) for entries in (["2", "3"], ["4"], [])]

@@ -1,4 +1,4 @@
-"""A release whose deployments answer otherwise than it does offline never reaches traffic."""
+"""A release whose deployments differ from its offline scores is refused."""
 
 import numpy as np
 import pytest
@@ -8,20 +8,20 @@ from coldstart.alignment import load_adaptor
 from coldstart.config import UserError, read_artifact
 from coldstart.rankers import load_ranker
 from coldstart.registry import Release
-from coldstart.serving.parity import gaps, judge
+from coldstart.serving.parity import check_gaps, measure_gaps
 from coldstart.serving.scoring import score
 from tests.serving.tiny import tiny_recipe, write_run
 
 
 class Deployed:
-    """Stands for the handle of a deployment."""
+    """Fake handle of a deployment."""
 
     def __init__(self, answer):
         self.answer = answer
         self.rank = self.adapt = self
 
-    def remote(self, asked):
-        return type("Response", (), {"result": lambda _, timeout_s: self.answer(asked)})()
+    def remote(self, argument):
+        return type("Response", (), {"result": lambda _, timeout_s: self.answer(argument)})()
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ def check(release, *, scores=lambda scores: scores, proxies=lambda proxy: proxy)
     ranker, adaptor = load_ranker(release.ranker.path), load_adaptor(release.adaptor.path)
 
     def rank(queries):
-        return [scores(answer.copy()) for answer in score(ranker, queries, history=ranker.history)]
+        return [scores(answer.copy()) for answer in score(ranker, queries, history=ranker.max_history)]
 
     def adapt(reading):
         with torch.inference_mode():
             coarse, states = (torch.from_numpy(part[None]) for part in reading)
             return proxies(adaptor(coarse, states).numpy()[0]), 1
 
-    judge(release, gaps(release, Deployed(adapt).remote, Deployed(rank).remote))
+    check_gaps(release, measure_gaps(release, Deployed(adapt).remote, Deployed(rank).remote))
 
 
 def test_the_release_itself_passes(release):
@@ -51,19 +51,19 @@ def test_the_release_itself_passes(release):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("changes", "shown"),
     [
         ({"scores": lambda scores: scores + 1e-3}, "ranker 1.0e-03"),
         ({"scores": lambda scores: scores * np.nan}, "ranker nan"),
         ({"proxies": lambda proxy: -proxy}, "adaptor"),
     ],
 )
-def test_other_answers_are_refused_with_the_figures(release, wrong, named):
+def test_different_answers_are_refused_with_the_gap(release, changes, shown):
     with pytest.raises(UserError, match=r"parity-adaptor/3 is refused") as refused:
-        check(release, **wrong)
-    assert named in str(refused.value)
+        check(release, **changes)
+    assert shown in str(refused.value)
 
 
-def test_a_replica_that_fails_is_an_error(release):
+def test_a_failing_replica_is_an_error(release):
     with pytest.raises(RuntimeError, match="golden"):
-        gaps(release, None, Deployed(lambda queries: [ValueError("x") for _ in queries]).remote)
+        measure_gaps(release, None, Deployed(lambda queries: [ValueError("x") for _ in queries]).remote)

@@ -6,7 +6,7 @@ import pytest
 from coldstart.config import UserError
 from coldstart.config.recipe import Security, Serving
 from coldstart.serving import tokens as module
-from coldstart.serving.tokens import Tokens, check_tokens, new_token, read_tokens, revoke_token
+from coldstart.serving.tokens import TokenFile, check_tokens, new_token, read_tokens, revoke_token
 
 
 @pytest.fixture
@@ -15,26 +15,26 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+def no_check_interval(monkeypatch):
+    monkeypatch.setattr(module, "_CHECK_INTERVAL_S", 0.0)
 
 
-def test_only_the_hash_is_kept_and_only_the_owner_reads_it(file):
+def test_the_file_holds_hashes_and_only_its_owner_can_read_it(file):
     token = new_token(file, "anna")
     assert token not in file.read_text()
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
-    assert Tokens(file).name_of(token.encode()) == "anna"
+    assert TokenFile(file).name_of(token.encode()) == "anna"
 
 
 @pytest.mark.parametrize("given", [b"", b"x", b"\xff" * 9, b"cst_" + b"a" * 43, b"a" * 100_000])
-def test_unknown_tokens_are_nobodys(file, given):
+def test_unknown_tokens_have_no_name(file, given):
     new_token(file, "anna")
-    assert Tokens(file).name_of(given) is None
+    assert TokenFile(file).name_of(given) is None
 
 
-def test_tokens_are_rotated_while_somebody_watches(file, impatient):
+def test_tokens_can_be_rotated_while_a_gateway_runs(file, no_check_interval):
     old = new_token(file, "anna-1")
-    watched = Tokens(file)
+    watched = TokenFile(file)
     assert watched.name_of(old.encode()) == "anna-1"
     new = new_token(file, "anna-2")
     assert (watched.name_of(old.encode()), watched.name_of(new.encode())) == ("anna-1", "anna-2")
@@ -42,9 +42,9 @@ def test_tokens_are_rotated_while_somebody_watches(file, impatient):
     assert (watched.name_of(old.encode()), watched.name_of(new.encode())) == (None, "anna-2")
 
 
-def test_a_slip_of_the_pen_locks_nobody_out_and_a_lost_file_everybody(file, impatient):
+def test_a_malformed_line_locks_nobody_out_and_a_missing_file_everybody(file, no_check_interval):
     token = new_token(file, "anna").encode()
-    watched = Tokens(file)
+    watched = TokenFile(file)
     assert watched.name_of(token)
     good = file.read_text()
     file.write_text(good + "ben sha256:12\n")
@@ -55,7 +55,7 @@ def test_a_slip_of_the_pen_locks_nobody_out_and_a_lost_file_everybody(file, impa
     assert watched.name_of(token) == "anna"
 
 
-def test_mistakes_are_told(file):
+def test_errors_name_the_mistake(file):
     with pytest.raises(UserError, match="does not exist"):
         read_tokens(file)
     new_token(file, "anna")
@@ -70,7 +70,7 @@ def test_mistakes_are_told(file):
         read_tokens(file)
 
 
-def test_nothing_listens_beyond_loopback_without_tokens(file):
+def test_tokens_are_required_beyond_loopback(file):
     check_tokens(Serving(host="::1"))
     with pytest.raises(ValueError, match="coldstart token new"):
         Serving(host="0.0.0.0")

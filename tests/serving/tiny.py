@@ -1,4 +1,4 @@
-"""A whole run of real, tiny, random models: what the stages would leave, made in a second."""
+"""A run directory with all artifacts of tiny random models, written in a second."""
 
 import io
 from collections.abc import Callable
@@ -9,40 +9,40 @@ import torch
 from PIL import Image
 
 from coldstart.alignment.adaptor import Adaptor, save_adaptor
-from coldstart.alignment.hand_over import save_id_shares
+from coldstart.alignment.warmup_blend import save_id_weight
 from coldstart.config import Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.config.recipe import Paths, Serving
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.content import Content
-from coldstart.encoders import Encoder, make_mllm
-from coldstart.encoders.proxies import proxy_table, write_proxies
+from coldstart.encoders import Encoder, create_tiny_mllm
+from coldstart.encoders.item_embeddings import proxy_table, write_proxies
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.registry import Registry
-from workloads.benchmarks.soak.releases import register
+from workloads.benchmarks.soak.releases import register_release
 
 ITEMS, TRAINED, HISTORY = 12, 8, 6
 WARMING, SHARE = TRAINED, 0.25
-"""An item that is being handed over, and how far."""
+"""An item that warms up, and the weight of its ID row."""
 IDS = [f"film-{index}" for index in range(1, ITEMS + 1)]
 
 
-def picture(colour: int) -> bytes:
+def png_image(color: int) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (40, 30), (colour, 255 - colour, 90)).save(file, "PNG")
+    Image.new("RGB", (40, 30), (color, 255 - color, 90)).save(file, "PNG")
     return file.getvalue()
 
 
 def content(index: int) -> Content:
-    return Content(f"film number {index}", "a quiet story" if index % 2 else None, picture(20 * index))
+    return Content(f"film number {index}", "a quiet story" if index % 2 else None, png_image(20 * index))
 
 
 def tiny_recipe(runs: Path, name: str, **serving: object) -> Recipe:
     return Recipe(
         name=name,
         paths=Paths(runs=runs),
-        ranker=RankerSettings(width=8, heads=2, hidden=(16,), history=HISTORY, cross_layers=1),
-        encoder=EncoderSettings(picture_size=32, max_text_tokens=12),
+        ranker=RankerSettings(embedding_dim=8, num_heads=2, mlp_units=(16,), max_history=HISTORY, cross_layers=1),
+        encoder=EncoderSettings(image_size=32, max_text_tokens=12),
         serving=Serving.model_validate(
             {"max_replicas": 1, "max_candidates": 40, "max_request_bytes": 200_000, **serving}
         ),
@@ -58,13 +58,13 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
     """
     torch.manual_seed(recipe.seed)
     lineage = {"dataset": "d" * 64}
-    width, run_dir = recipe.ranker.width, recipe.run_dir
+    width, run_dir = recipe.ranker.embedding_dim, recipe.run_dir
 
-    def seal(kind: str, about: dict[str, object]):
-        return write_artifact(run_dir / kind, kind, dict(lineage), about)
+    def seal(kind: str, metadata: dict[str, object]):
+        return write_artifact(run_dir / kind, kind, dict(lineage), metadata)
 
     ranker = DinDcn(ITEMS + 1, recipe.ranker)
-    _shake(ranker)
+    _add_noise(ranker)
     ranker.trained[1 : TRAINED + 1] = True
     spoil(ranker)
     with seal("ranker", {"width": width}) as draft:
@@ -72,7 +72,7 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
     lineage["ranker"] = read_artifact(run_dir / "ranker", "ranker").fingerprint
 
     contents = [content(index) for index in range(1, ITEMS + 1)]
-    make_mllm(run_dir / "mllm", [c.title or "" for c in contents], picture_size=recipe.encoder.picture_size, seed=1)
+    create_tiny_mllm(run_dir / "mllm", [c.title or "" for c in contents], image_size=recipe.encoder.image_size, seed=1)
     encoder = Encoder.create(str(run_dir / "mllm"), recipe.encoder, width=width, content=recipe.content, seed=1).eval()
     encoder.layers = ((2,), (5,))
     with seal("encoder", {"width": width}) as draft:
@@ -86,23 +86,23 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
         write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse.numpy(), states.numpy(), digests))
     lineage["proxies"] = read_artifact(run_dir / "proxies", "proxies").fingerprint
 
-    adaptor = Adaptor(width, 2, encoder.hidden, hidden=16, dropout=0.0)
-    _shake(adaptor, 0.05)
+    adaptor = Adaptor(width, 2, encoder.hidden, mlp_units=16, dropout=0.0)
+    _add_noise(adaptor, 0.05)
     with seal("adaptor", {"width": width}) as draft:
         save_adaptor(adaptor, draft)
         shares = ranker.trained.float()
         shares[WARMING] = SHARE
-        save_id_shares(shares, draft)
+        save_id_weight(shares, draft)
 
 
 def register_run(recipe: Recipe, registry: Registry) -> None:
     """Registers the run's models as the next versions, with figures that pass the gates."""
     figures = {"cold_gauc": 0.6, "cold_gauc_item": 0.6, "warm_gauc_item": 0.7, "all_logloss": 0.6}
-    register(recipe, registry, figures | dict.fromkeys(("cold_rows", "warm_rows", "all_rows"), 500))
+    register_release(recipe, registry, figures | dict.fromkeys(("cold_rows", "warm_rows", "all_rows"), 500))
 
 
-def _shake(model: torch.nn.Module, by: float = 0.3) -> None:
-    """Random weights everywhere: a fresh model answers the same to every request."""
+def _add_noise(model: torch.nn.Module, by: float = 0.3) -> None:
+    """Randomizes all weights: a freshly initialized model gives equal answers to all requests."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(by * torch.randn_like(weight))

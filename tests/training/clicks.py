@@ -1,4 +1,4 @@
-"""Small event logs with a taste to be learned, and what two processes need to train on them together."""
+"""Small event logs with a learnable preference, and helpers to train on several processes."""
 
 import os
 import tempfile
@@ -12,10 +12,11 @@ import torch.multiprocessing as mp
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.evaluation.metrics import gauc
-from coldstart.training.ranker_loop import train_ranker
+from coldstart.training.ctr_trainer import TrainingContext
+from coldstart.training.ranker_training import train_ranker
 from tests.events import Events
 
-SMALL = {"width": 8, "history": 12, "hidden": (16,), "users_per_step": 16, "dropout": 0.0}
+SMALL = {"embedding_dim": 8, "max_history": 12, "mlp_units": (16,), "windows_per_step": 16, "dropout": 0.0}
 
 
 @dataclass(kw_only=True)
@@ -25,16 +26,16 @@ class Clicks(Events):
 
 
 def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):
-    """Users like items along two traits; the last `cold` items are seen in the last fifth of the time only."""
+    """Users prefer items by two traits; the last `cold` items occur only in the last part of the time."""
     rng = np.random.default_rng(seed)
     traits = rng.normal(size=(items + 1, 2))
     taste = rng.normal(size=(users, 2))
-    appeal = rng.normal(size=items + 1)
+    item_effect = rng.normal(size=items + 1)
     user = np.repeat(np.arange(users), events)
     position = np.tile(np.arange(events), users)
     early = position < events * 0.7
     item = np.where(early, rng.integers(1, items - cold + 1, len(user)), rng.integers(1, items + 1, len(user)))
-    logit = 2 * np.sum(taste[user] * traits[item], 1) + appeal[item]
+    logit = 2 * np.sum(taste[user] * traits[item], 1) + item_effect[item]
     p_click = 1 / (1 + np.exp(-logit))
     return Clicks(
         offsets=np.arange(users + 1) * events,
@@ -43,14 +44,14 @@ def low_rank_clicks(users=120, items=60, events=40, cold=0, seed=0):
         timestamp=1_700_000_000 + position * 3600,
         split=np.where(early, 0, np.where(position < events * 0.85, 1, 2)).astype(np.int8),
         p_click=p_click,
-        traits=np.concatenate([traits, appeal[:, None]], 1).astype(np.float32),
+        traits=np.concatenate([traits, item_effect[:, None]], 1).astype(np.float32),
     )
 
 
 def small_ranker(sequences, *, epochs=1, seed=3, splits=(0,), **options):
-    """Trains a small ranker and returns it with its progress."""
+    """Trains a small ranker and returns it with the state of the trainer."""
     settings = RankerSettings(**SMALL | {"epochs": epochs} | options)
-    return train_ranker(sequences, 60, settings, seed=seed, gauc=gauc, splits=splits)
+    return train_ranker(sequences, 60, settings, TrainingContext(seed=seed, gauc=gauc), splits=splits)
 
 
 def on_ranks(world, function, *arguments):

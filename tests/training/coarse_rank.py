@@ -1,6 +1,6 @@
-"""One rank of coarse alignment without Ray: run as a program by the tests, `WORLD` of them at once.
+"""One rank of coarse alignment without Ray; the tests run it as a program, one process per rank.
 
-Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, spoilt, leave_after}`, rank, world, and a
+Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, corrupted, leave_after}`, rank, world, and a
 directory.
 """
 
@@ -17,16 +17,16 @@ import torch
 import torch.distributed as dist
 
 from coldstart.config import UserError
-from coldstart.config.recipe import Coarse, ContentSwitch
+from coldstart.config.recipe import Coarse, Modalities
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
-from coldstart.training.coarse_loop import CoarseTask, Diverged, train_coarse
+from coldstart.training.coarse_alignment import AlignmentJob, NonFiniteLossError, train_coarse
 
 ITEMS = 40
 
 
 def contents() -> list[Content]:
-    """A catalogue in which every second item has no picture and every third no words."""
+    """A catalog in which every second item has no image and every third has no text."""
     import io
 
     from PIL import Image
@@ -42,26 +42,26 @@ def contents() -> list[Content]:
 
 
 def stream(order: Any, transform: Any, batch_size: int) -> Iterator[dict[str, Any]]:
-    """The contract of `stream_items`, in this process."""
+    """Same interface as `stream_items`, in this process."""
     items = contents()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         yield {"item_idx": np.asarray(chosen), **transform([items[index] for index in chosen])}
 
 
-def task(root: Path, run: dict[str, Any]) -> CoarseTask:
+def task(root: Path, run: dict[str, Any]) -> AlignmentJob:
     out = root / run["name"]
-    return CoarseTask(
+    return AlignmentJob(
         mllm=str(root / "mllm"),
-        encoder=EncoderSettings(picture_size=32, max_text_tokens=8, layer_groups=2, dtype=run["dtype"]),
-        content=ContentSwitch(),
+        encoder=EncoderSettings(image_size=32, max_text_tokens=8, layer_groups=2, dtype=run["dtype"]),
+        content=Modalities(),
         coarse=Coarse(**run["coarse"]),
         seed=5,
         train=np.arange(1, 33),
         heldout=np.arange(33, ITEMS + 1),
         groups=np.arange(ITEMS + 1) // 2,
         events=np.arange(ITEMS + 1),
-        journal=out / "journal.jsonl",
+        metrics_log=out / "metrics.jsonl",
         checkpoints=out / "checkpoints",
         result=out / "result",
         key="k",
@@ -69,23 +69,23 @@ def task(root: Path, run: dict[str, Any]) -> CoarseTask:
 
 
 def faulty(run: dict[str, Any]) -> Any:
-    """A stream that dies, as a preempted machine does, or from the third training batch on spoils an item's picture."""
+    """A stream that ends the process, or that corrupts an item's image from the third training batch on."""
 
     def cut(order: Any, transform: Any, batch_size: int) -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(stream(order, transform, batch_size)):
             if run["stop_after"] is not None and number >= run["stop_after"]:
                 os._exit(9)
             if number >= 2:
-                batch["pixel_values"][batch["item_idx"] == run["spoilt"]] = np.nan
+                batch["pixel_values"][batch["item_idx"] == run["corrupted"]] = np.nan
             yield batch
 
     return cut
 
 
-def told_after(steps: int | None) -> Callable[[], bool]:
-    """Says on the last rank alone, after so many steps, that it has to leave."""
-    asked = count(1)
-    return lambda: steps is not None and next(asked) >= steps and dist.get_rank() == dist.get_world_size() - 1
+def preempted_after(steps: int | None) -> Callable[[], bool]:
+    """Requests preemption on the last rank only, after so many steps."""
+    calls = count(1)
+    return lambda: steps is not None and next(calls) >= steps and dist.get_rank() == dist.get_world_size() - 1
 
 
 def main() -> None:
@@ -100,8 +100,8 @@ def main() -> None:
     table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))
     for run in runs:
         try:
-            train_coarse(task(root, run), table, faulty(run), told_after(run["leave_after"]))
-        except Diverged as error:
+            train_coarse(task(root, run), table, faulty(run), preempted_after(run["leave_after"]))
+        except NonFiniteLossError as error:
             (root / run["name"] / f"diverged-{rank}").write_text(json.dumps([error.step, error.items.tolist()]))
         except UserError as error:
             (root / run["name"] / f"user-error-{rank}").write_text(str(error))

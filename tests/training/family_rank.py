@@ -13,30 +13,30 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from coldstart.config.recipe import Coarse, ContentSwitch
+from coldstart.config.recipe import Coarse, Modalities
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import count_parameters
-from coldstart.training.deepspeed_engine import deepspeed_config, keep_partitioned, start_engine, whole_state
+from coldstart.training.deepspeed_engine import deepspeed_config, full_state_dict, start_engine, zero3_init_context
 from tests.encoders.conftest import encode
 
 WIDTH = 8
-BOTH, WORDS, PICTURE, NOTHING = "both", "words", "picture", "nothing"
-# What the two ranks see at each step; no rank ever knows what the other one has.
+BOTH, TEXT, IMAGE, NOTHING = "both", "text", "image", "nothing"
+# Modalities of the items of the two ranks at each step.
 MIXTURES = [
     ([BOTH, BOTH], [BOTH, BOTH]),
-    ([WORDS, WORDS], [PICTURE, PICTURE]),
-    ([PICTURE, WORDS], [NOTHING, NOTHING]),
-    ([NOTHING, BOTH], [WORDS, WORDS]),
+    ([TEXT, TEXT], [IMAGE, IMAGE]),
+    ([IMAGE, TEXT], [NOTHING, NOTHING]),
+    ([NOTHING, BOTH], [TEXT, TEXT]),
 ]
 
 
 def item(kind: str, number: int) -> Content:
     size = np.array([[20, 60], [70, 30], [84, 84]])[number % 3]
-    picture = encode(np.random.default_rng(number).integers(0, 255, (*size, 3), dtype=np.uint8))
-    words = " ".join(["red round vase", "blue lamp"][: 1 + number % 2])
-    return Content(words if kind in (BOTH, WORDS) else None, None, picture if kind in (BOTH, PICTURE) else None)
+    image = encode(np.random.default_rng(number).integers(0, 255, (*size, 3), dtype=np.uint8))
+    text = " ".join(["red round vase", "blue lamp"][: 1 + number % 2])
+    return Content(text if kind in (BOTH, TEXT) else None, None, image if kind in (BOTH, IMAGE) else None)
 
 
 def contents(step: int, ranks: list[int]) -> list[Content]:
@@ -45,29 +45,29 @@ def contents(step: int, ranks: list[int]) -> list[Content]:
 
 
 def loss_of(encoder: Any, module: Any, step: int, ranks: list[int]) -> torch.Tensor:
-    """A plain loss whose mean over ranks is that of all rows together."""
+    """A loss whose mean over ranks is the loss of all rows."""
     coarse, _ = module(encoder.inputs(encoder.prepare(contents(step, ranks)), "cpu"))
     return (coarse * torch.arange(1.0, WIDTH + 1)).sum(dim=1).mean()
 
 
 def create(run: dict[str, Any]) -> Encoder:
     settings = EncoderSettings(**run["encoder"])
-    return Encoder.create(run["checkpoint"], settings, width=WIDTH, content=ContentSwitch(), seed=3)
+    return Encoder.create(run["checkpoint"], settings, width=WIDTH, content=Modalities(), seed=3)
 
 
 def train(run: dict[str, Any], rank: int) -> dict[str, Any]:
-    """Two ranks train in shards; what happened on this one."""
+    """Trains on two ranks with partitioned weights; returns the results of this rank."""
     coarse = Coarse(**run["coarse"])
     config = deepspeed_config(coarse, dtype="float32")
-    partitioned = keep_partitioned(config)
+    partitioned = zero3_init_context(config)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     encoder = create(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    whole = count_parameters(encoder.mllm)
+    full = count_parameters(encoder.mllm)
     facts: dict[str, Any] = {
         "grown_bytes": 1024 * peak,
-        "whole": whole.trained + whole.frozen,
-        "whole_here": [name for name, weight in encoder.mllm.named_parameters() if weight.numel() > 100],
+        "full": full.trained + full.frozen,
+        "unpartitioned": [name for name, weight in encoder.mllm.named_parameters() if weight.numel() > 100],
     }
     if not run.get("steps", True):
         return facts
@@ -79,7 +79,7 @@ def train(run: dict[str, Any], rank: int) -> dict[str, Any]:
         engine.step()
         dist.all_reduce(loss := loss.detach())
         losses.append(loss.item() / 2)
-    state = whole_state(engine.module)
+    state = full_state_dict(engine.module)
     del partitioned
     facts |= {"losses": losses, "finite": state is None or all(bool(v.isfinite().all()) for v in state.values())}
     engine.destroy()

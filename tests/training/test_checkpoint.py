@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coldstart.training.checkpoint import Checkpoints
-from coldstart.training.snapshot import HostMemory, Snapshot
+from coldstart.training.snapshot import PinnedBufferPool, Snapshot
 
 
 class Disk:
@@ -20,7 +20,7 @@ class Disk:
 
 
 class Engine:
-    """What Checkpoints needs of a DeepSpeed engine."""
+    """The part of a DeepSpeed engine that Checkpoints uses."""
 
     def __init__(self) -> None:
         self.state = torch.zeros(1000)
@@ -42,13 +42,13 @@ def saved(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         engine.state.fill_(step)
         assert checkpoints.save(engine, step, best=step / 10) > 0
         if request.param:
-            # The steps go on while it is being written.
+            # Training continues while the checkpoint is written.
             engine.state.fill_(-1)
-    checkpoints.settle()
+    checkpoints.wait_for_writes()
     return tmp_path
 
 
-def test_newest_comes_back_and_the_one_before_stays(saved: Path):
+def test_newest_is_loaded_and_the_previous_one_is_kept(saved: Path):
     engine = Engine()
     found = Checkpoints(saved, "key").load(engine)
     assert found is not None
@@ -59,7 +59,7 @@ def test_newest_comes_back_and_the_one_before_stays(saved: Path):
 
 
 @pytest.mark.parametrize("damage", ["unfinished", "torn", "corrupt", "of a rank that is missing"])
-def test_falls_back_to_the_one_before_and_says_so(saved: Path, damage: str, caplog: pytest.LogCaptureFixture):
+def test_falls_back_to_the_previous_one_with_a_warning(saved: Path, damage: str, caplog: pytest.LogCaptureFixture):
     newest = saved / "step-10"
     if damage == "unfinished":
         (newest / "rank-0.json").unlink()
@@ -77,7 +77,7 @@ def test_falls_back_to_the_one_before_and_says_so(saved: Path, damage: str, capl
     assert found is not None
     assert found["step"] == 4
     assert engine.state.eq(4).all()
-    assert "falling back to the one before" in caplog.text
+    assert "falling back to the previous one" in caplog.text
     assert str(newest) in caplog.text
 
 
@@ -91,7 +91,7 @@ def test_nothing_saved_yet(tmp_path: Path):
     assert Checkpoints(tmp_path / "none", "key").load(Engine()) is None
 
 
-def test_what_an_earlier_attempt_left_of_a_step_is_not_mixed_in(saved: Path):
+def test_leftovers_of_an_earlier_attempt_are_removed(saved: Path):
     (saved / "step-12").mkdir()
     (saved / "step-12" / "rank-1.json").write_text("{}")
     checkpoints = Checkpoints(saved, "key")
@@ -99,7 +99,7 @@ def test_what_an_earlier_attempt_left_of_a_step_is_not_mixed_in(saved: Path):
     assert sorted(file.name for file in (saved / "step-12").iterdir()) == ["rank-0.json", "state.pt"]
 
 
-def test_writing_does_not_hold_up_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_writing_does_not_block_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     may_write, written = threading.Event(), []
 
     def wait(snapshot: Snapshot, rank: int) -> dict[str, list[int]]:
@@ -113,7 +113,7 @@ def test_writing_does_not_hold_up_the_next_step(tmp_path: Path, monkeypatch: pyt
     assert checkpoints.newest() is None
     assert not written
     may_write.set()
-    checkpoints.settle()
+    checkpoints.wait_for_writes()
     assert written == [0]
     assert checkpoints.newest() is not None
 
@@ -121,38 +121,38 @@ def test_writing_does_not_hold_up_the_next_step(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("background", [False, True])
 def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path: Path, background: bool):
     """A limit on the size of a file stands for the disk: the kernel refuses the same write."""
-    told: list[str] = []
-    engine, checkpoints = Engine(), Checkpoints(tmp_path, "key", background=background, tell=told.append)
+    warnings: list[str] = []
+    engine, checkpoints = Engine(), Checkpoints(tmp_path, "key", background=background, on_warning=warnings.append)
     checkpoints.save(engine, 2)
-    checkpoints.settle()
+    checkpoints.wait_for_writes()
     engine.state = torch.ones(1_000_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         checkpoints.save(engine, 4)
-        checkpoints.settle()
+        checkpoints.wait_for_writes()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "step-4" in told[0]
-    assert "could not be written" in told[0]
+    assert "step-4" in warnings[0]
+    assert "could not be written" in warnings[0]
     assert not (tmp_path / "step-4" / "state.pt").exists()
     found = checkpoints.newest()
     assert found is not None
     assert found["step"] == 2
     checkpoints.save(engine, 6)
-    checkpoints.settle()
+    checkpoints.wait_for_writes()
     newest = checkpoints.newest()
     assert newest is not None
     assert newest["step"] == 6
 
 
 def test_host_memory_is_used_again_and_makes_compact_copies():
-    memory, whole = HostMemory(), torch.arange(10.0)
-    first = memory.copy(whole[2:4])
+    pool, source = PinnedBufferPool(), torch.arange(10.0)
+    first = pool.copy(source[2:4])
     assert first.untyped_storage().nbytes() == 8
-    memory.rewind()
-    again = memory.copy(whole[5:7])
+    pool.rewind()
+    again = pool.copy(source[5:7])
     assert again is first
     assert again.tolist() == [5, 6]
-    memory.rewind()
-    assert memory.copy(whole) is not first
+    pool.rewind()
+    assert pool.copy(source) is not first

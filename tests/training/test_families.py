@@ -1,4 +1,4 @@
-"""Every MLLM family under ZeRO-3 on two ranks, whatever modalities each of them happens to see."""
+"""Every MLLM family under ZeRO-3 on two ranks, with any mixture of modalities per rank."""
 
 import json
 import os
@@ -15,29 +15,29 @@ from tests.training import family_rank
 
 pytestmark = pytest.mark.timeout(600)
 SECONDS = 540
-ENCODER = {"picture_size": 84, "max_text_tokens": 8, "layer_groups": 2, "pooling": "mean"}
+ENCODER = {"image_size": 84, "max_text_tokens": 8, "layer_groups": 2, "pooling": "mean"}
 COARSE = {"batch": 4, "zero_stage": 3, "learning_rate": 1e-3, "weight_decay": 0.01}
 BIG = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 8}
 BIG |= {"num_key_value_heads": 8}
-FREEZE = {"train": {"vision": 1, "language": 2}}
-LORA = {"train": {"vision": "none"}, "lora": {"rank": 2, "alpha": 4}}
+FREEZE = {"trainable": {"vision": 1, "language": 2}}
+LORA = {"trainable": {"vision": "none"}, "lora": {"rank": 2, "alpha": 4}}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("families")
-    made = {name: str(make_family(name, root)) for name in FAMILIES}
+    checkpoints = {name: str(make_family(name, root)) for name in FAMILIES}
     plain = {
-        name: {"checkpoint": made[name], "encoder": {**ENCODER, "dynamic_resolution": True}, "coarse": COARSE}
+        name: {"checkpoint": checkpoints[name], "encoder": {**ENCODER, "dynamic_resolution": True}, "coarse": COARSE}
         for name in FAMILIES
     }
-    thrifty = {**ENCODER, "gradient_checkpointing": True}
+    checkpointed = {**ENCODER, "gradient_checkpointing": True}
     offload = {**COARSE, "offload": {"optimizer": "cpu", "parameters": "cpu"}}
     more = {
-        "square": {"checkpoint": made["smolvlm"], "encoder": ENCODER, "coarse": COARSE},
-        "thrifty": {"checkpoint": made["qwen3_vl"], "encoder": thrifty, "coarse": offload},
-        "frozen": {"checkpoint": made["qwen2_5_vl"], "encoder": {**thrifty, **FREEZE}, "coarse": COARSE},
-        "adapters": {"checkpoint": made["internvl"], "encoder": {**thrifty, **LORA}, "coarse": COARSE},
+        "square": {"checkpoint": checkpoints["smolvlm"], "encoder": ENCODER, "coarse": COARSE},
+        "checkpointed": {"checkpoint": checkpoints["qwen3_vl"], "encoder": checkpointed, "coarse": offload},
+        "frozen": {"checkpoint": checkpoints["qwen2_5_vl"], "encoder": {**checkpointed, **FREEZE}, "coarse": COARSE},
+        "adapters": {"checkpoint": checkpoints["internvl"], "encoder": {**checkpointed, **LORA}, "coarse": COARSE},
     }
     big = make_family("internvl", root / "big", **BIG)
     load_only = {"big": {"checkpoint": str(big), "encoder": ENCODER, "coarse": COARSE, "steps": False}}
@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(runs: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each of the two ranks saw of every run; a hang would end in the time-out."""
+    """Results of each of the two ranks for every run; a deadlock ends in a timeout."""
     root = runs["root"]
     file = root / "runs.json"
     file.write_text(json.dumps({name: run for name, run in runs.items() if name != "root"}))
@@ -63,10 +63,10 @@ def ranks(runs: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def alone(run: dict[str, Any]) -> list[float]:
-    """The losses of one plain process that sees the rows of both ranks."""
+    """The losses of a single process with the rows of both ranks."""
     encoder = family_rank.create(run).train()
-    vectors = [weight for _, weight in encoder.trainable() if weight.dim() < 2]
-    matrices = [weight for _, weight in encoder.trainable() if weight.dim() > 1]
+    vectors = [weight for _, weight in encoder.trainable_parameters() if weight.dim() < 2]
+    matrices = [weight for _, weight in encoder.trainable_parameters() if weight.dim() > 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
     losses = []
@@ -81,27 +81,27 @@ def alone(run: dict[str, Any]) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", [*sorted(FAMILIES), "square", "thrifty", "frozen"])
+@pytest.mark.parametrize("name", [*sorted(FAMILIES), "square", "checkpointed", "frozen"])
 def test_any_mixture_of_modalities_trains_as_in_one_process(name: str, runs: dict[str, Any], ranks: list[dict]):
     assert ranks[0][name]["finite"]
     np.testing.assert_allclose(ranks[0][name]["losses"], alone(runs[name]), rtol=1e-3, atol=1e-3)
     assert ranks[0][name]["losses"] == ranks[1][name]["losses"]
 
 
-def test_adapters_train_in_shards(ranks: list[dict]):
+def test_adapters_train_in_partitions(ranks: list[dict]):
     losses = ranks[0]["adapters"]["losses"]
     assert ranks[0]["adapters"]["finite"]
     assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("name", [*sorted(FAMILIES), "big"])
-def test_weights_arrive_in_shards(name: str, ranks: list[dict]):
+def test_weights_are_loaded_in_partitions(name: str, ranks: list[dict]):
     for rank in ranks:
-        # Only what grew by the row of [EMB] is whole until the engine starts.
-        assert all("embed_tokens" in weight or "lm_head" in weight for weight in rank[name]["whole_here"])
+        # Only the embeddings, which grew by the row of [EMB], are unpartitioned until the engine starts.
+        assert all("embed_tokens" in weight or "lm_head" in weight for weight in rank[name]["unpartitioned"])
 
 
-def test_no_rank_but_the_reader_ever_holds_the_whole_model(ranks: list[dict]):
-    whole = 4 * ranks[1]["big"]["whole"]
-    assert whole > 100_000_000
-    assert ranks[1]["big"]["grown_bytes"] < 0.75 * whole
+def test_only_the_loading_rank_ever_holds_the_full_model(ranks: list[dict]):
+    full = 4 * ranks[1]["big"]["full"]
+    assert full > 100_000_000
+    assert ranks[1]["big"]["grown_bytes"] < 0.75 * full

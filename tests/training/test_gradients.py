@@ -7,7 +7,7 @@ from tests.training.clicks import on_ranks
 
 ROWS = torch.tensor([[1, 1, 4], [2, 9, 1], [0, 3, 3], [9, 9, 9]])
 WIDTHS = (1, 3, 2)
-"""Lookups of each step: the second needs more room than the first left, the third fits."""
+"""Lookups of each step: the second exceeds the buffer of the first, the third fits."""
 
 
 class Small(nn.Module):
@@ -21,16 +21,16 @@ class Small(nn.Module):
 
     def loss(self, rows):
         """Only the rows of the first half of the batch use `by_some`."""
-        seen = F.embedding(rows, self.table, sparse=True) @ self.used
-        total = (seen**2).sum()
+        hidden = F.embedding(rows, self.table, sparse=True) @ self.used
+        total = (hidden**2).sum()
         if (rows == 4).any():
-            total = total + (seen * self.by_some).sum()
+            total = total + (hidden * self.by_some).sum()
         return total
 
 
 def summed(world):
     """Gradients after each step, with the batch shared by `world` ranks; runs in a spawned rank."""
-    from coldstart.training.ranks import rank
+    from coldstart.training.distributed import rank
 
     model = Small()
     gradients = GradientSum(model.parameters())
@@ -56,12 +56,12 @@ def test_gradients_are_those_of_all_rows_on_any_number_of_ranks():
         assert torch.allclose(torch.tensor(found["table"]), model.table.grad, atol=1e-5)
         assert torch.allclose(torch.tensor(found["used"]), model.used.grad, atol=1e-5)
     for world in (2, 4):
-        for mine, reference in zip(on_ranks(world, summed, world), alone, strict=True):
+        for shared, reference in zip(on_ranks(world, summed, world), alone, strict=True):
             for name, value in reference.items():
                 if value is None:
-                    assert mine[name] is None, name
+                    assert shared[name] is None, name
                 else:
-                    assert torch.allclose(torch.tensor(mine[name]), torch.tensor(value), atol=1e-5), name
+                    assert torch.allclose(torch.tensor(shared[name]), torch.tensor(value), atol=1e-5), name
 
 
 def test_a_parameter_that_no_rank_used_has_no_gradient_and_one_that_some_used_has():

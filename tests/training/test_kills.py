@@ -1,4 +1,4 @@
-"""Coarse alignment killed at random moments, over and over: it ends as if nothing had happened."""
+"""Coarse alignment that is killed repeatedly at random moments gives the same result."""
 
 import json
 import os
@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from coldstart.config import Journal
-from coldstart.encoders import make_mllm
+from coldstart.config import MetricsLog
+from coldstart.encoders import create_tiny_mllm
 
 RANK = Path(__file__).with_name("coarse_rank.py")
 RANKS = 2
@@ -36,7 +36,7 @@ def start(root: Path, name: str, attempt: int) -> list[subprocess.Popen[bytes]]:
                     "coarse": COARSE,
                     "dtype": "float32",
                     "stop_after": None,
-                    "spoilt": None,
+                    "corrupted": None,
                     "leave_after": None,
                 }
             ]
@@ -48,15 +48,15 @@ def start(root: Path, name: str, attempt: int) -> list[subprocess.Popen[bytes]]:
 
 
 def lines(root: Path, name: str) -> list[dict[str, Any]]:
-    file = root / name / "journal.jsonl"
-    return [line for line in Journal(file).read() if "note" not in line] if file.is_file() else []
+    file = root / name / "metrics.jsonl"
+    return [line for line in MetricsLog(file).read() if "note" not in line] if file.is_file() else []
 
 
 def kill_sometime(root: Path, name: str, ranks: list[subprocess.Popen[bytes]], chance: random.Random) -> bool:
-    """Lets an attempt take some steps, kills one rank or all, and waits for the others to notice.
+    """Lets an attempt run some steps, kills one rank or all, and waits until all ranks have ended.
 
     Returns:
-        Whether it was killed before it was done.
+        Whether it was killed before it had finished.
     """
     target = len(lines(root, name)) + chance.randint(1, 3)
     while all(rank.poll() is None for rank in ranks) and len(lines(root, name)) < target:
@@ -74,7 +74,7 @@ def kill_sometime(root: Path, name: str, ranks: list[subprocess.Popen[bytes]], c
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kills_at_random_moments_change_nothing(tmp_path: Path):
-    make_mllm(tmp_path / "mllm", ["red round vase blue lamp steel"] * 9, picture_size=32, seed=1)
+    create_tiny_mllm(tmp_path / "mllm", ["red round vase blue lamp steel"] * 9, image_size=32, seed=1)
     assert [rank.wait(600) for rank in start(tmp_path, "quiet", 0)] == [0] * RANKS
     chance = random.Random(17)
     kills = attempts = 0

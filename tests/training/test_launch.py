@@ -15,7 +15,7 @@ def test_ranks_reduce_together_with_their_threads_set(tmp_path: Path, capfd: pyt
     def worker(payload: dict[str, Any]) -> None:
         import torch
 
-        from coldstart.training.ranks import rank, world_size
+        from coldstart.training.distributed import rank, world_size
 
         total = torch.tensor([rank() + 1.0])
         torch.distributed.all_reduce(total)
@@ -36,7 +36,7 @@ def test_killed_rank_is_replaced(tmp_path: Path) -> None:
 
         import torch
 
-        from coldstart.training.ranks import rank
+        from coldstart.training.distributed import rank
 
         out = Path(payload["out"])
         torch.distributed.barrier()
@@ -52,48 +52,48 @@ def test_killed_rank_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "done-1").exists()
 
 
-def test_a_rank_that_is_told_to_leave_saves_and_is_called_again_at_no_cost(tmp_path: Path) -> None:
+def test_a_preempted_rank_saves_and_is_restarted_without_counting_as_a_failure(tmp_path: Path) -> None:
     def worker(payload: dict[str, Any]) -> str | None:
         import signal
         import time
 
         import torch
 
-        from coldstart.training.launch import LEFT, told_to_leave
-        from coldstart.training.ranks import rank
+        from coldstart.training.distributed import rank
+        from coldstart.training.launch import PREEMPTED, preemption_requested
 
         out = Path(payload["out"])
         if (out / "saved-1").exists():
             (out / f"done-{rank()}").touch()
             return None
-        assert not told_to_leave()
+        assert not preemption_requested()
         if rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        told = torch.zeros(1)
-        while not told.item():
+        requested = torch.zeros(1)
+        while not requested.item():
             time.sleep(0.05)
-            told = torch.tensor([float(told_to_leave())])
-            torch.distributed.all_reduce(told)
+            requested = torch.tensor([float(preemption_requested())])
+            torch.distributed.all_reduce(requested)
         torch.distributed.barrier()
         (out / f"saved-{rank()}").touch()
-        return LEFT
+        return PREEMPTED
 
     cluster = Cluster(workers=2, max_failures=0)
-    launch(worker, {"out": str(tmp_path)}, cluster=cluster, name="told", storage=tmp_path / "store")
+    launch(worker, {"out": str(tmp_path)}, cluster=cluster, name="preempted", storage=tmp_path / "store")
 
     assert sorted(file.name for file in tmp_path.glob("*-*")) == ["done-0", "done-1", "saved-0", "saved-1"]
 
 
 def test_user_error_of_a_rank_reaches_the_caller_without_a_retry(tmp_path: Path) -> None:
     def worker(payload: dict[str, Any]) -> None:
-        from coldstart.training.ranks import rank
+        from coldstart.training.distributed import rank
 
         with (Path(payload["out"]) / f"calls-{rank()}").open("a") as stream:
             stream.write("x")
         if rank() == 1:
-            raise UserError("mend this")
+            raise UserError("fix this")
 
-    with pytest.raises(UserError, match=r"^mend this$"):
+    with pytest.raises(UserError, match=r"^fix this$"):
         launch(
             worker, {"out": str(tmp_path)}, cluster=Cluster(workers=2), name="user-error", storage=tmp_path / "store"
         )
@@ -101,15 +101,19 @@ def test_user_error_of_a_rank_reaches_the_caller_without_a_retry(tmp_path: Path)
 
 
 def test_too_small_cluster_is_refused_with_the_missing_amount(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"8 CPUs but cluster.workers 7 x 1 \+ 2 for data = 9 .* 1 missing"):
+    with pytest.raises(
+        UserError, match=r"8 CPUs but cluster.workers 7 x 1 \+ cluster.ray_data_cpus 2 = 9 .* 1 missing"
+    ):
         launch(print, {}, cluster=Cluster(workers=7), name="small", storage=tmp_path)
     with pytest.raises(UserError, match=r"0 GPUs .* 2 missing"):
         launch(print, {}, cluster=Cluster(workers=2, gpus_per_worker=1), name="small", storage=tmp_path)
 
 
-def test_an_elastic_stage_asks_for_no_more_than_its_least(tmp_path: Path) -> None:
+def test_an_elastic_stage_needs_only_min_workers(tmp_path: Path) -> None:
     cluster = Cluster(workers=20, min_workers=9)
-    with pytest.raises(UserError, match=r"cluster.min_workers 9 x 1 \+ 2 for data = 11 .* lower cluster.min_workers"):
+    with pytest.raises(
+        UserError, match=r"cluster.min_workers 9 x 1 \+ cluster.ray_data_cpus 2 = 11 .* lower cluster.min_workers"
+    ):
         launch(print, {}, cluster=cluster, name="small", storage=tmp_path, elastic=True)
     with pytest.raises(UserError, match=r"cluster.workers 20 x 1"):
         launch(print, {}, cluster=cluster, name="small", storage=tmp_path)

@@ -1,4 +1,4 @@
-"""Training on ID tables whose items share rows: less is learnt from fewer numbers, and not nothing."""
+"""Training with ID tables whose items share rows: fewer rows learn less, but more than nothing."""
 
 import pytest
 

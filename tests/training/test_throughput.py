@@ -7,7 +7,7 @@ import torch
 
 from coldstart.training import throughput
 from coldstart.training.flops import Flops
-from coldstart.training.throughput import Meter, matmul_ceiling, peak_flops
+from coldstart.training.throughput import ThroughputMeter, matmul_ceiling, peak_flops
 
 
 def test_known_gpus_have_the_peak_of_their_data_sheet(monkeypatch: pytest.MonkeyPatch):
@@ -32,22 +32,22 @@ def test_known_gpus_have_the_peak_of_their_data_sheet(monkeypatch: pytest.Monkey
     assert peak_flops(gpu, torch.bfloat16) == 1.0
 
 
-def test_elsewhere_the_ceiling_is_measured():
+def test_the_ceiling_of_other_devices_is_measured():
     assert peak_flops(torch.device("cpu"), torch.float32) > 1e8
     assert matmul_ceiling(torch.device("cpu"), torch.bfloat16) > 1e7
 
 
-def test_a_step_is_told_in_shares_of_the_peak(monkeypatch: pytest.MonkeyPatch):
+def test_utilization_is_relative_to_the_peak(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(throughput, "peak_flops", lambda *_: 1000.0)
     counted = SimpleNamespace(count=lambda *_: Flops(model=100.0, hardware=150.0))
     monkeypatch.setattr(throughput, "FlopCounter", lambda _: counted)
     clock = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    meter = Meter(SimpleNamespace(mllm=SimpleNamespace(dtype=torch.float32)))  # type: ignore[arg-type]
-    meter.start()
-    meter.arrived()
-    meter.read({}, np.array([3, 9, 4, 8]), [np.array([0, 2]), np.array([3, 1])])
-    assert meter.finish() == pytest.approx(
+    meter = ThroughputMeter(SimpleNamespace(mllm=SimpleNamespace(dtype=torch.float32)))  # type: ignore[arg-type]
+    meter.start_step()
+    meter.data_ready()
+    meter.count_step({}, np.array([3, 9, 4, 8]), [np.array([0, 2]), np.array([3, 1])])
+    assert meter.end_step() == pytest.approx(
         {
             "items_per_second": 2.0,
             "tokens_per_second": 12.0,

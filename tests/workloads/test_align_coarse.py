@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
 from coldstart.encoders.check import check_mllm
-from coldstart.encoders.proxies import read_partial
+from coldstart.encoders.item_embeddings import read_single_modality
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.training.coarse_loop import Diverged
+from coldstart.training.coarse_alignment import NonFiniteLossError
 from workloads import align_coarse, embed_items, prepare
-from workloads.job import run_program
+from workloads.runner import run_program
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
@@ -31,9 +31,9 @@ def recipe(runs: Path, **coarse: object) -> Recipe:
             "name": "small",
             "seed": 3,
             "paths": {"runs": runs},
-            "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 32}},
-            "ranker": {"width": 8},
-            "encoder": {"picture_size": 32, "max_text_tokens": 12, "layer_groups": 2},
+            "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
+            "ranker": {"embedding_dim": 8},
+            "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
             "coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse},
         }
     )
@@ -58,17 +58,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def aligned(runs: Path) -> Path:
     """The run with an encoder, one of whose workers was killed half way."""
     settings = recipe(runs)
-    journal = settings.run_dir / "journals" / "align_coarse.jsonl"
-    killer = threading.Thread(target=_kill_a_worker, args=(journal, 6), daemon=True)
+    metrics_log = settings.run_dir / "metrics" / "align_coarse.jsonl"
+    killer = threading.Thread(target=_kill_a_worker, args=(metrics_log, 6), daemon=True)
     killer.start()
     align_coarse.run(settings)
     killer.join()
     return settings.run_dir
 
 
-def _kill_a_worker(journal: Path, after: int) -> None:
-    """Kills a training worker of this test's cluster once its journal says that `after` steps are done."""
-    progress, pause = Journal(journal), threading.Event()
+def _kill_a_worker(metrics_log: Path, after: int) -> None:
+    """Kills a training worker of this test's cluster once its metrics log says that `after` steps are done."""
+    progress, pause = MetricsLog(metrics_log), threading.Event()
     while not any(line["done"] >= after for line in progress.follow()):
         pause.wait(0.01)
     ours = psutil.Process().children(recursive=True)
@@ -76,11 +76,11 @@ def _kill_a_worker(journal: Path, after: int) -> None:
 
 
 def test_survives_the_death_of_a_worker_from_its_newest_checkpoint(aligned: Path) -> None:
-    lines = Journal(aligned / "journals" / "align_coarse.jsonl").read()
+    lines = MetricsLog(aligned / "metrics" / "align_coarse.jsonl").read()
     done = [line["done"] for line in lines if "note" not in line]
     back = next(place for place in range(1, len(done)) if done[place] <= done[place - 1])
     # The checkpoint of step 4 may still have been on its way to disk.
-    assert done[back] > 2, "it began anew"
+    assert done[back] > 2, "it started from scratch"
     assert sorted(set(done)) == list(range(done[-1] + 1))
     assert not (aligned / "checkpoints" / "align_coarse").exists()
 
@@ -88,18 +88,18 @@ def test_survives_the_death_of_a_worker_from_its_newest_checkpoint(aligned: Path
 def test_encoder_is_an_artifact_with_lineage_that_transformers_loads(aligned: Path) -> None:
     artifact = read_artifact(aligned / "encoder", "encoder")
     assert artifact.lineage == {kind: read_artifact(aligned / kind, kind).fingerprint for kind in ("dataset", "ranker")}
-    assert artifact.about["chance_recall_at_10"] > 0
-    assert artifact.about["groups"] == 2
+    assert artifact.metadata["chance_recall_at_10"] > 0
+    assert artifact.metadata["groups"] == 2
     sizes = [weight.numel() for weight in Encoder.load(artifact.path, "cpu").parameters()]
-    assert artifact.about["trained_parameters"] + artifact.about["frozen_parameters"] == sum(sizes)
-    assert artifact.about["frozen_parameters"] < artifact.about["trained_parameters"]
+    assert artifact.metadata["trained_parameters"] + artifact.metadata["frozen_parameters"] == sum(sizes)
+    assert artifact.metadata["frozen_parameters"] < artifact.metadata["trained_parameters"]
     AutoModelForImageTextToText.from_pretrained(artifact.path / "checkpoint")
 
 
 def test_embeds_every_item_as_the_encoder_reads_it(aligned: Path, runs: Path) -> None:
     artifact = embed_items.run(recipe(runs))
     assert set(artifact.lineage) == {"dataset", "ranker", "encoder"}
-    coarse, states = read_proxies(artifact.path, 150, groups=artifact.about["groups"])
+    coarse, states = read_proxies(artifact.path, 150, groups=artifact.metadata["groups"])
     encoder = Encoder.load(aligned / "encoder", "cpu")
     some = np.array([150, 1, 77])
     contents = Dataset.open(aligned / "dataset").contents(some)
@@ -110,25 +110,25 @@ def test_embeds_every_item_as_the_encoder_reads_it(aligned: Path, runs: Path) ->
     assert embed_items.run(recipe(runs)).fingerprint == artifact.fingerprint
 
 
-def test_a_sample_of_cold_items_is_read_by_picture_and_by_words_alone(aligned: Path, runs: Path) -> None:
+def test_a_sample_of_cold_items_is_read_by_image_and_by_text_alone(aligned: Path, runs: Path) -> None:
     artifact, dataset = embed_items.run(recipe(runs)), Dataset.open(aligned / "dataset")
     encoder = Encoder.load(aligned / "encoder", "cpu")
     alone = {
-        "picture": lambda item: Content(picture=item.picture),
-        "words": lambda item: Content(item.title, item.text),
+        "image": lambda item: Content(image=item.image),
+        "text": lambda item: Content(item.title, item.text),
     }
     for shown, left in alone.items():
-        found = read_partial(artifact.path, shown, groups=2)
+        found = read_single_modality(artifact.path, shown, groups=2)
         assert found is not None
         items, coarse, _ = found
         contents = dataset.contents(items)
         assert (dataset.train_counts[items] == 0).all()
-        assert all(content.picture and content.title for content in contents)
+        assert all(content.image and content.title for content in contents)
         with torch.inference_mode():
             expected = encoder(encoder.inputs(encoder.prepare([left(item) for item in contents]), "cpu"))[0]
         np.testing.assert_allclose(coarse, expected.numpy(), atol=1e-5)
     cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
-    assert len(items) == sum(content.picture is not None for content in dataset.contents(cold)) > 5
+    assert len(items) == sum(content.image is not None for content in dataset.contents(cold)) > 5
 
 
 def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
@@ -141,7 +141,7 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
     marked = np.zeros(100, np.int64) + np.arange(1, 101)
     embed_items.write_proxies(
         parts,
-        embed_items.proxy_table(marked, np.zeros((100, 8)), np.zeros((100, 2, encoder.about["hidden"]))),
+        embed_items.proxy_table(marked, np.zeros((100, 8)), np.zeros((100, 2, encoder.metadata["hidden"]))),
     )
     coarse, _ = read_proxies(embed_items.run(recipe(runs)).path, 150, groups=2)
     assert not coarse[:101].any()
@@ -150,15 +150,15 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
 
 def test_a_missing_mllm_is_told_before_a_cluster_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = argparse.Namespace(recipe="demo", set=["encoder.mllm=/nothing"], address="127.0.0.1:1", json=False)
-    monkeypatch.setattr("workloads.job.ray_cluster", lambda *_: pytest.fail("touched a cluster"))
+    monkeypatch.setattr("workloads.runner.ray_cluster", lambda *_: pytest.fail("touched a cluster"))
     with pytest.raises(SystemExit, match="2"):
         run_program(arguments, align_coarse.run, check=lambda recipe: check_mllm(recipe.encoder))
 
 
-def test_blocks_stay_small_when_pictures_are_large() -> None:
+def test_blocks_stay_small_when_images_are_large() -> None:
     assert align_coarse.block_rows(EncoderSettings()) == 256
-    assert align_coarse.block_rows(EncoderSettings(picture_size=448)) == 27
-    assert align_coarse.block_rows(EncoderSettings(picture_size=10_000)) == 1
+    assert align_coarse.block_rows(EncoderSettings(image_size=448)) == 27
+    assert align_coarse.block_rows(EncoderSettings(image_size=10_000)) == 1
 
 
 def test_an_id_table_of_another_dataset_is_refused(runs: Path, tmp_path: Path) -> None:
@@ -167,14 +167,14 @@ def test_an_id_table_of_another_dataset_is_refused(runs: Path, tmp_path: Path) -
     ranker = DinDcn(151, settings.ranker)
     with write_artifact(settings.run_dir / "ranker", "ranker", {"dataset": "f" * 64}, {}) as draft:
         save_ranker(ranker, draft, [str(item) for item in range(150)])
-    with pytest.raises(UserError, match=r"ID table in .*ranker is of another dataset \(ffffffffffff\) .* train_ranker"):
+    with pytest.raises(UserError, match=r"ID table in .*ranker is from another dataset \(f{12}\) .* train_ranker"):
         align_coarse.run(settings)
 
 
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"coarse.min_events 100000 train events .*most events any of them has is \d+.*lower coarse.min_events",
+        match=r"coarse.min_events 100000 train events .*maximum of their train events is \d+.*lower coarse.min_events",
     ):
         align_coarse.run(recipe(runs, min_events=100_000))
 
@@ -184,7 +184,7 @@ def test_batch_larger_than_the_mature_items_is_refused(runs: Path) -> None:
         align_coarse.run(recipe(runs, batch=256))
 
 
-def test_a_loss_that_is_no_number_names_items_and_what_is_left(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_names_items_and_the_checkpoint(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = recipe(runs)
     payload = {
         "recipe": settings.model_dump(mode="json"),
@@ -195,10 +195,10 @@ def test_a_loss_that_is_no_number_names_items_and_what_is_left(runs: Path, monke
     ids = Dataset.open(settings.run_dir / "dataset").items(["item_id"])["item_id"].to_pylist()
 
     def diverge(*_: object) -> None:
-        raise Diverged(41, "loss", np.array([3, 150]))
+        raise NonFiniteLossError(41, "loss", np.array([3, 150]))
 
     monkeypatch.setattr(align_coarse, "train_coarse", diverge)
     with pytest.raises(
-        UserError, match=f"loss of step 41 .* item_id {ids[2]}, {ids[149]}; no checkpoint was due.*lower"
+        UserError, match=f"loss of step 41 .* item_id {ids[2]}, {ids[149]}; there is no checkpoint yet.*lower"
     ):
         align_coarse._worker(payload)

@@ -9,35 +9,38 @@ import pytest
 import torch
 
 from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, load_adaptor, save_adaptor, save_joint
-from coldstart.config import Artifact, Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Split
 from coldstart.data.batches import UserWindows
-from coldstart.data.contract import ITEMS, ORACLE, SEQUENCES, TEST
 from coldstart.data.dataset import Dataset
-from coldstart.encoders.proxies import partial_dir, proxy_table, read_proxies, write_proxies
+from coldstart.data.schema import ITEMS, ORACLE, SEQUENCES, TEST
+from coldstart.encoders.item_embeddings import proxy_table, read_proxies, single_modality_dir, write_proxies
 from coldstart.evaluation.metrics import auc
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.rankers import DinDcn, load_ranker, save_ranker
-from coldstart.training.click_loop import score_rows
+from coldstart.training.ctr_trainer import score_targets
+from tests.cli.conftest import Command, coldstart
 from workloads import evaluate
 from workloads.evaluate import KINDS, open_artifacts
 
+__all__ = ["coldstart"]
 
-def _make(run: Path, kind: str, sources: tuple[str, ...], about: dict[str, int] | None = None) -> None:
+
+def _make(run: Path, kind: str, sources: tuple[str, ...], metadata: dict[str, int] | None = None) -> None:
     lineage = {source: read_artifact(run / source, source).fingerprint for source in sources}
-    with write_artifact(run / kind, kind, lineage, dict(about or {})) as draft:
+    with write_artifact(run / kind, kind, lineage, dict(metadata or {})) as draft:
         (draft / "file").write_text(kind)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run directory whose artifacts are in order, though they hold nothing."""
+    """A run directory with matching lineage and no content."""
     for place, kind in enumerate(KINDS):
         _make(tmp_path, kind, KINDS[:place])
     return tmp_path
 
 
-def test_a_run_made_in_one_go_is_in_order(run: Path) -> None:
+def test_artifacts_with_matching_lineage_are_opened(run: Path) -> None:
     assert tuple(open_artifacts(run)) == KINDS
 
 
@@ -48,7 +51,7 @@ def test_proxies_of_another_encoder_than_the_adaptors_are_refused(run: Path) -> 
         open_artifacts(run)
 
 
-def test_what_is_furthest_up_is_named_first(run: Path) -> None:
+def test_the_first_stage_with_wrong_lineage_is_named(run: Path) -> None:
     _make(run, "dataset", (), {"seed": 2})
     with pytest.raises(UserError, match=r"the ranker in .* was made from dataset .*; run train_ranker again"):
         open_artifacts(run)
@@ -68,7 +71,7 @@ def _lineage(run: Path, *sources: str) -> dict[str, str]:
 
 
 def _dataset(run: Path, traits: np.ndarray) -> None:
-    """Users click what lies along their taste; the last items are met only in the test part."""
+    """Users click items that match their preferences. The last items occur only in the test split."""
     rng = np.random.default_rng(0)
     rows = []
     split = np.repeat([0, 1, 2], [EVENTS - 24, 4, 20])
@@ -87,11 +90,11 @@ def _dataset(run: Path, traits: np.ndarray) -> None:
     counts = np.bincount(seen, minlength=ITEMS_IN_ALL + 1)[1:]
     items = {"item_idx": np.arange(1, ITEMS_IN_ALL + 1), "item_id": [f"i{n}" for n in range(ITEMS_IN_ALL)]}
     items |= {"title": [f"item {n}" for n in range(ITEMS_IN_ALL)], "text": [None] * ITEMS_IN_ALL}
-    items |= {"picture": [None] * ITEMS_IN_ALL, "first_event_at": [0] * ITEMS_IN_ALL}
+    items |= {"image": [None] * ITEMS_IN_ALL, "first_event_at": [0] * ITEMS_IN_ALL}
     items |= {"created_at": [None, *range(-1, -ITEMS_IN_ALL, -1)]}
     items |= {"num_train_events": counts, "num_train_clicks": counts // 2}
-    about = {"items": ITEMS_IN_ALL, "users": USERS, "events": USERS * EVENTS, "oracle": True}
-    with write_artifact(run / "dataset", "dataset", {}, about) as draft:
+    metadata = {"items": ITEMS_IN_ALL, "users": USERS, "events": USERS * EVENTS, "oracle": True}
+    with write_artifact(run / "dataset", "dataset", {}, metadata) as draft:
         for name, table in (("items", pa.table(items, schema=ITEMS)), ("sequences", sequences)):
             (draft / name).mkdir()
             pq.write_table(table, draft / name / "part-00000.parquet", row_group_size=16)
@@ -115,10 +118,10 @@ def _models(run: Path, recipe: Recipe, traits: np.ndarray) -> None:
         write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
         last = slice(ITEMS_IN_ALL - COLD, None)
         index = np.arange(1, ITEMS_IN_ALL + 1)[last]
-        write_proxies(partial_dir(draft, "picture"), proxy_table(index, coarse[last], states[last]))
-        write_proxies(partial_dir(draft, "words"), proxy_table(index, 0 * coarse[last], 0 * states[last]))
+        write_proxies(single_modality_dir(draft, "image"), proxy_table(index, coarse[last], states[last]))
+        write_proxies(single_modality_dir(draft, "text"), proxy_table(index, 0 * coarse[last], 0 * states[last]))
     with write_artifact(run / "adaptor", "adaptor", _lineage(run, *sources, "proxies"), {}) as draft:
-        save_adaptor(Adaptor(WIDTH, 2, traits.shape[1], hidden=8, dropout=0.0), draft)
+        save_adaptor(Adaptor(WIDTH, 2, traits.shape[1], mlp_units=8, dropout=0.0), draft)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +129,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     values = {
         "name": "small",
         "paths": {"runs": tmp_path_factory.mktemp("runs")},
-        "ranker": {"width": WIDTH, "history": 20, "hidden": [8]},
-        "evaluation": {"bootstrap": 50},
+        "ranker": {"embedding_dim": WIDTH, "max_history": 20, "mlp_units": [8]},
+        "evaluation": {"num_resamples": 50},
     }
     return Recipe.model_validate(values)
 
@@ -137,17 +140,17 @@ def evaluated(local_ray: None, recipe: Recipe) -> Artifact:
     traits = np.random.default_rng(2).normal(size=(ITEMS_IN_ALL + 1, 4))
     _dataset(recipe.run_dir, traits)
     _models(recipe.run_dir, recipe, traits)
-    Journal(recipe.run_dir / "journals" / "align_fine.jsonl").write(1, 1, loss=0.5)
+    MetricsLog(recipe.run_dir / "metrics" / "align_fine.jsonl").write(1, 1, loss=0.5)
     return evaluate.run(recipe)
 
 
 @pytest.mark.ray
 def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
-    metrics = evaluated.about["metrics"]
+    metrics = evaluated.metadata["metrics"]
     assert list(metrics) == [
         "oov",
         "id",
-        "mlp_map",
+        "content_map",
         "coarse",
         "fine",
         "release",
@@ -162,28 +165,30 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
 
 
 @pytest.mark.ray
-def test_what_fine_proxies_are_compared_with_is_levelled_like_them(evaluated: Artifact, recipe: Recipe) -> None:
-    """No item of the valid rows is cold here, so all of them are judged, as if they were."""
+def test_other_variants_are_calibrated_like_fine_proxies(evaluated: Artifact, recipe: Recipe) -> None:
+    """No item of the valid rows is cold here, so all rows count as if they were cold."""
     dataset, run = Dataset.open(recipe.run_dir / "dataset"), recipe.run_dir
     sequences, ranker, adaptor = dataset.sequences, load_ranker(run / "ranker"), load_adaptor(run / "adaptor")
     coarse, states = map(torch.from_numpy, read_proxies(run / "proxies", dataset.num_items, groups=2))
     tables = evaluate._tables(recipe, dataset, ranker, adaptor, coarse, states, torch.ones(len(coarse)))
-    valid = UserWindows(sequences, history=ranker.history, splits=[1])
-    for name in ("mlp_map", "coarse"):
-        logits = score_rows(lambda batch, step, table=tables[name]: ranker(batch, table[batch.target_idx]), valid)
-        assert (1 / (1 + np.exp(-logits))).mean() == pytest.approx(sequences.label[valid.rows].mean(), abs=2e-3)
+    valid = UserWindows(sequences, history=ranker.max_history, splits=[1])
+    for name in ("content_map", "coarse"):
+        logits = score_targets(lambda batch, step, table=tables[name]: ranker(batch, table[batch.target_idx]), valid)
+        assert (1 / (1 + np.exp(-logits))).mean() == pytest.approx(
+            sequences.label[valid.event_indices].mean(), abs=2e-3
+        )
     assert torch.equal(tables["coarse"][0], tables["oov"][0])
 
 
 @pytest.mark.ray
-def test_scores_of_the_actors_meet_the_right_rows(evaluated: Artifact, recipe: Recipe) -> None:
+def test_scores_of_the_actors_belong_to_their_rows(evaluated: Artifact, recipe: Recipe) -> None:
     path = recipe.run_dir / "dataset" / "sequences"
     table = pq.read_table(path)
     label, truth, split = (
         np.concatenate([np.array(row) for row in table[name].to_pylist()]) for name in ("label", "p_click", "split")
     )
     expected = auc(label[split == 2], truth[split == 2])
-    assert evaluated.about["metrics"]["oracle"]["all"]["auc"] == pytest.approx(expected, abs=1e-6)
+    assert evaluated.metadata["metrics"]["oracle"]["all"]["auc"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.ray
@@ -195,19 +200,17 @@ def test_scored_rows_are_the_test_rows_each_once(evaluated: Artifact, recipe: Re
     assert rows.label.tolist() == sequences.label[rows.event].tolist()
     published = np.append(sequences.timestamp[sequences.item_idx == 1].min(), -np.arange(1, ITEMS_IN_ALL))
     assert rows.age_s.tolist() == (rows.timestamp - published[rows.item_idx - 1]).tolist()
-    assert np.isnan(rows.appeal["fine"]).tolist() == (rows.train_events > 0).tolist()
+    assert np.isnan(rows.item_effect["fine"]).tolist() == (rows.train_events > 0).tolist()
 
 
 @pytest.mark.ray
-def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_from(
-    evaluated: Artifact, recipe: Recipe
-) -> None:
+def test_the_artifact_has_report_metrics_plots_and_lineage(evaluated: Artifact, recipe: Recipe) -> None:
     assert set(evaluated.lineage) == set(KINDS)
     page = (evaluated.path / "report.html").read_text()
     assert "Cold-start evaluation of small" in page
     assert re.search(r"item \d+", page)
-    assert json.loads((evaluated.path / "evaluation.json").read_text()) == evaluated.about
-    assert evaluated.about["segments"]["tried"] > 0
+    assert json.loads((evaluated.path / "evaluation.json").read_text()) == evaluated.metadata
+    assert evaluated.metadata["weak_slices"]["tried"] > 0
     assert "Where the model is worst" in page
     assert {file.name for file in (evaluated.path / "plots").iterdir()} >= {
         "gain.png",
@@ -215,51 +218,67 @@ def test_the_artifact_holds_report_table_and_plots_and_names_all_it_was_made_fro
         "reliability.png",
         "scores.png",
     }
-    assert Journal(recipe.run_dir / "journals" / "evaluate.jsonl").read()[-1]["done"] > 0
+    assert MetricsLog(recipe.run_dir / "metrics" / "evaluate.jsonl").read()[-1]["done"] > 0
 
 
 @pytest.mark.ray
-def test_the_run_is_diagnosed(evaluated: Artifact) -> None:
-    found = evaluated.about["diagnosis"]
+def test_the_summary_has_diagnostics(evaluated: Artifact) -> None:
+    found = evaluated.metadata["diagnostics"]
     assert found["id_space"]["items"] == ITEMS_IN_ALL - COLD
     assert found["adaptor"]["items"] == COLD
-    assert {*found["gaze"]} == {"cold", "mature"}
-    assert found["gaze"]["cold"]["id"] == found["gaze"]["cold"]["oov"]
+    assert {*found["attention"]} == {"cold", "mature"}
+    assert found["attention"]["cold"]["id"] == found["attention"]["cold"]["oov"]
     assert found["gains"]["items"] + found["gains"]["left_out"] == COLD
-    listed = found["gains"]["most"] + found["gains"]["least"]
+    listed = found["gains"]["best"] + found["gains"]["worst"]
     assert len(listed) > 5
     gains = [item["gain"] for item in listed]
-    assert gains[: len(found["gains"]["most"])] == sorted(gains, reverse=True)[: len(found["gains"]["most"])]
+    assert gains[: len(found["gains"]["best"])] == sorted(gains, reverse=True)[: len(found["gains"]["best"])]
     page = (evaluated.path / "report.html").read_text()
-    assert "Who gains, and who loses" in page
-    assert "Inside adaptor and ranker" in page
+    assert "Items with the highest and the lowest gains" in page
+    assert "Adaptor gate and ranker attention" in page
     assert (evaluated.path / "plots" / "id-space.png").is_file()
 
 
 @pytest.mark.ray
-def test_proxies_of_part_of_the_content_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
-    """The picture-only proxies are the whole ones here, and the words say nothing: one proxy for all items."""
-    found = evaluated.about["diagnosis"]["modalities"]
-    whole, picture, words = (found["readings"][name] for name in ("both", "picture", "words"))
-    assert picture["gain"] == pytest.approx(whole["gain"], abs=1e-6)
-    assert picture["lacks"]["value"] == pytest.approx(0, abs=1e-6)
-    assert whole["gain"]["value"] == pytest.approx(
-        evaluated.about["delta_item_vs_oov"]["fine"]["cold"]["gauc"], abs=1e-6
+def test_single_modality_proxies_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
+    """Image-only proxies equal the proxies of both inputs here; text-only proxies are the same for all items."""
+    found = evaluated.metadata["diagnostics"]["modalities"]
+    both, image, text = (found["inputs"][name] for name in ("both", "image", "text"))
+    assert image["gain"] == pytest.approx(both["gain"], abs=1e-6)
+    assert image["drop"]["value"] == pytest.approx(0, abs=1e-6)
+    assert both["gain"]["value"] == pytest.approx(
+        evaluated.metadata["delta_item_vs_oov"]["fine"]["cold"]["gauc"], abs=1e-6
     )
-    assert found["rows"] == evaluated.about["metrics"]["fine"]["cold"]["rows"]
-    assert words["gain"]["value"] != pytest.approx(whole["gain"]["value"], abs=1e-3)
+    assert found["rows"] == evaluated.metadata["metrics"]["fine"]["cold"]["rows"]
+    assert text["gain"]["value"] != pytest.approx(both["gain"]["value"], abs=1e-3)
 
 
 @pytest.mark.ray
-def test_running_it_again_gives_the_same_figures(evaluated: Artifact, recipe: Recipe) -> None:
+def test_a_second_run_gives_the_same_metrics(evaluated: Artifact, recipe: Recipe) -> None:
     again = evaluate.run(recipe)
-    metrics = again.about["metrics"]["fine"]["cold"]
-    assert metrics == pytest.approx(evaluated.about["metrics"]["fine"]["cold"], rel=1e-6)
+    metrics = again.metadata["metrics"]["fine"]["cold"]
+    assert metrics == pytest.approx(evaluated.metadata["metrics"]["fine"]["cold"], rel=1e-6)
 
 
 @pytest.mark.ray
-def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe) -> None:
-    """Here it is the ranker again, so its figures are those of `id`, context and all."""
+def test_the_evaluate_verb_evaluates_a_run(
+    coldstart: Command, evaluated: Artifact, recipe: Recipe, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(recipe.model_dump_json())
+    done = coldstart("evaluate", "--recipe", str(file), "--set", "evaluation.top_k=5", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kind"] == "evaluation"
+    assert found["metadata"]["top_k"] == 5
+    metrics = found["metadata"]["metrics"]["fine"]["cold"]
+    expected = evaluated.about["metrics"]["fine"]["cold"]
+    assert metrics["gauc"] == pytest.approx(expected["gauc"], rel=1e-6)
+
+
+@pytest.mark.ray
+def test_an_oracle_is_scored_by_itself(evaluated: Artifact, recipe: Recipe) -> None:
+    """The oracle is the ranker itself here, so its metrics equal those of `id`."""
     data = recipe.data.model_copy(update={"split": Split(kind="item_holdout")})
     held = recipe.model_copy(update={"data": data})
     with pytest.raises(UserError, match="no oracle at"):
@@ -268,37 +287,37 @@ def test_an_oracle_is_scored_through_itself(evaluated: Artifact, recipe: Recipe)
         save_ranker(load_ranker(recipe.run_dir / "ranker"), draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
     found = evaluate.run(held)
     assert set(found.lineage) == {*KINDS, "oracle"}
-    assert found.about["protocol"] == "item_holdout"
-    assert found.about["metrics"]["trained_oracle"] == found.about["metrics"]["id"]
-    assert "trained_oracle_context" not in found.about["metrics"]
-    assert found.about["appeal_share"]["trained_oracle"]["appeal"] == pytest.approx(0, abs=1e-6)
+    assert found.metadata["protocol"] == "item_holdout"
+    assert found.metadata["metrics"]["trained_oracle"] == found.metadata["metrics"]["id"]
+    assert "trained_oracle_oov" not in found.metadata["metrics"]
+    assert found.metadata["item_effect_share"]["trained_oracle"]["item_effect"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.ray
-def test_a_joint_ranker_is_scored_through_itself(evaluated: Artifact, recipe: Recipe) -> None:
-    """Untrained, so that it scores items that have an ID as the ranker does."""
+def test_a_joint_ranker_is_scored_by_itself(evaluated: Artifact, recipe: Recipe) -> None:
+    """The joint ranker is untrained, so it scores items with an ID row like the ranker."""
     run = recipe.run_dir
     fine = recipe.fine.model_copy(update={"mode": "joint"})
     with pytest.raises(UserError, match="no joint at"):
         evaluate.run(recipe.model_copy(update={"fine": fine}))
-    vectors = ProxyVectors(Adaptor(WIDTH, 2, 4, hidden=8, dropout=0.0))
+    vectors = ProxyVectors(Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0))
     events = torch.from_numpy(Dataset.open(run / "dataset").train_counts)
-    joint = JointRanker(load_ranker(run / "ranker"), vectors, events, reuse=True)
+    joint = JointRanker(load_ranker(run / "ranker"), vectors, events, structure_reuse=True)
     with write_artifact(run / "joint", "joint", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as draft:
         save_joint(joint, draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
     found = evaluate.run(recipe.model_copy(update={"fine": fine}))
     assert set(found.lineage) == {*KINDS, "joint"}
-    metrics = found.about["metrics"]
+    metrics = found.metadata["metrics"]
     assert metrics["joint"]["mid"]["gauc"] == pytest.approx(metrics["id"]["mid"]["gauc"], abs=0.02)
     assert metrics["joint"]["cold"]["gauc"] != metrics["oov"]["cold"]["gauc"]
-    assert "joint_context" not in metrics
-    assert "joint" in found.about["warm_up"]["gauc_item"]
+    assert "joint_oov" not in metrics
+    assert "joint" in found.metadata["warm_up"]["gauc_item"]
 
 
 @pytest.mark.ray
-def test_broken_weights_name_the_variant(evaluated: Artifact, recipe: Recipe) -> None:
+def test_nan_weights_name_the_variant(evaluated: Artifact, recipe: Recipe) -> None:
     run = recipe.run_dir
-    adaptor = Adaptor(WIDTH, 2, 4, hidden=8, dropout=0.0)
+    adaptor = Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0)
     torch.nn.init.constant_(adaptor.offset, float("nan"))
     with write_artifact(run / "adaptor", "adaptor", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as to:
         save_adaptor(adaptor, to)

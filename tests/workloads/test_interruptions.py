@@ -17,7 +17,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-from coldstart.config import Journal, Recipe, dump_recipe, read_artifact, write_artifact
+from coldstart.config import MetricsLog, Recipe, dump_recipe, read_artifact, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder
 from coldstart.rankers import DinDcn, save_ranker
@@ -35,10 +35,10 @@ def recipe(runs: Path, name: str, **cluster: object) -> Recipe:
             "name": name,
             "seed": 3,
             "paths": {"runs": runs},
-            "cluster": {"workers": 1, "cpus_per_worker": CPUS, "resize_seconds": 2, **cluster},
-            "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 32}},
-            "ranker": {"width": 8},
-            "encoder": {"picture_size": 32, "max_text_tokens": 12, "layer_groups": 2},
+            "cluster": {"workers": 1, "cpus_per_worker": CPUS, "resize_interval_s": 2, **cluster},
+            "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
+            "ranker": {"embedding_dim": 8},
+            "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
             "coarse": {"min_events": 5, "batch": 16, "epochs": 60, "checkpoint_every": 4, "learning_rate": 1e-4},
         }
     )
@@ -59,7 +59,7 @@ class Run:
         self.settings, self.cluster = settings, cluster
         self.file = settings.paths.runs / f"{settings.name}.yaml"
         self.file.write_text(dump_recipe(settings))
-        self.journal = Journal(settings.run_dir / "journals" / "align_coarse.jsonl")
+        self.metrics_log = MetricsLog(settings.run_dir / "metrics" / "align_coarse.jsonl")
 
     def start(self, program: str = "align_coarse") -> subprocess.Popen[str]:
         command = [sys.executable, "-m", f"workloads.{program}", "--recipe", str(self.file)]
@@ -81,7 +81,7 @@ class Run:
         return [line["note"] for line in self._lines() if "note" in line]
 
     def _lines(self) -> list[dict[str, Any]]:
-        return self.journal.read() if self.journal.path.exists() else []
+        return self.metrics_log.read() if self.metrics_log.path.exists() else []
 
     def wait(self, until: Callable[[], object], running: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 300
@@ -144,19 +144,19 @@ def test_ranks_follow_machines_that_are_drained_added_and_lost(cluster: Cluster,
     running = run.start()
     run.wait_for_steps(6, running)
     drain(cluster, first)
-    run.wait(lambda: "2 ranks goes on with 1" in "".join(run.notes()), running)
+    run.wait(lambda: "2 ranks is continued with 1" in "".join(run.notes()), running)
     cluster.remove_node(first)
     run.wait_for_steps(3, running)
     # Up to here, and while the group grows, no step is taken twice.
     second = cluster.add_node(num_cpus=CPUS)
-    run.wait(lambda: "1 ranks goes on with 2" in "".join(run.notes()), running)
+    run.wait(lambda: "1 ranks is continued with 2" in "".join(run.notes()), running)
     done = [line["done"] for line in run.steps()]
     assert done == list(range(1, len(done) + 1))
     run.wait_for_steps(6, running)
     cluster.remove_node(second, allow_graceful=False)
     said = run.finish(running)
-    assert "goes on with 1" in run.notes()[-1]
-    assert "note  align_coarse  told to leave: saved after step" in said
+    assert "is continued with 1" in run.notes()[-1]
+    assert "note  align_coarse  preemption requested: saved a checkpoint after step" in said
     assert_learnt_alike(run, quiet)
 
 

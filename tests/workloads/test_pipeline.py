@@ -1,13 +1,13 @@
 import pytest
 
 from coldstart.config import Recipe
-from coldstart.data import contract
-from workloads.pipeline import PREPARE, _inputs
+from coldstart.data import schema
+from workloads.pipeline import PREPARE, _inputs_digest
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Reads three tables of a user."""
+    """A recipe that reads three files."""
     for table in ("items", "events", "users"):
         (tmp_path / f"{table}.csv").write_text("id\n1\n")
     columns = {"user_features": ["country"]}
@@ -16,15 +16,15 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["items", "events", "users"])
-def test_a_changed_table_is_prepared_anew(recipe, table):
-    before = _inputs(PREPARE, recipe, {})
-    assert before == _inputs(PREPARE, recipe, {})
+def test_prepare_runs_again_if_a_table_changed(recipe, table):
+    before = _inputs_digest(PREPARE, recipe, {})
+    assert before == _inputs_digest(PREPARE, recipe, {})
     with (recipe.data.files.root / f"{table}.csv").open("a") as file:
         file.write("2\n")
-    assert before != _inputs(PREPARE, recipe, {})
+    assert before != _inputs_digest(PREPARE, recipe, {})
 
 
-def test_what_an_earlier_release_prepared_is_prepared_anew(recipe, monkeypatch):
-    before = _inputs(PREPARE, recipe, {})
-    monkeypatch.setattr(contract, "LAYOUT", contract.LAYOUT + 1)
-    assert before != _inputs(PREPARE, recipe, {})
+def test_prepare_runs_again_if_the_layout_version_changed(recipe, monkeypatch):
+    before = _inputs_digest(PREPARE, recipe, {})
+    monkeypatch.setattr(schema, "LAYOUT", schema.LAYOUT + 1)
+    assert before != _inputs_digest(PREPARE, recipe, {})

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from coldstart.config import Artifact, Journal, Recipe, UserError
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError
 from coldstart.data import cleaning
-from coldstart.data.contract import DIGESTS, TEST, TRAIN, UNUSED, VALID
 from coldstart.data.dataset import Dataset
+from coldstart.data.schema import DIGESTS, EXCLUDED, TEST, TRAIN, VALID
 from workloads import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-GENERATED = {"items": 150, "users": 60, "events": 3000, "weeks": 2, "picture_size": 16}
+GENERATED = {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 16}
 
 
 def _recipe(runs: Path, **data: Any) -> Recipe:
@@ -37,7 +37,7 @@ def _users_events(dataset: Dataset) -> pd.DataFrame:
     return frame
 
 
-def test_a_generated_dataset_holds_every_event_of_its_source(generated: Path) -> None:
+def test_a_generated_dataset_contains_every_event_of_its_source(generated: Path) -> None:
     dataset = Dataset.open(generated / "dataset")
     source = pd.read_parquet(generated / "source" / "events.parquet")
     ids = np.array(dataset.items(["item_id"])["item_id"].to_pylist(), object)
@@ -52,38 +52,38 @@ def test_a_generated_dataset_holds_every_event_of_its_source(generated: Path) ->
     )
     created = pd.read_parquet(generated / "source" / "items.parquet").set_index("item_id").created_at
     assert dataset.items(["created_at"])["created_at"].to_pylist() == created[ids].tolist()
-    about = dataset.artifact.about
-    assert about["oracle"]
-    assert about["last_event_at"] == source.timestamp.max()
-    assert about["events"] == len(source) == sum(split["events"] for split in about["splits"].values())
-    assert about["items"] == GENERATED["items"]
-    assert Journal(generated / "journals" / "prepare.jsonl").read()[-1]["done"] == 5
+    metadata = dataset.artifact.metadata
+    assert metadata["oracle"]
+    assert metadata["last_event_at"] == source.timestamp.max()
+    assert metadata["events"] == len(source) == sum(split["events"] for split in metadata["splits"].values())
+    assert metadata["items"] == GENERATED["items"]
+    assert MetricsLog(generated / "metrics" / "prepare.jsonl").read()[-1]["done"] == 5
 
 
-def test_pictures_and_words_arrive_unchanged(generated: Path) -> None:
+def test_images_and_texts_are_unchanged(generated: Path) -> None:
     source = pd.read_parquet(generated / "source" / "items.parquet").set_index("item_id").sort_index()
     items = Dataset.open(generated / "dataset").items().to_pandas().set_index("item_id")
-    for ours, theirs in (("title", "title"), ("text", "text"), ("picture", "image")):
-        pairs = zip(items[ours], source[theirs], strict=True)
+    for column, source_column in (("title", "title"), ("text", "text"), ("image", "image")):
+        pairs = zip(items[column], source[source_column], strict=True)
         assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs)
     contents = Dataset.open(generated / "dataset").contents(np.arange(1, len(items) + 1))
     for name in DIGESTS:
         assert items[name].tolist() == [getattr(content, name) for content in contents]
 
 
-def test_time_parts_the_splits_and_only_train_reaches_the_items(generated: Path) -> None:
+def test_splits_are_separate_in_time_and_items_count_only_train(generated: Path) -> None:
     dataset = Dataset.open(generated / "dataset")
-    events, cuts = _users_events(dataset), dataset.artifact.about["time_cuts"]
+    events, cuts = _users_events(dataset), dataset.artifact.metadata["time_cuts"]
     assert (events.timestamp[events.split == TRAIN] < cuts["valid_from"]).all()
     assert events.timestamp[events.split == VALID].between(cuts["valid_from"], cuts["test_from"] - 1).all()
     assert (events.timestamp[events.split == TEST] >= cuts["test_from"]).all()
     assert events.split.value_counts(normalize=True)[TEST] == pytest.approx(0.2, abs=0.01)
     train = events[events.split == TRAIN].groupby("item_idx")
-    _assert_train_facts(dataset, train)
-    assert dataset.artifact.about["cold_items"] == (dataset.train_counts[1:] == 0).sum() > 0
+    _assert_train_counts(dataset, train)
+    assert dataset.artifact.metadata["cold_items"] == (dataset.train_counts[1:] == 0).sum() > 0
 
 
-def _assert_train_facts(dataset: Dataset, train: Any) -> None:
+def _assert_train_counts(dataset: Dataset, train: Any) -> None:
     items = dataset.items().to_pandas().set_index("item_idx")
     expected = pd.DataFrame({"n": train.size(), "clicks": train.label.sum(), "first": train.timestamp.min()})
     expected = expected.reindex(items.index)
@@ -93,7 +93,7 @@ def _assert_train_facts(dataset: Dataset, train: Any) -> None:
     assert (items.first_event_at.dropna() == expected["first"].dropna()).all()
 
 
-def test_sequences_are_in_order_of_time(generated: Path) -> None:
+def test_sequences_are_ordered_by_time(generated: Path) -> None:
     sequences = Dataset.open(generated / "dataset").sequences
     steps = np.diff(sequences.timestamp)
     inner = np.ones(len(steps), bool)
@@ -102,7 +102,7 @@ def test_sequences_are_in_order_of_time(generated: Path) -> None:
     assert sequences.user_id == sorted(sequences.user_id)
 
 
-def test_preparing_again_changes_nothing_and_draws_nothing(generated: Path, tmp_path: Path) -> None:
+def test_preparing_again_changes_nothing_and_generates_nothing(generated: Path, tmp_path: Path) -> None:
     drawn = (generated / "source" / "items.parquet").stat().st_mtime_ns
     first = Dataset.open(generated / "dataset").artifact
     again = prepare.run(_recipe(generated.parent, generated=GENERATED))
@@ -110,7 +110,7 @@ def test_preparing_again_changes_nothing_and_draws_nothing(generated: Path, tmp_
     assert (generated / "source" / "items.parquet").stat().st_mtime_ns == drawn
 
 
-def test_held_out_items_never_meet_training(tmp_path: Path, generated: Path) -> None:
+def test_held_out_items_are_never_in_training(tmp_path: Path, generated: Path) -> None:
     split = {"kind": "item_holdout", "holdout_items": 0.3, "valid": 0.2, "test": 0.2}
     artifact = prepare.run(_recipe(tmp_path, generated=GENERATED, split=split))
     dataset = Dataset(artifact)
@@ -120,27 +120,27 @@ def test_held_out_items_never_meet_training(tmp_path: Path, generated: Path) -> 
     cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
     assert len(cold) >= round(0.3 * GENERATED["items"])
     assert not train.item_idx.isin(cold).any()
-    _assert_train_facts(dataset, train.groupby("item_idx"))
-    # Held-out items still have events, of the other users.
+    _assert_train_counts(dataset, train.groupby("item_idx"))
+    # Held-out items still have events of valid and test users.
     assert events.item_idx.isin(cold).sum() > 50
-    about = artifact.about
-    assert about["unused_events"] > 0
-    _assert_withheld(dataset, events, cold)
+    metadata = artifact.metadata
+    assert metadata["excluded_events"] > 0
+    _assert_held_out(dataset, events, cold)
     source = pq.read_metadata(generated / "source" / "events.parquet").num_rows
-    assert about["events"] + about["unused_events"] == source
+    assert metadata["events"] + metadata["excluded_events"] == source
 
 
-def _assert_withheld(dataset: Dataset, events: pd.DataFrame, cold: np.ndarray) -> None:
-    """The withheld sequences are all events: the plain ones, and train users' events on held-out items."""
-    held = dataset.withheld
+def _assert_held_out(dataset: Dataset, events: pd.DataFrame, cold: np.ndarray) -> None:
+    """The held-out sequences contain all events: also those of train users on held-out items."""
+    held = dataset.held_out
     user = np.repeat(held.user_id, np.diff(held.offsets))
-    unused = held.split == UNUSED
-    assert unused.sum() == dataset.artifact.about["unused_events"]
-    assert np.isin(held.item_idx[unused], cold).all()
+    excluded = held.split == EXCLUDED
+    assert excluded.sum() == dataset.artifact.metadata["excluded_events"]
+    assert np.isin(held.item_idx[excluded], cold).all()
     tested = events[events.split != TRAIN].user_id.unique()
-    assert not np.isin(user[unused], tested).any()
+    assert not np.isin(user[excluded], tested).any()
     for name in ("item_idx", "label", "timestamp", "split"):
-        np.testing.assert_array_equal(getattr(held, name)[~unused], getattr(dataset.sequences, name))
+        np.testing.assert_array_equal(getattr(held, name)[~excluded], getattr(dataset.sequences, name))
     steps = np.diff(held.timestamp)[np.diff(np.unique(user, return_inverse=True)[1]) == 0]
     assert (steps >= 0).all()
 
@@ -153,7 +153,7 @@ def _png(side: int) -> bytes:
 
 @pytest.fixture
 def messy(tmp_path: Path) -> Path:
-    """A user's own tables with every kind of bad row among good ones."""
+    """A user's tables with every kind of bad row among good ones."""
     items = pd.DataFrame(
         {
             "film": [f"f{i}" for i in range(20)] + ["f0", None, "silent", "broken", "lost", "huge"],
@@ -173,10 +173,10 @@ def messy(tmp_path: Path) -> Path:
 
 
 def _messy_recipe(root: Path, **data: Any) -> Recipe:
-    columns = {"item_id": "film", "title": "name", "picture": "poster", "tags": ["genres"]}
+    columns = {"item_id": "film", "title": "name", "image": "poster", "tags": ["genres"]}
     columns |= {"user_id": "who", "timestamp": "at", "label": "stars"}
-    files = {"root": root, "events": "events.csv", "columns": columns, "label_at_least": 4}
-    limits = {"max_bad_share": 0.3, "max_picture_pixels": 2500}
+    files = {"root": root, "events": "events.csv", "columns": columns, "positive_threshold": 4}
+    limits = {"max_rejected_fraction": 0.3, "max_image_pixels": 2500}
     return _recipe(root / "runs", **({"source": "files", "files": files} | limits | data))
 
 
@@ -186,7 +186,7 @@ def test_every_bad_row_is_in_quarantine_and_none_is_lost(messy: Path) -> None:
     events = bad[bad.table == "events"]
     expected = [cleaning.REPEATED_EVENT, cleaning.NO_USER, cleaning.NO_ITEM_ID, *[cleaning.UNKNOWN_ITEM] * 2]
     expected += [cleaning.BAD_TIME, cleaning.FAR_TIME, cleaning.NO_RATING]
-    # The malformed line is counted after the well-formed ones.
+    # The malformed line is numbered after the well-formed ones.
     assert events.reason.tolist() == [*expected, cleaning.MALFORMED]
     assert events.row.tolist() == [*range(200, 208), 209]
     items = bad[bad.table == "items"].set_index("row").reason
@@ -195,36 +195,36 @@ def test_every_bad_row_is_in_quarantine_and_none_is_lost(messy: Path) -> None:
     assert items[21] == cleaning.NO_ITEM_ID
     assert items[22] == cleaning.NOTHING_TO_READ
     assert [("kept without" in items[row]) for row in (23, 24, 25)] == [True, False, True]
-    assert artifact.about["items"] == 22
-    assert artifact.about["events"] + len(events) == 210
-    assert sum(artifact.about["quarantined"]["events"].values()) == len(events)
+    assert artifact.metadata["items"] == 22
+    assert artifact.metadata["events"] + len(events) == 210
+    assert sum(artifact.metadata["quarantined"]["events"].values()) == len(events)
 
     dataset = Dataset(artifact)
     rows = {row["item_id"]: row for row in dataset.items().to_pylist()}
     assert rows["f0"]["title"] == "Film 0"
     assert rows["f0"]["text"] == "genres: Drama, Comedy"
-    assert rows["broken"]["picture"] is None
+    assert rows["broken"]["image"] is None
     assert dataset.sequences.p_click is None
-    assert not artifact.about["oracle"]
+    assert not artifact.metadata["oracle"]
 
 
-def test_too_many_bad_rows_stop_it_with_the_commonest_reason(messy: Path) -> None:
-    with pytest.raises(UserError, match=r"6 of 26 rows of the items table .* 0\.1; most often") as error:
-        prepare.run(_messy_recipe(messy, max_bad_share=0.1))
+def test_too_many_bad_rows_are_an_error_with_the_most_frequent_reason(messy: Path) -> None:
+    with pytest.raises(UserError, match=r"6 of 26 rows of the items table .* 0\.1; most frequent") as error:
+        prepare.run(_messy_recipe(messy, max_rejected_fraction=0.1))
     quarantine = messy / "runs" / "small" / "quarantine"
     assert str(quarantine) in str(error.value)
     assert len(pd.read_parquet(quarantine)) == 6
     assert not (messy / "runs" / "small" / "dataset").exists()
 
 
-def test_a_file_that_breaks_in_a_task_is_named(messy: Path) -> None:
+def test_a_file_that_fails_in_a_task_is_named(messy: Path) -> None:
     file = messy / "events.csv"
     file.write_bytes(file.read_bytes() + b"u1,f\xff,2000,3\n")
     with pytest.raises(UserError, match=r"events\.csv cannot be read"):
         prepare.run(_messy_recipe(messy))
 
 
-def test_the_manifest_names_no_place_or_time(generated: Path) -> None:
+def test_the_manifest_contains_no_path_or_time(generated: Path) -> None:
     manifest = (generated / "dataset" / "manifest.json").read_text()
     assert str(generated) not in manifest
     assert json.loads(manifest)["kind"] == "dataset"

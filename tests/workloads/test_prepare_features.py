@@ -1,4 +1,4 @@
-"""Features of items, users and contexts from a user's own tables, through prepare to the batches of a dataset."""
+"""Features of items, users and contexts: from a user's tables, through prepare, to the batches of a dataset."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ import pytest
 
 from coldstart.config import Recipe, UserError
 from coldstart.data.batches import UserWindows
-from coldstart.data.contract import TEST, TRAIN, VALID
 from coldstart.data.dataset import Dataset
+from coldstart.data.schema import TEST, TRAIN, VALID
 from workloads import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 ITEMS, USERS, EVENTS = 60, 40, 2400
 COLUMNS = {
-    "picture": None,
+    "image": None,
     "item_features": ["brand", "price"],
     "user_features": ["country", "age"],
     "context_features": ["device", "place"],
@@ -26,7 +26,7 @@ COLUMNS = {
 
 
 def tables(root: Path) -> dict[str, pd.DataFrame]:
-    """Items appear all through the time; brand "late", country "late" and device "late" exist in test only."""
+    """Items appear during the whole period; brand, country and device "late" exist in test only."""
     rng = np.random.default_rng(0)
     item = (rng.random(EVENTS) * (10 + 50 * np.arange(EVENTS) / EVENTS)).astype(int)
     user = rng.integers(0, USERS - 2, EVENTS)
@@ -81,11 +81,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, frames: dict[str, pd.DataF
     return prepared(tmp_path_factory.mktemp("features"), frames)
 
 
-def test_vocabularies_and_scales_know_only_train(dataset: Dataset, frames: dict[str, pd.DataFrame]) -> None:
+def test_vocabularies_and_scales_are_fitted_on_train_only(dataset: Dataset, frames: dict[str, pd.DataFrame]) -> None:
     values = {feature.key: feature.values for feature in dataset.features.categorical}
     assert values == {"item.brand": ("a", "b", "c"), "user.country": ("x", "y"), "context.device": ("desk", "phone")}
     events = frames["events"]
-    train = events[events.timestamp < dataset.artifact.about["time_cuts"]["valid_from"]]
+    train = events[events.timestamp < dataset.artifact.metadata["time_cuts"]["valid_from"]]
     expected = {
         "item.price": frames["items"].set_index("item_id").price[train.item_id.unique()].dropna(),
         "user.age": frames["users"].set_index("user_id").age.reindex(train.user_id.unique()).dropna(),
@@ -97,7 +97,7 @@ def test_vocabularies_and_scales_know_only_train(dataset: Dataset, frames: dict[
         assert feature.scale == pytest.approx(column.std(ddof=0)), feature.key
 
 
-def test_every_target_carries_the_features_of_its_item_user_and_context(
+def test_every_target_has_the_features_of_its_item_user_and_context(
     dataset: Dataset, frames: dict[str, pd.DataFrame]
 ) -> None:
     sequences, schema = dataset.sequences, dataset.features
@@ -114,9 +114,11 @@ def test_every_target_carries_the_features_of_its_item_user_and_context(
         "context.place": rows.place,
     }
     seen = np.zeros(EVENTS, bool)
-    for batch in UserWindows(sequences, history=5, splits=[TRAIN, VALID, TEST], targets=7).sweep(windows_per_step=9):
+    for batch in UserWindows(sequences, history=5, splits=[TRAIN, VALID, TEST], targets=7).iter_eval(
+        windows_per_step=9
+    ):
         kept = batch.weight > 0
-        row = batch.row[kept].numpy()
+        row = batch.event_index[kept].numpy()
         seen[row] = True
         for place, feature in enumerate(schema.categorical):
             codes = {value: code for code, value in enumerate(feature.values, start=1)}
@@ -129,18 +131,16 @@ def test_every_target_carries_the_features_of_its_item_user_and_context(
     assert seen.all()
 
 
-def test_the_manifest_tells_of_every_feature(dataset: Dataset) -> None:
-    features = json.loads((dataset.artifact.path / "manifest.json").read_text())["about"]["features"]
+def test_the_manifest_describes_every_feature(dataset: Dataset) -> None:
+    features = json.loads((dataset.artifact.path / "manifest.json").read_text())["metadata"]["features"]
     assert set(features) == {f"{f.owner}.{f.name}" for f in dataset.features.features}
     assert features["item.brand"]["values"] == 3
     assert features["user.age"]["scale"] > 0
     assert 0.4 < features["context.device"]["auc"] < 0.6
 
 
-def test_later_rows_change_nothing_that_training_reads(
-    dataset: Dataset, frames: dict[str, pd.DataFrame], tmp_path: Path
-) -> None:
-    cut = dataset.artifact.about["time_cuts"]["valid_from"]
+def test_later_rows_do_not_change_training(dataset: Dataset, frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    cut = dataset.artifact.metadata["time_cuts"]["valid_from"]
     changed = {name: frame.copy() for name, frame in frames.items()}
     events = changed["events"]
     later = events.timestamp >= cut
@@ -155,37 +155,38 @@ def test_later_rows_change_nothing_that_training_reads(
     other = prepared(tmp_path, changed)
     assert other.features == dataset.features
     assert (other.train_counts == dataset.train_counts).all()
-    ours, theirs = dataset.sequences, other.sequences
+    before, after = dataset.sequences, other.sequences
     for one, two in zip(
-        *(UserWindows(s, history=9, splits=[TRAIN]).sweep(windows_per_step=64) for s in (ours, theirs)), strict=True
+        *(UserWindows(s, history=9, splits=[TRAIN]).iter_eval(windows_per_step=64) for s in (before, after)),
+        strict=True,
     ):
-        for name in ("history_idx", "history_label", "target_idx", "label", "visible", "categorical", "numeric"):
+        for name in ("history_idx", "history_label", "target_idx", "label", "history_mask", "categorical", "numeric"):
             assert getattr(one, name).equal(getattr(two, name)), name
 
 
-def test_a_planted_leak_stops_it_and_can_be_trusted(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_a_leak_is_an_error_unless_it_is_on_the_allowlist(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     leaking = {name: frame.copy() for name, frame in frames.items()}
     leaking["events"]["device"] = leaking["events"].label.map({0: "desk", 1: "phone"})
     with pytest.raises(UserError, match=r"context_features: 'device' leaks: .* AUC 1\.000 \(limit 0\.85\)"):
         prepared(tmp_path, leaking)
     assert not (tmp_path / "runs" / "small" / "dataset").exists()
-    dataset = prepared(tmp_path, leaking, COLUMNS | {"trusted_features": ["device"]})
-    assert dataset.artifact.about["features"]["context.device"]["auc"] == 1
+    dataset = prepared(tmp_path, leaking, COLUMNS | {"leak_allowlist": ["device"]})
+    assert dataset.artifact.metadata["features"]["context.device"]["auc"] == 1
 
 
 def test_bad_rows_of_users_are_in_quarantine(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     users = frames["users"]
     again = pd.DataFrame({"user_id": ["u01", None], "country": ["x", "y"], "age": [99, 98]})
-    dataset = prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_bad_share=0.1)
-    assert dataset.artifact.about["quarantined"]["users"] == {
+    dataset = prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_rejected_fraction=0.1)
+    assert dataset.artifact.metadata["quarantined"]["users"] == {
         "user id is missing": 1,
         "user id repeats an earlier row": 1,
     }
-    with pytest.raises(UserError, match="2 of 41 rows of the users table cannot be used"):
-        prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_bad_share=0.01)
+    with pytest.raises(UserError, match="2 of 41 rows of the users table were rejected"):
+        prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_rejected_fraction=0.01)
 
 
-def test_a_feature_that_train_does_not_show_is_refused(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_a_feature_without_train_values_is_refused(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     empty = frames["items"].assign(price=np.nan)
     with pytest.raises(UserError, match="item_features: 'price' has no numeric value in the train part"):
         prepared(tmp_path, frames | {"items": empty})

@@ -19,16 +19,16 @@ from coldstart.data.content import Content
 from coldstart.encoders import Encoder
 from coldstart.registry import Release
 from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.publications import Item, Proxy, digest_of
+from coldstart.serving.publication_log import Proxy, PublishedItem, item_digest
 from tests.serving.tiny import IDS, ITEMS, content, tiny_recipe, write_run
-from workloads.refresh import refresh, renew
+from workloads.refresh import reencode_published, refresh
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run directory with models, and a catalogue beside it."""
+    """A run directory with models."""
     recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "fresh")
     write_run(recipe)
     return recipe
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def recipe(run, tmp_path):
-    """The same models with a catalogue and a store of the test's own."""
+    """The same models with a catalog and a store for one test."""
     runs = tmp_path / "runs"
     (runs / "fresh").mkdir(parents=True)
     for kind in ("ranker", "encoder", "adaptor", "proxies"):
@@ -60,7 +60,7 @@ def write_items(recipe, contents: dict[str, Content], **more: list[object]) -> N
         "item_id": list(contents),
         "title": [one.title for one in contents.values()],
         "text": pa.array([one.text for one in contents.values()], pa.string()),
-        "image": pa.array([one.picture for one in contents.values()], pa.binary()),
+        "image": pa.array([one.image for one in contents.values()], pa.binary()),
     }
     pq.write_table(pa.table(columns | more), recipe.data.files.root / "items.parquet", row_group_size=5)
 
@@ -75,65 +75,67 @@ def store_of(recipe, release) -> ProxyStore:
     return ProxyStore(recipe.run_dir / "store", release.adaptor.fingerprint, recipe.serving.store)
 
 
-def fine(release, shown: Content) -> np.ndarray:
+def fine(release, item_content: Content) -> np.ndarray:
     encoder, adaptor = Encoder.load(release.encoder.path, "cpu"), load_adaptor(release.adaptor.path)
     with torch.inference_mode():
-        return adaptor(*encoder(encoder.inputs(encoder.prepare([shown]), "cpu")))[0].numpy()
+        return adaptor(*encoder(encoder.inputs(encoder.prepare([item_content]), "cpu")))[0].numpy()
 
 
 def known(**changed: Content) -> dict[str, Content]:
     return {name: content(index) for index, name in enumerate(IDS, start=1)} | changed
 
 
-def test_new_and_changed_items_become_rankable_and_only_once(recipe):
+def test_new_and_changed_items_are_published_once(recipe):
     release = release_of(recipe)
     first = refresh(recipe, release)
-    assert (first.rows, first.news, first.published, first.files) == (ITEMS, 0, 0, 1)
+    assert (first.rows, first.changed, first.published, first.files) == (ITEMS, 0, 0, 1)
     later = {"new-1": content(3), "new-2": Content("only words"), "": content(1), "silent": Content()}
     write_items(recipe, known(**{IDS[-1]: Content("another title"), IDS[0]: Content("changed, but trained")}) | later)
     second = refresh(recipe, release)
-    assert (second.rows, second.rejected, second.news, second.published) == (ITEMS + 4, 2, 4, 4)
+    assert (second.rows, second.rejected, second.changed, second.published) == (ITEMS + 4, 2, 4, 4)
     assert (second.backfilled, len(second.delays_s)) == (0, 4)
-    assert 0 < second.figures()["freshness_s"]["p50"] <= second.figures()["freshness_s"]["p99"]
+    assert 0 < second.as_dict()["freshness_s"]["p50"] <= second.as_dict()["freshness_s"]["p99"]
     store = store_of(recipe, release)
     np.testing.assert_allclose(store.proxy("new-1"), fine(release, content(3)), atol=1e-5)
     np.testing.assert_allclose(store.proxy(IDS[-1], ITEMS), fine(release, Content("another title")), atol=1e-5)
-    found = store.publications.find("new-1")
-    assert (found.origin, found.content) == ("catalogue", content(3))
+    item = store.publication_log.find("new-1")
+    assert (item.origin, item.content) == ("catalog", content(3))
     store.close()
     assert refresh(recipe, release).files == 0
     os.utime(recipe.data.files.root / "items.parquet")
     again = refresh(recipe, release)
-    assert (again.rows, again.news) == (ITEMS + 4, 0)
+    assert (again.rows, again.changed) == (ITEMS + 4, 0)
 
 
-def test_what_was_published_by_hand_stands_against_an_older_row(recipe):
+def test_an_older_row_does_not_replace_an_item_published_over_the_api(recipe):
     release = release_of(recipe)
     refresh(recipe, release)
     store = store_of(recipe, release)
     by_hand = Content("by hand")
     now = time.time()
     vector = np.ones(8, np.float32)
-    item = Item("new", by_hand, None, now, "api", digest_of(by_hand, None))
-    store.publications.publish([(item, Proxy(vector)), (Item("gone", by_hand, None, now, "api", ""), Proxy(vector))])
-    store.publications.withdraw("gone")
+    item = PublishedItem("new", by_hand, None, now, "api", item_digest(by_hand, None))
+    store.publication_log.publish(
+        [(item, Proxy(vector)), (PublishedItem("gone", by_hand, None, now, "api", ""), Proxy(vector))]
+    )
+    store.publication_log.withdraw("gone")
     columns = recipe.data.files.columns.model_copy(update={"created_at": "at"})
     files = recipe.data.files.model_copy(update={"columns": columns})
     dated = recipe.model_copy(update={"data": recipe.data.model_copy(update={"files": files})})
     rows = known(new=content(5), gone=content(6))
     write_items(dated, rows, at=[int(now) - 50] * len(rows))
-    assert refresh(dated, release).news == 0
+    assert refresh(dated, release).changed == 0
     write_items(dated, rows, at=[int(now) + 50] * len(rows))
     assert refresh(dated, release).published == 1
     store.catch_up()
     np.testing.assert_allclose(store.proxy("new"), fine(release, content(5)), atol=1e-5)
-    assert store.withdrawn("gone")
+    assert store.is_withdrawn("gone")
     store.close()
 
 
-def test_rows_older_than_the_watermark_are_not_looked_at(recipe):
+def test_rows_older_than_the_watermark_are_skipped(recipe):
     release = release_of(recipe)
-    marked = recipe.model_copy(update={"refresh": Refresh(batch=2, updated_at="at", slack_s=10)})
+    marked = recipe.model_copy(update={"refresh": Refresh(batch=2, updated_at="at", allowed_lateness_s=10)})
     write_items(marked, known(), at=[1000] * ITEMS)
     assert refresh(marked, release).rows == ITEMS
     write_items(marked, known(new=content(4)), at=[980] * ITEMS + [995])
@@ -143,7 +145,7 @@ def test_rows_older_than_the_watermark_are_not_looked_at(recipe):
         refresh(recipe.model_copy(update={"refresh": Refresh(updated_at="when")}), release)
 
 
-def test_published_items_are_read_anew_for_another_release(recipe):
+def test_published_items_are_encoded_again_for_another_release(recipe):
     release = release_of(recipe)
     write_items(recipe, known(new=content(7)))
     refresh(recipe, release)
@@ -152,21 +154,21 @@ def test_published_items_are_read_anew_for_another_release(recipe):
     with torch.no_grad():
         for weight in adaptor.parameters():
             weight.mul_(-1)
-    with write_artifact(recipe.run_dir / "other", "adaptor", first.lineage, first.about) as draft:
+    with write_artifact(recipe.run_dir / "other", "adaptor", first.lineage, first.metadata) as draft:
         save_adaptor(adaptor, draft)
     other = release_of(recipe, "other")
-    assert renew(recipe, other) == 1
-    assert renew(recipe, other) == 0
+    assert reencode_published(recipe, other) == 1
+    assert reencode_published(recipe, other) == 0
     for one in (release, other):
         store = store_of(recipe, one)
         np.testing.assert_allclose(store.proxy("new"), fine(one, content(7)), atol=1e-5)
         store.close()
-    # The catalogue has nothing that the new space lacks.
-    assert refresh(recipe, other).news == 0
+    # The catalog contains nothing that is missing in the new space.
+    assert refresh(recipe, other).changed == 0
 
 
-def test_a_pass_that_is_killed_goes_on_where_it_was(recipe, tmp_path):
-    """SIGKILL to the real job after its first items are stored; then nothing is lost, and nothing done twice."""
+def test_a_killed_refresh_resumes(recipe, tmp_path):
+    """SIGKILL to the real job after its first items are stored: nothing is lost, and nothing is done twice."""
     fresh = {f"new-{number}": Content(f"film {number}") for number in range(200)}
     write_items(recipe, known(**fresh))
     release = release_of(recipe)
@@ -174,23 +176,23 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(recipe, tmp_path):
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     program = (
         "import sys; from pathlib import Path; from coldstart.config import load_recipe; "
-        "from tests.workloads.test_refresh import release_of; from workloads.job import ray_cluster; "
+        "from tests.workloads.test_refresh import release_of; from workloads.runner import ray_cluster; "
         "from workloads.refresh import refresh\n"
         "recipe = load_recipe(Path(sys.argv[1]))\n"
         "with ray_cluster(recipe): refresh(recipe, release_of(recipe))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "recipe.yaml")], env=environment) as job:
-        while not store.publications.standing():
+        while not store.publication_log.states():
             assert job.poll() is None
             time.sleep(0.01)
         job.send_signal(signal.SIGKILL)
-    stored = len(store.publications.standing())
+    stored = len(store.publication_log.states())
     assert 0 < stored < len(fresh)
     done = refresh(recipe, release)
     assert done.published == len(fresh) - stored
-    standing = store.publications.standing()
+    standing = store.publication_log.states()
     assert standing.keys() == fresh.keys()
-    revisions = [change.revision for change in store.publications.changes(0, 1000)]
+    revisions = [change.revision for change in store.publication_log.changes(0, 1000)]
     assert revisions == list(range(1, len(fresh) + 1))
     store.close()

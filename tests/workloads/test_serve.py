@@ -1,28 +1,32 @@
-"""A promotion reaches traffic: a real registry, real Ray Serve, requests all the while."""
+"""`coldstart serve`: promotions reach traffic, progress is printed, and signals end it cleanly."""
 
+import json
+import logging
+import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
 import torch
 
 from coldstart.alignment import load_adaptor, save_adaptor
-from coldstart.config import Journal, dump_recipe, read_artifact, write_artifact
+from coldstart.config import MetricsLog, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Registry as Settings
 from coldstart.registry import Registry, promote, rollback
 from tests.registry.servers import Server, free_port
 from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run
+from workloads import serve
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 UNGATED = Settings(gates=())
 BODY = {"candidates": [{"item_id": item} for item in IDS], "now": 100}
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "followed", port=free_port(), poll_s=0.5)
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "followed", port=free_port(), poll_interval_s=0.5)
     write_run(recipe)
     return recipe
 
@@ -31,7 +35,7 @@ def recipe(tmp_path_factory):
 def registry(recipe):
     registry = Registry(recipe.tracking_uri, recipe.project)
     register_run(recipe, registry)
-    promote(registry, "adaptor", 1, UNGATED)
+    promote(registry, 1, UNGATED)
     return registry
 
 
@@ -41,17 +45,15 @@ def register_another_adaptor(recipe, registry) -> int:
     with torch.no_grad():
         for weight in adaptor.parameters():
             weight.mul_(-1)
-    with write_artifact(first.path, "adaptor", first.lineage, first.about) as draft:
+    with write_artifact(first.path, "adaptor", first.lineage, first.metadata) as draft:
         save_adaptor(adaptor, draft)
     upstream = {"ranker": 1, "encoder": 1}
-    journal = Journal(recipe.run_dir / "journals" / "adaptor.jsonl")
-    return registry.register(
-        "adaptor", first.path, recipe=recipe, upstream=upstream, metrics={}, journal=journal
-    ).version
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "adaptor.jsonl")
+    return registry.register("adaptor", first.path, recipe=recipe, upstream=upstream, metrics_log=metrics_log).version
 
 
 def seconds_until(url: str, release: str, seen: dict[str, list[float]]) -> float:
-    """Asks without pause until a release answers; every answer must be whole and, per release, the same."""
+    """Sends requests until a release answers; each answer must be complete and, per release, the same."""
     began = time.monotonic()
     with httpx.Client(base_url=url, timeout=30) as client:
         while True:
@@ -62,23 +64,107 @@ def seconds_until(url: str, release: str, seen: dict[str, list[float]]) -> float
             assert time.monotonic() - began < 120
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_promotion_and_rollback_reach_traffic_without_a_failed_request(recipe, registry, tmp_path):
-    """The program `coldstart serve` runs, with a Ray of its own."""
+    """The program that `coldstart serve` runs, with its own Ray; it ends on SIGTERM."""
     file = tmp_path / "followed.yaml"
     file.write_text(dump_recipe(recipe))
     url = f"http://127.0.0.1:{recipe.serving.port}"
     command = [sys.executable, "-m", "workloads.serve", "--recipe", str(file)]
     seen: dict[str, list[float]] = {}
-    program = Server(command, f"{url}/readyz", tmp_path / "serve.log", {"RAY_ADDRESS": ""})
+    log = tmp_path / "serve.log"
+    program = Server(command, f"{url}/readyz", log, {"RAY_ADDRESS": ""})
     program.start()
     try:
         seconds_until(url, "followed-adaptor/1", seen)
-        promote(registry, "adaptor", register_another_adaptor(recipe, registry), UNGATED)
+        promote(registry, register_another_adaptor(recipe, registry), UNGATED)
         forward = seconds_until(url, "followed-adaptor/2", seen)
         assert seen["followed-adaptor/1"] != pytest.approx(seen["followed-adaptor/2"], abs=1e-4)
-        rollback(registry, "adaptor", why="try")
+        rollback(registry, reason="try")
         back = seconds_until(url, "followed-adaptor/1", seen)
     finally:
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(signal.SIGTERM)
         program.process.wait(60)
+    output = log.read_text()
+    assert program.process.returncode == 0
+    assert "SIGTERM received" not in output
+    for step in ("starting Ray", "loading the release", "starting the gateway", f"ready at {url}", "stopping"):
+        assert step in output
     print(f"promotion to traffic {forward:.1f} s, rollback to traffic {back:.1f} s")
+
+
+class FakeServing:
+    """Replaces Ray, MLflow and the deployment of `serve_forever`, and calls `event` once the server is up."""
+
+    def __init__(self, monkeypatch, event) -> None:
+        self.closed: list[str] = []
+        monkeypatch.setattr(serve, "ray_cluster", lambda *_: self._closing("ray"))
+        monkeypatch.setattr(serve, "limit_heap_growth", lambda: None)
+        monkeypatch.setattr(serve, "check_port", lambda _: None)
+        monkeypatch.setattr(serve, "check_tokens", lambda _: None)
+        monkeypatch.setattr(serve, "Registry", lambda *_: None)
+        monkeypatch.setattr(serve, "_resolve_alias", lambda *_: None)
+        monkeypatch.setattr(serve, "_resolve_challenger", lambda _: None)
+        monkeypatch.setattr(serve, "_deploy", lambda *_: "http://127.0.0.1:1")
+        monkeypatch.setattr(serve, "shutdown", lambda: self.closed.append("serve"))
+        monkeypatch.setattr(serve, "_follow_promotions", lambda *_: event())
+
+    @contextmanager
+    def _closing(self, name: str):
+        try:
+            yield
+        finally:
+            self.closed.append(name)
+
+    def run(self, tmp_path, **options) -> int:
+        """Runs `serve_forever` and returns its exit code."""
+        try:
+            serve.serve_forever(tiny_recipe(tmp_path, "signals"), **options)
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def fail() -> None:
+    raise UserError("the release cannot be served")
+
+
+@pytest.mark.parametrize(("event", "code"), [(terminate, 0), (interrupt, 130), (fail, 2)])
+def test_the_exit_code_tells_why_the_server_ended(event, code, monkeypatch, tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    fake = FakeServing(monkeypatch, event)
+    assert fake.run(tmp_path) == code
+    assert fake.closed == ["serve", "ray"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    out, err = capsys.readouterr()
+    for step in ("starting Ray", "loading the release signals@champion", "ready at http://127.0.0.1:1", "stopping"):
+        assert step in err
+    assert "serving signals@champion at http://127.0.0.1:1" in out
+
+
+def test_json_output_is_one_line_and_no_progress(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(serve.CONSOLE, "stderr", False)
+    fake = FakeServing(monkeypatch, terminate)
+    assert fake.run(tmp_path, as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"project": "signals", "alias": "champion", "url": "http://127.0.0.1:1"}
+    assert err == ""
+
+
+def test_deployment_messages_are_printed_as_steps(capsys):
+    with serve._deployment_steps(serve.Steps("serve")):
+        logging.getLogger("coldstart.serving.application").info("starting the gateway of release %s", "r/1")
+    logging.getLogger("coldstart.serving.application").info("not printed")
+    err = capsys.readouterr().err
+    assert "starting the gateway of release r/1" in err
+    assert "not printed" not in err

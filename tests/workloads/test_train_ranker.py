@@ -6,19 +6,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from coldstart.alignment import load_adaptor
-from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
-from coldstart.data.contract import ITEMS, SEQUENCES
-from coldstart.encoders.proxies import proxy_table, write_proxies
-from coldstart.rankers import digest, load_ranker, vocabulary
+from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.schema import ITEMS, SEQUENCES
+from coldstart.encoders.item_embeddings import proxy_table, write_proxies
+from coldstart.rankers import load_ranker, read_item_index, weights_sha256
 from workloads import align_fine, train_ranker
 
-ITEMS_IN_ALL, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 40, 30, 8, 2, 6
+NUM_ITEMS, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 40, 30, 8, 2, 6
 
 
 def _dataset(path: Path, *, train: bool = True) -> None:
-    """Users of few events on items by chance; the last third of each user's events is valid and test."""
+    """Few users with events on random items; the last third of each user's events is valid and test."""
     rng = np.random.default_rng(0)
-    item = [rng.integers(1, ITEMS_IN_ALL + 1, EVENTS).tolist() for _ in range(USERS)]
+    item = [rng.integers(1, NUM_ITEMS + 1, EVENTS).tolist() for _ in range(USERS)]
     split = ([0] * 20 if train else [2] * 20) + [1] * 5 + [2] * 5
     columns = {
         "user_idx": range(USERS),
@@ -28,14 +28,14 @@ def _dataset(path: Path, *, train: bool = True) -> None:
         "timestamp": [[1000 * step for step in range(EVENTS)]] * USERS,
         "split": [split] * USERS,
     }
-    counts = np.bincount(np.concatenate([row[:20] for row in item]), minlength=ITEMS_IN_ALL + 1)[1:]
+    counts = np.bincount(np.concatenate([row[:20] for row in item]), minlength=NUM_ITEMS + 1)[1:]
     facts = {
-        "item_idx": range(1, ITEMS_IN_ALL + 1),
-        "item_id": [f"i{number}" for number in range(1, ITEMS_IN_ALL + 1)],
+        "item_idx": range(1, NUM_ITEMS + 1),
+        "item_id": [f"i{number}" for number in range(1, NUM_ITEMS + 1)],
         "num_train_events": counts,
     }
-    about = {"items": ITEMS_IN_ALL, "splits": {"train": {"events": int(counts.sum()) * train, "clicks": 1}}}
-    with write_artifact(path, "dataset", {}, about) as draft:
+    metadata = {"items": NUM_ITEMS, "splits": {"train": {"events": int(counts.sum()) * train, "clicks": 1}}}
+    with write_artifact(path, "dataset", {}, metadata) as draft:
         for name, schema, values in (("items", ITEMS, facts), ("sequences", SEQUENCES, columns)):
             (draft / name).mkdir()
             kept = pa.schema([schema.field(column) for column in values])
@@ -43,21 +43,21 @@ def _dataset(path: Path, *, train: bool = True) -> None:
 
 
 def _proxies(run: Path) -> None:
-    """An encoder and its proxies that say nothing, made from the dataset and ranker that stand in `run`."""
+    """Writes an encoder and random proxies for the dataset and ranker in `run`."""
     lineage = {kind: read_artifact(run / kind, kind).fingerprint for kind in ("dataset", "ranker")}
     with write_artifact(run / "encoder", "encoder", lineage, {}) as draft:
         (draft / "encoder.json").write_text("{}")
     lineage["encoder"] = read_artifact(run / "encoder", "encoder").fingerprint
     rng = np.random.default_rng(1)
-    coarse, states = rng.normal(size=(ITEMS_IN_ALL, WIDTH)), rng.normal(size=(ITEMS_IN_ALL, GROUPS, STATE))
+    coarse, states = rng.normal(size=(NUM_ITEMS, WIDTH)), rng.normal(size=(NUM_ITEMS, GROUPS, STATE))
     with write_artifact(run / "proxies", "proxies", lineage, {"groups": GROUPS}) as draft:
-        write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
+        write_proxies(draft, proxy_table(np.arange(1, NUM_ITEMS + 1), coarse, states))
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    settings = {"width": WIDTH, "hidden": [8], "epochs": 2, "users_per_step": 8, "history": 10}
-    fine = {"hidden": 8, "epochs": 2, "users_per_step": 8}
+    settings = {"embedding_dim": WIDTH, "mlp_units": [8], "epochs": 2, "windows_per_step": 8, "max_history": 10}
+    fine = {"mlp_units": 8, "epochs": 2, "windows_per_step": 8}
     coarse = {"min_events": 10, "batch": 8}
     sections = {"ranker": settings, "fine": fine, "coarse": coarse}
     return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
@@ -71,31 +71,35 @@ def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:
 
 def test_proxies_of_another_ranker_are_refused(recipe: Recipe) -> None:
     _dataset(recipe.run_dir / "dataset")
-    for about in ({}, {"trained": "again"}):
-        with write_artifact(recipe.run_dir / "ranker", "ranker", {}, about) as draft:
+    for metadata in ({}, {"trained": "again"}):
+        with write_artifact(recipe.run_dir / "ranker", "ranker", {}, metadata) as draft:
             (draft / "ranker.json").write_text('{"class": "din_dcn"}')
             (draft / "weights.safetensors").touch()
-        if not about:
+        if not metadata:
             _proxies(recipe.run_dir)
-    with pytest.raises(UserError, match="made from another ranker; run the embed_items stage again"):
+    with pytest.raises(UserError, match="are from another ranker; run the embed_items stage again"):
         align_fine.run(recipe)
 
 
 @pytest.mark.ray
-def test_both_click_stages_leave_sealed_artifacts_with_lineage(recipe: Recipe, local_ray: None) -> None:
+def test_both_click_stages_write_artifacts_with_lineage(recipe: Recipe, local_ray: None) -> None:
     run = recipe.run_dir
     _dataset(run / "dataset")
-    made = train_ranker.run(recipe)
-    assert made.lineage == {"dataset": read_artifact(run / "dataset", "dataset").fingerprint}
-    ranker = load_ranker(made.path)
-    assert digest(ranker) == made.about["digest"]
-    assert vocabulary(made.path)["i7"] == 7
-    assert Journal(run / "journals" / "train_ranker.jsonl").read()[-1]["valid_gauc"] > 0
+    trained = train_ranker.run(recipe)
+    assert trained.lineage == {"dataset": read_artifact(run / "dataset", "dataset").fingerprint}
+    ranker = load_ranker(trained.path)
+    assert weights_sha256(ranker) == trained.metadata["weights_sha256"]
+    assert read_item_index(trained.path)["i7"] == 7
+    assert MetricsLog(run / "metrics" / "train_ranker.jsonl").read()[-1]["valid_gauc"] > 0
 
     _proxies(run)
     aligned = align_fine.run(recipe)
     assert set(aligned.lineage) == {"dataset", "ranker", "encoder", "proxies"}
-    assert aligned.about["ranker_digest"] == digest(load_ranker(run / "ranker")) == made.about["digest"]
-    assert load_adaptor(aligned.path).shape["groups"] == GROUPS
-    lines = Journal(run / "journals" / "align_fine.jsonl").read()
+    assert (
+        aligned.metadata["ranker_weights_sha256"]
+        == weights_sha256(load_ranker(run / "ranker"))
+        == trained.metadata["weights_sha256"]
+    )
+    assert load_adaptor(aligned.path).config["groups"] == GROUPS
+    lines = MetricsLog(run / "metrics" / "align_fine.jsonl").read()
     assert lines[-1]["done"] == lines[-1]["total"]

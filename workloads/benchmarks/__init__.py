@@ -1,1 +1,1 @@
-"""Hot paths against a ceiling taken in the same run."""
+"""Measures hot paths against a ceiling or a peer in the same run."""

@@ -1,12 +1,12 @@
-"""A step of coarse alignment on one bare machine: no Ray, no data, no hub; a model of real size with random weights.
+"""Speed and memory of coarse alignment on one machine without Ray: a model of real size with random weights.
 
-    pip install torch transformers pydantic pyarrow pillow  # peft for --train adapters; deepspeed if you like
+    pip install torch transformers pydantic pyarrow pillow  # peft for --train adapters; deepspeed is optional
     PYTHONPATH=platform:. python -m workloads.benchmarks.coarse_gpu --model qwen2.5-vl-3b --train all --checkpointing
 
-The micro-batch is the largest that `coldstart plan` finds to fit this machine, unless `--micro-batch` says one.
+The default micro-batch is the largest that, according to `coldstart plan`, fits this machine.
 Prints one JSON line: items and tokens per second with a new batch from host memory at every step and, as the ceiling,
-with one batch that stays on the device; MFU and HFU as the journal has them, against the data sheet's peak, and what
-large matrix products reach here beside it; peak memory, measured and planned.
+with one batch that stays on the device; MFU and HFU against the data sheet's peak, as in training, and against the
+measured speed of large matrix products; and the measured and the estimated peak memory.
 """
 
 import argparse
@@ -27,28 +27,36 @@ from coldstart.config.recipe import Coarse
 from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import count_parameters
 from coldstart.training.flops import FlopCounter
-from coldstart.training.plan import best, rows
 from coldstart.training.throughput import matmul_ceiling, peak_flops, wait
-from workloads.benchmarks.coarse.bare import SHAPES, TRAINED, Inputs, collate, footprint, make_encoder, make_rows
+from coldstart.training.zero_plan import best_plan, candidate_plans
+from workloads.benchmarks.coarse.random_encoders import (
+    SHAPES,
+    TRAINED,
+    Inputs,
+    collate,
+    estimate_memory,
+    make_encoder,
+    make_rows,
+)
 
-MOST_ITEMS = 256
-"""Of a micro-batch: more make no GPU busier."""
+MAX_ITEMS = 256
+"""Limit of a micro-batch; larger ones are not faster."""
 WARM_UP = 2
 STAGE = 2
-"""Of ZeRO; on one rank it shards nothing, but it holds least."""
+"""ZeRO stage; on one rank it partitions nothing, but stage 2 needs the least memory."""
 
 
-class Bare:
+class TorchEngine:
     """AdamW on float32 copies of the weights, for machines without DeepSpeed.
 
     Attributes:
-        module: What is trained.
+        module: The encoder.
     """
 
     def __init__(self, module: Encoder) -> None:
-        """Copies the weights that are trained."""
+        """Copies the trainable weights."""
         self.module = module
-        self._weights = [weight for _, weight in module.trainable()]
+        self._weights = [weight for _, weight in module.trainable_parameters()]
         self._masters = [weight.detach().float().clone() for weight in self._weights]
         self._optimizer = torch.optim.AdamW(self._masters, lr=1e-5, fused=self._weights[0].is_cuda)
 
@@ -57,11 +65,11 @@ class Bare:
         return self.module(inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds gradients."""
+        """Accumulates gradients."""
         loss.backward()
 
     def step(self) -> None:
-        """Clips, updates, and forgets the gradients."""
+        """Clips the gradients, updates the weights and clears the gradients."""
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         for master, weight in zip(self._masters, self._weights, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
@@ -72,9 +80,9 @@ class Bare:
 
 
 def make_engine(encoder: Encoder, *, dtype: str, micro_batch: int) -> Any:
-    """The engine that the coarse stage trains with where DeepSpeed is installed."""
+    """The engine of coarse alignment if DeepSpeed is installed, else `TorchEngine`."""
     if importlib.util.find_spec("deepspeed") is None:
-        return Bare(encoder)
+        return TorchEngine(encoder)
     from coldstart.training.deepspeed_engine import deepspeed_config, start_engine
 
     with socket.socket() as probe:
@@ -87,22 +95,22 @@ def make_engine(encoder: Encoder, *, dtype: str, micro_batch: int) -> Any:
 
 
 def measure(engine: Any, batches: list[Inputs], *, where: torch.device, steps: int) -> float:
-    """Seconds of a step: forward, InfoNCE, backward, clipping, AdamW. Batches are moved where they are not there."""
+    """Seconds of a step: forward, InfoNCE, backward, clipping, AdamW; includes moving batches to the device."""
     items = len(batches[0]["input_ids"])
-    draw = torch.Generator().manual_seed(0)
-    ids = F.normalize(torch.randn(items, engine.module.width, generator=draw), dim=1).to(where)
+    generator = torch.Generator().manual_seed(0)
+    ids = F.normalize(torch.randn(items, engine.module.width, generator=generator), dim=1).to(where)
     targets = Targets(ids, torch.arange(items, device=where), None)
     temperature = torch.tensor(0.07, device=where)
-    began = 0.0
+    start = 0.0
     for step in range(-WARM_UP, steps):
         if step == 0:
             wait(where)
-            began = time.perf_counter()
+            start = time.perf_counter()
         coarse, _ = engine(_on(batches[step % len(batches)], where))
         engine.backward(info_nce(coarse, targets, targets, temperature=temperature).mean())
         engine.step()
     wait(where)
-    return (time.perf_counter() - began) / steps
+    return (time.perf_counter() - start) / steps
 
 
 def _on(batch: Inputs, where: torch.device) -> Inputs:
@@ -110,15 +118,17 @@ def _on(batch: Inputs, where: torch.device) -> Inputs:
 
 
 def plan(arguments: argparse.Namespace, where: torch.device, item: dict[str, int]) -> tuple[int, float]:
-    """Items of a pass, and GiB that a step with them should take."""
-    kinds = {"train": arguments.train, "dtype": getattr(torch, arguments.dtype)}
-    size = footprint(arguments.model, checkpointing=arguments.checkpointing, **kinds, **item)
+    """Items of a micro-batch, and the estimated GiB of a step with them."""
+    options = {"train": arguments.train, "dtype": getattr(torch, arguments.dtype)}
+    size = estimate_memory(arguments.model, checkpointing=arguments.checkpointing, **options, **item)
     if arguments.micro_batch:
         return arguments.micro_batch, size.total(STAGE, 1, arguments.micro_batch) / 2**30
     memory = torch.cuda.mem_get_info()[0] if where.type == "cuda" else _free_memory()
-    choice = best([row for row in rows(size, ranks=1, share=MOST_ITEMS, memory=memory) if row.stage == STAGE])
+    choice = best_plan(
+        [row for row in candidate_plans(size, ranks=1, share=MAX_ITEMS, memory=memory) if row.stage == STAGE]
+    )
     if choice is None:
-        raise SystemExit(f"not one item fits {memory / 2**30:.1f} GiB: add --checkpointing, or --train adapters")
+        raise SystemExit(f"not one item fits into {memory / 2**30:.1f} GiB: add --checkpointing or --train adapters")
     return choice.micro_batch, choice.total / 2**30
 
 
@@ -127,20 +137,20 @@ def _free_memory() -> int:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures both ways and puts the figures together."""
+    """Runs both measurements and returns all results."""
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, arguments.dtype)
-    item = {"picture_size": arguments.picture_size, "text_tokens": arguments.text_tokens}
+    item = {"image_size": arguments.image_size, "text_tokens": arguments.text_tokens}
     micro_batch, planned = plan(arguments, where, item)
     torch.manual_seed(0)
     encoder = make_encoder(
         arguments.model, train=arguments.train, dtype=dtype, device=where.type, checkpointing=arguments.checkpointing
     )
     counter, counts = FlopCounter(encoder), count_parameters(encoder)
-    made = [make_rows(encoder, micro_batch, seed=seed, **item) for seed in range(2)]
-    lengths = np.full(micro_batch, made[0]["input_ids"].shape[1])
-    flops = counter.count(made[0], lengths, [np.arange(micro_batch)])
-    batches = [collate(one) for one in made]
+    rows = [make_rows(encoder, micro_batch, seed=seed, **item) for seed in range(2)]
+    lengths = np.full(micro_batch, rows[0]["input_ids"].shape[1])
+    flops = counter.count(rows[0], lengths, [np.arange(micro_batch)])
+    batches = [collate(one) for one in rows]
     engine = make_engine(encoder, dtype=arguments.dtype, micro_batch=micro_batch)
     if where.type == "cuda":
         batches = [{name: column.pin_memory() for name, column in batch.items()} for batch in batches]
@@ -152,7 +162,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": arguments.model,
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",
-        "engine": "deepspeed" if not isinstance(engine, Bare) else "torch",
+        "engine": "deepspeed" if not isinstance(engine, TorchEngine) else "torch",
         "trained_parameters": counts.trained,
         "frozen_parameters": counts.frozen,
         "micro_batch": micro_batch,
@@ -173,18 +183,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(given: list[str] | None = None) -> None:
-    """Runs as a program."""
+def main(argv: list[str] | None = None) -> None:
+    """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(SHAPES), default="qwen2.5-vl-3b")
     parser.add_argument("--train", choices=sorted(TRAINED), default="all")
     parser.add_argument("--micro-batch", type=int, help="default: the largest that fits")
-    parser.add_argument("--picture-size", type=int, default=448)
+    parser.add_argument("--image-size", type=int, default=448)
     parser.add_argument("--text-tokens", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    print(json.dumps(run(parser.parse_args(given))))
+    print(json.dumps(run(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Two hot paths of a finished run, each against a ceiling taken in the same minute on the same machine.
+"""Measures two hot paths of a finished run, and for each its upper bound in the same minute on the same machine.
 
-- coarse: items per second of the training step fed by Ray Data, against the same step on one frozen batch.
-- rank: median time of `POST /v1/rank` at one client, against the bare forward pass on the same request.
+- coarse: items per second of the training step with batches from Ray Data; bound: the same step on one fixed batch.
+- rank: median time of `POST /v1/rank` with one client; bound: the forward pass alone on the same request.
 
     make bench
 """
@@ -27,8 +27,9 @@ from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import Encoder
 from coldstart.rankers import load_ranker
-from workloads.console import CONSOLE
-from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from workloads.progress import CONSOLE
+from workloads.recipes import find_recipe
+from workloads.runner import ray_cluster, readable_errors, recipe_arguments
 from workloads.serve import serving
 
 _STEPS = 30
@@ -38,7 +39,7 @@ _HISTORY = 50
 
 
 def coarse_step(recipe: Recipe) -> tuple[float, float]:
-    """Items per second of one rank, fed by Ray Data and fed with one frozen batch."""
+    """Items per second of one rank, with batches from Ray Data and with one fixed batch."""
     dataset = Dataset.open(recipe.run_dir / "dataset")
     encoder = Encoder.load(recipe.run_dir / "encoder", "cpu").train()
     rows = load_ranker(recipe.run_dir / "ranker").id_rows()
@@ -57,11 +58,11 @@ def coarse_step(recipe: Recipe) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
 
-    frozen = next(stream)
-    step(frozen)
-    fed = _seconds(lambda: [step(next(stream)) for _ in range(_STEPS)])
-    still = _seconds(lambda: [step(frozen) for _ in range(_STEPS)])
-    return size * _STEPS / fed, size * _STEPS / still
+    fixed = next(stream)
+    step(fixed)
+    streamed_s = _seconds(lambda: [step(next(stream)) for _ in range(_STEPS)])
+    fixed_s = _seconds(lambda: [step(fixed) for _ in range(_STEPS)])
+    return size * _STEPS / streamed_s, size * _STEPS / fixed_s
 
 
 def rank_request_time(recipe: Recipe) -> tuple[float, float]:
@@ -84,44 +85,46 @@ def rank_request_time(recipe: Recipe) -> tuple[float, float]:
 
     @torch.inference_mode()
     def forward() -> None:
-        batch = rank_request(history, label, at, candidates, now, history=recipe.ranker.history)
+        batch = rank_request(history, label, at, candidates, now, history=recipe.ranker.max_history)
         torch.sigmoid(ranker(batch, ranker.id_slots(batch.target_idx)))
 
-    bare = statistics.median(_seconds(forward) for _ in range(_REQUESTS))
+    forward_s = statistics.median(_seconds(forward) for _ in range(_REQUESTS))
     with serving(recipe) as url, httpx.Client(base_url=url, timeout=60) as client:
 
-        def ask() -> None:
+        def send() -> None:
             client.post("/v1/rank", json=body).raise_for_status()
 
         for _ in range(20):
-            ask()
-        served = statistics.median(_seconds(ask) for _ in range(_REQUESTS))
-    return 1000 * served, 1000 * bare
+            send()
+        http_s = statistics.median(_seconds(send) for _ in range(_REQUESTS))
+    return 1000 * http_s, 1000 * forward_s
 
 
-def _seconds(act: Callable[[], Any]) -> float:
+def _seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
-    act()
+    work()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measures and prints a table to paste into RESULTS.md."""
+    """Measures and prints a table to paste into results/data.md."""
     arguments = recipe_arguments("benchmarks.hot_paths", __doc__).parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         read_artifact(recipe.run_dir / "adaptor", "adaptor")
         torch.set_num_threads(1)
         with ray_cluster(recipe, arguments.address):
-            fed, still = coarse_step(recipe)
-            served, bare = rank_request_time(recipe)
+            streamed, fixed = coarse_step(recipe)
+            http_ms, forward_ms = rank_request_time(recipe)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
     where = f"{platform.machine()}, commit {commit.stdout.decode().strip() or 'unknown'}"
-    table = Table("path", "measured", "ceiling", "ratio", title=f"{datetime.now(UTC):%Y-%m-%d}, {where}")
+    table = Table("path", "measured", "bound", "ratio", title=f"{datetime.now(UTC):%Y-%m-%d}, {where}")
     table.add_row(
-        "coarse step, items/s", f"{fed:.0f} fed by Ray Data", f"{still:.0f} frozen batch", f"{fed / still:.2f}"
+        "coarse step, items/s", f"{streamed:.0f} Ray Data", f"{fixed:.0f} fixed batch", f"{streamed / fixed:.2f}"
     )
-    table.add_row("rank, ms p50", f"{served:.1f} over HTTP", f"{bare:.1f} bare forward", f"{served / bare:.1f}")
+    table.add_row(
+        "rank, ms p50", f"{http_ms:.1f} over HTTP", f"{forward_ms:.1f} forward pass", f"{http_ms / forward_ms:.1f}"
+    )
     CONSOLE.print(table)
 
 

@@ -1,13 +1,12 @@
-"""Pre-trains a run's MLLM on its catalogue, by nothing but pictures and words, to see what that is worth.
+"""Pre-trains a run's MLLM on the images and texts of its catalog, to measure what that is worth.
 
-Two losses on items with train events: words are foretold from the picture and the words before them by the MLLM's own
-head, and what it makes of a picture alone finds what it makes of the words alone, among the batch's (InfoNCE in both
-directions). Cold items, clicks and ID rows are not looked at.
+Two losses on items with train events: next-token prediction of the text after the image, by the MLLM's own head, and
+InfoNCE in both directions between the image alone and the text alone. Cold items, clicks and ID rows are not used.
 
     python -m workloads.benchmarks.pretraining --recipe demo --out pretrained
     coldstart run ablate --recipe demo --set encoder.mllm=pretrained --seeds 1 --only fine
 
-The first needs a run whose tiny MLLM is there, that is one which has been through `align_coarse`.
+The first command needs a run with a tiny MLLM, that is after `align_coarse`.
 """
 
 import math
@@ -26,110 +25,111 @@ from coldstart.config import Recipe, load_recipe
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder
 from coldstart.encoders.prompt import Rows
-from workloads.console import CONSOLE
-from workloads.job import find_recipe, readable_errors, recipe_arguments
+from workloads.progress import CONSOLE
+from workloads.recipes import find_recipe
+from workloads.runner import readable_errors, recipe_arguments
 
 HELD_OUT = 0.1
 BATCH, RATE, DECAY, WARMUP, CLIP = 64, 1e-3, 0.1, 0.1, 1.0
 TEMPERATURE = 0.1
 WIDTH = 64
-"""Of the space in which pictures find words; its head is thrown away."""
-_PER_PASS = 512
+"""Width of the space of the contrastive loss; its head is discarded."""
+_MAX_EVALUATED = 512
 
 
-class Readings:
-    """Items as the MLLM is to read them: whole, and their words beside a blank picture.
+class PreparedItems:
+    """Prepared items, with their image and with a blank image.
 
     Args:
-        encoder: Prepares them.
-        dataset: Where they lie.
-        item_idx: Which.
+        encoder: Prepares the items.
+        dataset: Holds the items.
+        item_idx: Indices of the items.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, item_idx: NDArray[np.int64]) -> None:
         contents = dataset.contents(item_idx)
-        self.whole = encoder.prepare(contents)
-        self.words = encoder.prepare([replace(content, picture=None) for content in contents])
+        self.full = encoder.prepare(contents)
+        self.text_only = encoder.prepare([replace(content, image=None) for content in contents])
         self.count = len(item_idx)
 
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Rows, Rows]]:
-        """Full batches in a new order."""
+        """Full batches in random order."""
         for rows in rng.permutation(self.count)[: self.count // BATCH * BATCH].reshape(-1, BATCH):
-            yield _take(self.whole, rows), _take(self.words, rows)
+            yield _take(self.full, rows), _take(self.text_only, rows)
 
 
-def losses(encoder: Encoder, whole: Rows, words: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross entropy per word, InfoNCE of pictures and words, and the share of pictures that find their own words."""
+def losses(encoder: Encoder, full: Rows, text_only: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross entropy per token, InfoNCE of images and texts, and the share of images that rank their own text first."""
     prompt = encoder.prompt
-    inputs = encoder.inputs(whole, "cpu")
-    hidden = np.ones((len(whole["words"]), prompt.max_text_tokens), bool)
-    wordless = encoder.inputs(prompt.hide_words(whole, hidden), "cpu")["attention_mask"]
-    spoken = inputs["attention_mask"] - wordless
+    inputs = encoder.inputs(full, "cpu")
+    all_text = np.ones((len(full["num_text_tokens"]), prompt.max_text_tokens), bool)
+    without_text = encoder.inputs(prompt.mask_text_tokens(full, all_text), "cpu")["attention_mask"]
+    is_text = inputs["attention_mask"] - without_text
     states = encoder.mllm.model(**inputs, use_cache=False).last_hidden_state
-    # The embeddings, which the head shares, start large.
-    foretold = encoder.mllm.lm_head(states[:, :-1][spoken[:, 1:].bool()]) * encoder.hidden**-0.5
-    spelled = F.cross_entropy(foretold, inputs["input_ids"][spoken.bool()])
-    # No state knows of what comes behind it, so those before the first word have seen the picture alone.
-    before = wordless * (spoken.cumsum(1) == 0)
-    seen = encoder.projection((states * before.unsqueeze(-1)).sum(1) / before.sum(1, keepdim=True))
-    told, _ = encoder(encoder.inputs(words, "cpu"))
-    scores, own = seen @ told.T / TEMPERATURE, torch.arange(len(seen))
-    contrast = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
-    return spelled, contrast, (scores.argmax(1) == own).float().mean()
+    # The scale compensates for the large initial embeddings, which the head shares.
+    logits = encoder.mllm.lm_head(states[:, :-1][is_text[:, 1:].bool()]) * encoder.hidden**-0.5
+    language = F.cross_entropy(logits, inputs["input_ids"][is_text.bool()])
+    # Attention is causal, so the states before the first text token depend on the image alone.
+    before_text = without_text * (is_text.cumsum(1) == 0)
+    images = encoder.projection((states * before_text.unsqueeze(-1)).sum(1) / before_text.sum(1, keepdim=True))
+    texts, _ = encoder(encoder.inputs(text_only, "cpu"))
+    scores, own = images @ texts.T / TEMPERATURE, torch.arange(len(images))
+    contrastive = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+    return language, contrastive, (scores.argmax(1) == own).float().mean()
 
 
-def _take(rows: Rows, chosen: NDArray[np.int64]) -> Rows:
-    return {name: column[chosen] for name, column in rows.items()}
+def _take(rows: Rows, index: NDArray[np.int64]) -> Rows:
+    return {name: column[index] for name, column in rows.items()}
 
 
 @torch.no_grad()
-def measured(encoder: Encoder, kept: Readings) -> str:
-    """The same on items that are not trained on."""
+def evaluate(encoder: Encoder, held_out: PreparedItems) -> str:
+    """The losses on held-out items, as text."""
     encoder.eval()
-    rows = np.arange(min(kept.count, _PER_PASS))
-    spelled, contrast, found = losses(encoder, _take(kept.whole, rows), _take(kept.words, rows))
+    rows = np.arange(min(held_out.count, _MAX_EVALUATED))
+    language, contrastive, top_1 = losses(encoder, _take(held_out.full, rows), _take(held_out.text_only, rows))
     encoder.train()
     return (
-        f"perplexity {math.exp(spelled.item()):.1f}, contrast {contrast.item():.3f}, own words first of {len(rows)} "
-        f"{100 * found.item():.1f} %"
+        f"perplexity {math.exp(language.item()):.1f}, contrastive loss {contrastive.item():.3f}, own text first among "
+        f"{len(rows)}: {100 * top_1.item():.1f} %"
     )
 
 
 def pretrain(recipe: Recipe, out: Path, *, epochs: int) -> None:
-    """Writes a checkpoint directory that `encoder.mllm` can name."""
+    """Writes a checkpoint directory for `encoder.mllm`."""
     torch.set_num_threads(recipe.cluster.workers * recipe.cluster.threads_per_worker)
     dataset = Dataset.open(recipe.run_dir / "dataset")
     encoder = Encoder.create(
         str(recipe.run_dir / "mllm"), recipe.encoder, width=WIDTH, content=recipe.content, seed=recipe.seed
     ).train()
     rng = np.random.default_rng(recipe.seed)
-    known = rng.permutation(np.flatnonzero(dataset.train_counts))
-    held = int(HELD_OUT * len(known))
-    kept, taught = (Readings(encoder, dataset, part) for part in (known[:held], known[held:]))
-    steps = epochs * (taught.count // BATCH)
+    items = rng.permutation(np.flatnonzero(dataset.train_counts))
+    count = int(HELD_OUT * len(items))
+    held_out, train = (PreparedItems(encoder, dataset, part) for part in (items[:count], items[count:]))
+    steps = epochs * (train.count // BATCH)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=WARMUP, cycle_momentum=False)
-    CONSOLE.print(f"{taught.count:,} items, {kept.count:,} kept out: {measured(encoder, kept)}")
-    began = time.monotonic()
+    CONSOLE.print(f"{train.count:,} items, {held_out.count:,} held out: {evaluate(encoder, held_out)}")
+    start = time.monotonic()
     for epoch in range(epochs):
-        for whole, words in taught.batches(rng):
-            spelled, contrast, _ = losses(encoder, whole, words)
+        for full, text_only in train.batches(rng):
+            language, contrastive, _ = losses(encoder, full, text_only)
             optimizer.zero_grad()
-            (spelled + contrast).backward()
+            (language + contrastive).backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), CLIP)
             optimizer.step()
             schedule.step()
-        CONSOLE.print(f"epoch {epoch + 1}/{epochs}, {time.monotonic() - began:.0f} s: {measured(encoder, kept)}")
+        CONSOLE.print(f"epoch {epoch + 1}/{epochs}, {time.monotonic() - start:.0f} s: {evaluate(encoder, held_out)}")
     out.mkdir(parents=True, exist_ok=True)
     encoder.mllm.save_pretrained(out)
     encoder.prompt.processor.save_pretrained(out)
 
 
 def main() -> None:
-    """Pre-trains as a program."""
+    """Runs the pre-training from the command line."""
     parser = recipe_arguments("benchmarks.pretraining", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory for the checkpoint")
-    parser.add_argument("--epochs", type=int, default=4, help="over the catalogue (default: 4)")
+    parser.add_argument("--epochs", type=int, default=4, help="over the catalog (default: 4)")
     arguments = parser.parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)

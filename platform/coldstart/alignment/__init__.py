@@ -1,4 +1,4 @@
-"""Alignment: contrastive losses, layer groups, the adaptor that fits content into the item slot, the joint ranker."""
+"""Alignment of content with ID embeddings: contrastive loss, layer groups, adaptor, joint ranker."""
 
 from coldstart.alignment.adaptor import Adaptor, fine_proxies, load_adaptor, save_adaptor
 from coldstart.alignment.item_vectors import ContentVectors, ItemVectors, ProxyVectors

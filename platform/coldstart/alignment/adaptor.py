@@ -1,4 +1,4 @@
-"""The adaptor: from an item's coarse proxy and layer states to the fine proxy that fits the ranker's item slot.
+"""The adaptor: maps an item's coarse proxy and layer states to the fine proxy for the ranker's item slot.
 
 Legend: `d` ID width, `D` MLLM width, `G` layer groups.
 """
@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from coldstart.config import UserError
-from coldstart.config.recipe import AdaptorParts
+from coldstart.config.recipe import AdaptorAblation
 
-WEIGHTS, CARD = "weights.safetensors", "adaptor.json"
+WEIGHTS, CONFIG = "weights.safetensors", "adaptor.json"
 ITEMS_PER_PASS = 4096
-WHOLE = AdaptorParts()
-FIRST_STEP = 0.1
-"""How far from the mean row the first proxies lie, in typical distances of an ID row from it."""
+NO_ABLATION = AdaptorAblation()
+INIT_SCALE = 0.1
+"""Initial distance of proxies from the mean ID row, as a fraction of the mean distance of ID rows from it."""
 
 
 class Adaptor(nn.Module):
@@ -29,17 +29,17 @@ class Adaptor(nn.Module):
 
     `q = MLP([z_1 .. z_G])`, `r = sigmoid(W_g [p_c; q])`, `p_f = offset + scale * (W_c p_c + r * q)`.
 
-    The offset begins at the mean ID row and the scale small, so at first every item is scored as an unremarkable one
-    and the ranker stays calibrated; both are learned from clicks.
+    `init_near_mean` sets the offset to the mean ID row and the scale to a small value, so every item is scored like an
+    average one at first and the ranker stays calibrated. Clicks train both.
 
     Args:
         width: `d`.
         groups: `G`.
         state_width: `D`.
-        hidden: Units of the MLP, 0 for a linear map.
-        dropout: In the MLP.
-        parts: Which of the other parts there are. Without `coarse`, `W_c p_c` is left out; without `gate`, `r` is 1;
-            without `scale`, fine proxies have the length of ID rows.
+        mlp_units: Hidden units of the MLP; 0 for a linear map.
+        dropout: Dropout rate of the MLP.
+        ablate: Parts to leave out. `coarse` leaves out `W_c p_c`; `gate` sets `r` to 1; `scale` fixes the distance of
+            fine proxies from the offset to the mean distance of ID rows.
     """
 
     def __init__(
@@ -48,102 +48,101 @@ class Adaptor(nn.Module):
         groups: int,
         state_width: int,
         *,
-        hidden: int,
+        mlp_units: int,
         dropout: float,
-        parts: AdaptorParts = WHOLE,
+        ablate: AdaptorAblation = NO_ABLATION,
     ) -> None:
         super().__init__()
-        self.parts = parts
-        self.shape: dict[str, Any] = {
+        self.ablate = ablate
+        self.config: dict[str, Any] = {
             "width": width,
             "groups": groups,
             "state_width": state_width,
-            "hidden": hidden,
-            "parts": parts.model_dump(),
+            "mlp_units": mlp_units,
+            "ablate": ablate.model_dump(),
         }
         self.norms = nn.ModuleList(nn.LayerNorm(state_width) for _ in range(groups))
-        self.mlp = content_mlp(groups * state_width, hidden, width, dropout)
-        self.gate = nn.Linear(2 * width, width) if parts.gate else None
-        self.carry = nn.Linear(width, width, bias=False) if parts.coarse else None
-        if self.carry is not None:
-            nn.init.eye_(self.carry.weight)
-        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=parts.scale)
+        self.mlp = content_mlp(groups * state_width, mlp_units, width, dropout)
+        self.gate = nn.Linear(2 * width, width) if not ablate.gate else None
+        self.coarse_proj = nn.Linear(width, width, bias=False) if not ablate.coarse else None
+        if self.coarse_proj is not None:
+            nn.init.eye_(self.coarse_proj.weight)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=not ablate.scale)
         self.offset = nn.Parameter(torch.zeros(width))
 
     @torch.no_grad()
-    def start_at(self, rows: Tensor) -> None:
-        """Places the first proxies near the mean of ID rows `[n, d]`, scaled to their spread."""
-        mean, distance = place_of(rows)
+    def init_near_mean(self, rows: Tensor) -> None:
+        """Initializes offset and scale so that proxies start near the mean of ID rows `[n, d]`."""
+        mean, distance = row_statistics(rows)
         self.offset.copy_(mean)
-        self.log_scale.copy_((distance * (FIRST_STEP if self.parts.scale else 1)).log())
+        self.log_scale.copy_((distance * (1 if self.ablate.scale else INIT_SCALE)).log())
 
     def forward(self, coarse: Tensor, states: Tensor) -> Tensor:
         """Fine proxies `[..., d]` of coarse proxies `[..., d]` and layer states `[..., G, D]`."""
-        step = self.mlp(normalised(self.norms, states))
+        delta = self.mlp(normalize_groups(self.norms, states))
         if self.gate is not None:
-            step = torch.sigmoid(self.gate(torch.cat([coarse, step], dim=-1))) * step
-        if self.carry is not None:
-            step = self.carry(coarse) + step
-        if not self.parts.scale:
-            step = F.normalize(step, dim=-1)
-        fine: Tensor = self.offset + self.log_scale.exp() * step
+            delta = torch.sigmoid(self.gate(torch.cat([coarse, delta], dim=-1))) * delta
+        if self.coarse_proj is not None:
+            delta = self.coarse_proj(coarse) + delta
+        if self.ablate.scale:
+            delta = F.normalize(delta, dim=-1)
+        fine: Tensor = self.offset + self.log_scale.exp() * delta
         return fine
 
 
-def place_of(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `[d]` of ID rows `[n, d]`, and their typical distance from it."""
+def row_statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `[d]` of ID rows `[n, d]`, and their mean distance from it."""
     mean = rows.mean(0)
     return mean, (rows - mean).norm(dim=-1).mean().clamp(min=1e-3)
 
 
-def content_mlp(read: int, hidden: int, out: int, dropout: float) -> nn.Sequential:
-    """`[..., read]` to `[..., out]` with one hidden layer, or none."""
-    if not hidden:
-        return nn.Sequential(nn.Dropout(dropout), nn.Linear(read, out))
+def content_mlp(inputs: int, mlp_units: int, outputs: int, dropout: float) -> nn.Sequential:
+    """`[..., inputs]` to `[..., outputs]` with one hidden layer, or with none if `mlp_units` is 0."""
+    if not mlp_units:
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, outputs))
     return nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(read, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out)
+        nn.Dropout(dropout), nn.Linear(inputs, mlp_units), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_units, outputs)
     )
 
 
-def normalised(norms: Iterable[nn.Module], states: Tensor) -> Tensor:
-    """Layer states `[..., G, D]`, each group by its own norm, side by side: `[..., G D]`."""
+def normalize_groups(norms: Iterable[nn.Module], states: Tensor) -> Tensor:
+    """Layer states `[..., G, D]`, each group with its own norm, concatenated to `[..., G D]`."""
     return torch.cat([norm(states[..., group, :]) for group, norm in enumerate(norms)], dim=-1)
 
 
 @torch.no_grad()
 def fine_proxies(adaptor: Adaptor, coarse: Tensor, states: Tensor) -> Tensor:
-    """Fine proxies `[n, d]` of a whole catalogue, some items at a time."""
-    parts = zip(*(torch.split(each, ITEMS_PER_PASS) for each in (coarse, states)), strict=True)
-    return torch.cat([adaptor(*part) for part in parts])
+    """Fine proxies `[n, d]` of a whole catalog, in passes of `ITEMS_PER_PASS` items."""
+    passes = zip(*(torch.split(values, ITEMS_PER_PASS) for values in (coarse, states)), strict=True)
+    return torch.cat([adaptor(*inputs) for inputs in passes])
 
 
 def save_adaptor(adaptor: Adaptor, path: Path) -> None:
     """Writes an adaptor into an existing directory."""
-    (path / CARD).write_text(json.dumps(adaptor.shape, indent=2))
+    (path / CONFIG).write_text(json.dumps(adaptor.config, indent=2))
     save_file({name: value.contiguous().cpu() for name, value in adaptor.state_dict().items()}, path / WEIGHTS)
 
 
 def load_adaptor(path: Path) -> Adaptor:
-    """Reads an adaptor, in eval mode, from a directory that `save_adaptor` wrote.
+    """Loads an adaptor in eval mode from a directory that `save_adaptor` wrote.
 
     Raises:
-        UserError: files are missing or do not fit together.
+        UserError: a file is missing, or the files do not match each other.
     """
-    if not (path / CARD).is_file() or not (path / WEIGHTS).is_file():
-        raise UserError(f"no adaptor at {path}: {CARD} or {WEIGHTS} is missing; run the align_fine stage first")
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+        raise UserError(f"no adaptor at {path}: {CONFIG} or {WEIGHTS} is missing; run the align_fine stage first")
     try:
-        shape = json.loads((path / CARD).read_text())
+        config = json.loads((path / CONFIG).read_text())
         adaptor = Adaptor(
-            shape["width"],
-            shape["groups"],
-            shape["state_width"],
-            hidden=shape["hidden"],
+            config["width"],
+            config["groups"],
+            config["state_width"],
+            mlp_units=config["mlp_units"],
             dropout=0.0,
-            # Adaptors of earlier releases are whole and do not say so.
-            parts=AdaptorParts.model_validate(shape.get("parts", {})),
+            ablate=AdaptorAblation.model_validate(config["ablate"]),
         )
         adaptor.load_state_dict(load_file(path / WEIGHTS))
     except (KeyError, TypeError, ValidationError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{path} does not hold a whole adaptor ({first}); train it anew") from error
+        raise UserError(f"{path} does not hold a complete adaptor ({first}); run the align_fine stage again") from error
     return adaptor.eval()

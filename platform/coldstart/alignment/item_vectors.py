@@ -1,7 +1,7 @@
-"""What a joint ranker is given of an item beside its ID: proxies, or content as rankers have always been given it.
+"""Item vectors of a joint ranker besides the ID: proxies, or plain content vectors as a baseline.
 
-The second is the opponent of the first: vectors learned by clicks from the same layer states, in no ID space, of the
-same number and with at least as many parameters, so that what lies between the two is the alignment and nothing else.
+Content vectors are trained by clicks from the same layer states, without alignment to the ID space. There are as many
+of them as proxies, with at least as many parameters, so the difference between the two measures the alignment alone.
 
 Legend: `d` ID width, `D` MLLM width, `G` layer groups, `K` vectors of an item.
 """
@@ -12,26 +12,26 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from coldstart.alignment.adaptor import FIRST_STEP, Adaptor, content_mlp, normalised, place_of
-from coldstart.config.recipe import AdaptorParts
+from coldstart.alignment.adaptor import INIT_SCALE, Adaptor, content_mlp, normalize_groups, row_statistics
+from coldstart.config.recipe import AdaptorAblation
 
 
 class ItemVectors(nn.Module, ABC):
-    """Coarse proxy and layer states to `K` vectors of the width of an ID row.
+    """Maps coarse proxy and layer states to `K` vectors of the width of an ID row.
 
     Attributes:
-        shape: What it is made again from.
+        config: Constructor arguments, saved with the weights.
         count: `K`.
         width: `d`.
     """
 
-    shape: dict[str, Any]
+    config: dict[str, Any]
     count: int
     width: int
 
     @abstractmethod
-    def start_at(self, rows: Tensor) -> None:
-        """Places the first vectors where ID rows `[n, d]` are, which is what reads them knows."""
+    def init_near_mean(self, rows: Tensor) -> None:
+        """Initializes the vectors in the range of ID rows `[n, d]`, which the ranker was trained on."""
 
     @abstractmethod
     def forward(self, coarse: Tensor, states: Tensor) -> Tensor:
@@ -39,10 +39,10 @@ class ItemVectors(nn.Module, ABC):
 
 
 class ProxyVectors(ItemVectors):
-    """The coarse proxy, at the length of ID rows, and the fine one.
+    """The coarse proxy, scaled to the length of ID rows, and the fine proxy.
 
     Args:
-        adaptor: Makes the fine proxy.
+        adaptor: Computes the fine proxy.
     """
 
     count = 2
@@ -50,13 +50,13 @@ class ProxyVectors(ItemVectors):
     def __init__(self, adaptor: Adaptor) -> None:
         super().__init__()
         self.adaptor = adaptor
-        self.shape, self.width = adaptor.shape, adaptor.shape["width"]
+        self.config, self.width = adaptor.config, adaptor.config["width"]
         self.log_length = nn.Parameter(torch.zeros(()))
 
     @torch.no_grad()
-    def start_at(self, rows: Tensor) -> None:
-        """The fine proxies near the mean row, the coarse ones as long as rows are."""
-        self.adaptor.start_at(rows)
+    def init_near_mean(self, rows: Tensor) -> None:
+        """Fine proxies start near the mean row, coarse ones with the mean length of ID rows."""
+        self.adaptor.init_near_mean(rows)
         self.log_length.copy_(rows.norm(dim=-1).mean().clamp(min=1e-3).log())
 
     def forward(self, coarse: Tensor, states: Tensor) -> Tensor:
@@ -65,64 +65,66 @@ class ProxyVectors(ItemVectors):
 
 
 class ContentVectors(ItemVectors):
-    """An MLP of the layer states.
+    """Output of an MLP over the layer states.
 
     Args:
         width: `d`.
         groups: `G`.
         state_width: `D`.
         count: `K`.
-        hidden: Units of the MLP.
-        dropout: In the MLP.
+        mlp_units: Hidden units of the MLP.
+        dropout: Dropout rate of the MLP.
     """
 
-    def __init__(self, width: int, groups: int, state_width: int, *, count: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, groups: int, state_width: int, *, count: int, mlp_units: int, dropout: float
+    ) -> None:
         super().__init__()
         self.count, self.width = count, width
-        self.shape = {
+        self.config = {
             "width": width,
             "groups": groups,
             "state_width": state_width,
             "count": count,
-            "hidden": hidden,
+            "mlp_units": mlp_units,
         }
         self.norms = nn.ModuleList(nn.LayerNorm(state_width) for _ in range(groups))
-        self.mlp = content_mlp(groups * state_width, hidden, count * width, dropout)
+        self.mlp = content_mlp(groups * state_width, mlp_units, count * width, dropout)
         self.offset = nn.Parameter(torch.zeros(width))
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     @classmethod
-    def matching(cls, proxies: ProxyVectors, *, dropout: float) -> Self:
-        """With as many units as it takes to have at least the parameters of the proxies."""
-        width, groups, state_width = (proxies.shape[name] for name in ("width", "groups", "state_width"))
-        wanted, out = parameters(proxies), proxies.count * width
-        fixed = 2 * groups * state_width + out + width + 1
-        hidden = -(-(wanted - fixed) // (groups * state_width + 1 + out))
-        return cls(width, groups, state_width, count=proxies.count, hidden=max(hidden, 1), dropout=dropout)
+    def with_param_budget(cls, proxies: ProxyVectors, *, dropout: float) -> Self:
+        """Chooses the smallest MLP that has at least as many parameters as the proxies."""
+        width, groups, state_width = (proxies.config[name] for name in ("width", "groups", "state_width"))
+        budget, outputs = num_trainable(proxies), proxies.count * width
+        fixed = 2 * groups * state_width + outputs + width + 1
+        mlp_units = -(-(budget - fixed) // (groups * state_width + 1 + outputs))
+        return cls(width, groups, state_width, count=proxies.count, mlp_units=max(mlp_units, 1), dropout=dropout)
 
     @torch.no_grad()
-    def start_at(self, rows: Tensor) -> None:
-        """Near the mean row, as fine proxies are."""
-        mean, distance = place_of(rows)
+    def init_near_mean(self, rows: Tensor) -> None:
+        """Vectors start near the mean row, like fine proxies."""
+        mean, distance = row_statistics(rows)
         self.offset.copy_(mean)
-        self.log_scale.copy_((distance * FIRST_STEP).log())
+        self.log_scale.copy_((distance * INIT_SCALE).log())
 
     def forward(self, coarse: Tensor, states: Tensor) -> Tensor:
-        """`[..., K, d]`; the coarse proxies are not read."""
-        flat = self.mlp(normalised(self.norms, states))
+        """`[..., K, d]`; ignores the coarse proxies."""
+        flat = self.mlp(normalize_groups(self.norms, states))
         vectors: Tensor = self.offset + self.log_scale.exp() * flat.unflatten(-1, (self.count, self.width))
         return vectors
 
 
-def parameters(module: nn.Module) -> int:
-    """How many numbers of a module are trained."""
+def num_trainable(module: nn.Module) -> int:
+    """Number of trainable parameters of a module."""
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
-def make_vectors(kind: str, shape: dict[str, Any], *, dropout: float = 0.0) -> ItemVectors:
-    """The vectors of a kind (`proxies`, `content`) and shape."""
+def make_vectors(kind: str, config: dict[str, Any], *, dropout: float = 0.0) -> ItemVectors:
+    """Creates vectors of a kind (`proxies` or `content`) from their config."""
     if kind == "content":
-        return ContentVectors(**shape, dropout=dropout)
-    sizes = {name: value for name, value in shape.items() if name != "parts"}
-    parts = AdaptorParts.model_validate(shape["parts"])
-    return ProxyVectors(Adaptor(**sizes, dropout=dropout, parts=parts))
+        return ContentVectors(**config, dropout=dropout)
+    sizes = {name: value for name, value in config.items() if name != "ablate"}
+    ablate = AdaptorAblation.model_validate(config["ablate"])
+    return ProxyVectors(Adaptor(**sizes, dropout=dropout, ablate=ablate))

@@ -1,6 +1,6 @@
-"""The joint ranker: an item's ID row and what content says of it side by side in one click model (IDProxy, stage 2).
+"""The joint ranker: one click model over an item's ID row and its content vectors (IDProxy, stage 2).
 
-Legend: `B` rows, `T` targets, `d` ID width, `K` vectors of an item beside its ID, `w` what a ranker's MLP reads, `V`
+Legend: `B` rows, `T` targets, `d` ID width, `K` vectors of an item besides its ID, `w` inputs of a ranker's MLP, `V`
 vocabulary, `G` layer groups, `D` MLLM width.
 """
 
@@ -17,166 +17,174 @@ from torch import Tensor, nn
 from coldstart.alignment.item_vectors import ContentVectors, ItemVectors, make_vectors
 from coldstart.config import UserError
 from coldstart.data.batches import RankBatch
-from coldstart.data.features import Coded
-from coldstart.rankers.interface import Ranker, ReadingRanker
+from coldstart.data.features import EncodedFeatures
+from coldstart.rankers.interface import InteractionRanker, Ranker
 from coldstart.rankers.mlp import mlp
 from coldstart.rankers.storage import load_ranker, save_ranker
 
-WEIGHTS, CARD, RANKER = "weights.safetensors", "joint.json", "ranker"
+WEIGHTS, CONFIG, RANKER = "weights.safetensors", "joint.json", "ranker"
 ITEMS_PER_PASS = 4096
-PLENTY = 100.0
-"""Train events of an item that count as evidence 1."""
+FULL_EVIDENCE_EVENTS = 100.0
+"""Train events of an item at which its evidence is 1."""
 
 
 class JointRanker(nn.Module):
-    """A trained ranker, taken further with more slots than the ID's.
+    """A trained ranker, extended by more slots than the one of the ID and trained further.
 
-    With `reuse` every vector stands in the item slot in turn, and the ranker's own attention and crossing read it like
-    an ID row; what all of them read goes into a wider MLP, and the logits that need no MLP are averaged, with weights
-    that are learned as functions of how much is known of the ID. Without `reuse` the vectors are plain features of the
-    MLP. Either way it starts as the ranker it was made from, the new inputs of the MLP at zero.
+    With `structure_reuse`, each vector takes the item slot in turn, and the ranker's own attention and cross network
+    process it like an ID row. Their outputs are the input of a wider MLP. The logits that bypass the MLP are averaged
+    with learned weights that depend on the evidence for the ID. Without `structure_reuse`, the vectors are plain inputs
+    of the MLP. In both cases the model starts as the original ranker: the MLP's weights of the new inputs are zero.
 
-    A *joint slot* is what it takes of an item: `[id | vectors | evidence]`, `(K + 1) d + 1` numbers. Histories keep
+    A *joint slot* is its input for one item: `[id | vectors | evidence]`, `(K + 1) d + 1` numbers. Histories keep
     their ID rows.
 
     Args:
-        ranker: Taken over and changed.
-        vectors: What content says of an item.
+        ranker: The trained ranker; it is modified in place.
+        vectors: Computes the content vectors of an item.
         events: [V] train events of each item.
-        reuse: Whether the vectors go through attention and crossing.
+        structure_reuse: Whether the vectors go through attention and cross network.
     """
 
     events: Tensor
 
-    def __init__(self, ranker: ReadingRanker, vectors: ItemVectors, events: Tensor, *, reuse: bool) -> None:
+    def __init__(
+        self, ranker: InteractionRanker, vectors: ItemVectors, events: Tensor, *, structure_reuse: bool
+    ) -> None:
         super().__init__()
         self.ranker = ranker.requires_grad_(True)
         self.vectors = vectors
-        self.reuse = reuse
+        self.structure_reuse = structure_reuse
         self.register_buffer("events", events.float())
-        read, width = _inputs(ranker.mlp), ranker.width
-        wider = vectors.count * (read if reuse else width) + 1
-        self.mlp = mlp(read + wider, ranker.settings.hidden, ranker.settings.dropout)
-        _start_as(self.mlp, ranker.mlp)
+        inputs, width = _input_size(ranker.mlp), ranker.embedding_dim
+        added = vectors.count * (inputs if structure_reuse else width) + 1
+        self.mlp = mlp(inputs + added, ranker.settings.mlp_units, ranker.settings.dropout)
+        _copy_into_wider(self.mlp, ranker.mlp)
         ranker.mlp.requires_grad_(False)
-        others = vectors.count if reuse else 0
-        self.weight = nn.Parameter(torch.tensor([-2.0, *[0.0] * others]))
-        self.weight_known = nn.Parameter(torch.tensor([8.0, *[0.0] * others]))
+        added_slots = vectors.count if structure_reuse else 0
+        self.weight = nn.Parameter(torch.tensor([-2.0, *[0.0] * added_slots]))
+        self.weight_by_evidence = nn.Parameter(torch.tensor([8.0, *[0.0] * added_slots]))
 
     @property
     def history(self) -> int:
-        """Longest history a target sees, in events."""
-        return self.ranker.history
+        """Longest history of a target, in events."""
+        return self.ranker.max_history
 
     @property
     def slot_width(self) -> int:
-        """Of a joint slot."""
-        return (self.vectors.count + 1) * self.ranker.width + 1
+        """Width of a joint slot."""
+        return (self.vectors.count + 1) * self.ranker.embedding_dim + 1
 
     def slots(self, item_idx: Tensor, vectors: Tensor) -> Tensor:
-        """Joint slots `[..., (K + 1) d + 1]` of items `[...]`, 0 where the ID is hidden, and vectors `[..., K, d]`."""
-        shown = self.ranker.resolve(item_idx)
-        evidence = torch.log1p(self.events[shown]) / math.log1p(PLENTY)
-        known = evidence * (shown > 0)
-        return torch.cat([self.ranker.id_slots(item_idx), vectors.flatten(-2), known.unsqueeze(-1)], dim=-1)
+        """Joint slots `[..., (K + 1) d + 1]` of items `[...]` (0 for a hidden ID) and vectors `[..., K, d]`."""
+        resolved = self.ranker.resolve(item_idx)
+        evidence = torch.log1p(self.events[resolved]) / math.log1p(FULL_EVIDENCE_EVENTS)
+        evidence = evidence * (resolved > 0)
+        return torch.cat([self.ranker.id_slots(item_idx), vectors.flatten(-2), evidence.unsqueeze(-1)], dim=-1)
 
     @torch.inference_mode()
-    def table(self, coarse: Tensor, states: Tensor, *, known: bool = True) -> Tensor:
-        """The joint slot of every item, `[V, ...]`; unless their IDs are `known`, as if they had none.
+    def table(self, coarse: Tensor, states: Tensor, *, id_visible: bool = True) -> Tensor:
+        """Joint slots `[V, ...]` of all items; without `id_visible`, as if no item had an ID row.
 
         Args:
             coarse: [V, d] coarse proxies.
             states: [V, G, D] layer states.
-            known: Whether IDs are shown.
+            id_visible: Whether items keep their IDs.
         """
-        parts = torch.split(torch.arange(len(coarse)), ITEMS_PER_PASS)
-        return torch.cat([self.slots(part * known, self.vectors(coarse[part], states[part])) for part in parts])
+        passes = torch.split(torch.arange(len(coarse)), ITEMS_PER_PASS)
+        return torch.cat(
+            [self.slots(items * id_visible, self.vectors(coarse[items], states[items])) for items in passes]
+        )
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` of joint slots `[B, T, (K + 1) d + 1]`."""
-        width, many = self.ranker.width, self.vectors.count
-        ids, flat, known = torch.split(slots, [width, many * width, 1], dim=-1)
-        if not self.reuse:
-            logits, read = self.ranker.read(batch, ids)
-            parts = torch.cat([read, flat, known], dim=-1)
+        width, count = self.ranker.embedding_dim, self.vectors.count
+        ids, vectors, evidence = torch.split(slots, [width, count * width, 1], dim=-1)
+        if not self.structure_reuse:
+            logits, interactions = self.ranker.interact(batch, ids)
+            inputs = torch.cat([interactions, vectors, evidence], dim=-1)
         else:
             rows, targets = batch.target_idx.shape
-            every = torch.cat([ids, *torch.split(flat, width, dim=-1)], dim=1)
-            each, reads = self.ranker.read(_repeated(batch, many + 1), every)
-            share = torch.softmax(self.weight + known * self.weight_known, dim=-1)
-            logits = (each.view(rows, many + 1, targets).movedim(1, -1) * share).sum(-1)
-            parts = torch.cat([*reads.view(rows, many + 1, targets, -1).unbind(1), known], dim=-1)
-        out: Tensor = logits + self.mlp(parts).squeeze(-1)
+            all_slots = torch.cat([ids, *torch.split(vectors, width, dim=-1)], dim=1)
+            slot_logits, interactions = self.ranker.interact(_repeated(batch, count + 1), all_slots)
+            weights = torch.softmax(self.weight + evidence * self.weight_by_evidence, dim=-1)
+            logits = (slot_logits.view(rows, count + 1, targets).movedim(1, -1) * weights).sum(-1)
+            inputs = torch.cat([*interactions.view(rows, count + 1, targets, -1).unbind(1), evidence], dim=-1)
+        out: Tensor = logits + self.mlp(inputs).squeeze(-1)
         return out
 
 
-def check_joint(ranker: Ranker) -> ReadingRanker:
-    """The ranker, if it can be taken further.
+def check_supports_joint(ranker: Ranker) -> InteractionRanker:
+    """Returns the ranker if a joint ranker can be built from it.
 
     Raises:
-        UserError: it is not in two parts.
+        UserError: it is not an `InteractionRanker`.
     """
-    if isinstance(ranker, ReadingRanker):
+    if isinstance(ranker, InteractionRanker):
         return ranker
     raise UserError(
-        f"fine.mode joint needs a ranker in two parts, of which the first can read several slots, and "
-        f"{ranker.settings.kind} is none: derive it from coldstart.rankers.ReadingRanker (`read` and `mlp`), or set "
-        "fine.mode: frozen"
+        f"fine.mode joint needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
+        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or set fine.mode: frozen"
     )
 
 
-def save_joint(joint: JointRanker, path: Path, item_ids: Sequence[str], item_features: Coded | None = None) -> None:
-    """Writes a joint ranker into an existing directory: its ranker as such, and the rest beside it.
+def save_joint(
+    joint: JointRanker, path: Path, item_ids: Sequence[str], item_features: EncodedFeatures | None = None
+) -> None:
+    """Writes a joint ranker into an existing directory: its ranker in a subdirectory, the rest in own files.
 
     Args:
-        joint: To be written.
+        joint: The joint ranker to save.
         path: Existing directory.
-        item_ids: [V - 1] the catalogue's ids; the first is item 1.
-        item_features: [V] the catalogue's encoded features, if the ranker reads any.
+        item_ids: [V - 1] the catalog's ids; the first is item 1.
+        item_features: [V] the catalog's encoded features, if the ranker reads any.
     """
     (path / RANKER).mkdir()
     save_ranker(joint.ranker, path / RANKER, item_ids, item_features)
     kind = "content" if isinstance(joint.vectors, ContentVectors) else "proxies"
-    card = {"vectors": kind, "shape": joint.vectors.shape, "reuse": joint.reuse}
-    (path / CARD).write_text(json.dumps(card, indent=2))
-    own = {name: value for name, value in joint.state_dict().items() if not name.startswith("ranker.")}
-    save_file({name: value.contiguous().cpu() for name, value in own.items()}, path / WEIGHTS)
+    config = {"vectors": kind, "config": joint.vectors.config, "structure_reuse": joint.structure_reuse}
+    (path / CONFIG).write_text(json.dumps(config, indent=2))
+    state = {name: value for name, value in joint.state_dict().items() if not name.startswith("ranker.")}
+    save_file({name: value.contiguous().cpu() for name, value in state.items()}, path / WEIGHTS)
 
 
 def load_joint(path: Path) -> JointRanker:
-    """Reads a joint ranker, in eval mode, from a directory that `save_joint` wrote.
+    """Loads a joint ranker in eval mode from a directory that `save_joint` wrote.
 
     Raises:
-        UserError: files are missing or do not fit together.
+        UserError: a file is missing, or the files do not match each other.
     """
-    if not (path / CARD).is_file() or not (path / WEIGHTS).is_file():
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise UserError(
-            f"no joint ranker at {path}: {CARD} or {WEIGHTS} is missing; run the align_fine stage with fine.mode joint"
+            f"no joint ranker at {path}: {CONFIG} or {WEIGHTS} is missing; run the align_fine stage with "
+            "fine.mode joint"
         )
-    ranker = check_joint(load_ranker(path / RANKER))
+    ranker = check_supports_joint(load_ranker(path / RANKER))
     try:
-        card = json.loads((path / CARD).read_text())
-        vectors = make_vectors(card["vectors"], card["shape"])
-        joint = JointRanker(ranker, vectors, torch.zeros(ranker.vocabulary), reuse=card["reuse"])
+        config = json.loads((path / CONFIG).read_text())
+        vectors = make_vectors(config["vectors"], config["config"])
+        joint = JointRanker(ranker, vectors, torch.zeros(ranker.vocab_size), structure_reuse=config["structure_reuse"])
         found = joint.load_state_dict(load_file(path / WEIGHTS), strict=False)
         missing = [name for name in found.missing_keys if not name.startswith("ranker.")]
         if missing or found.unexpected_keys:
             raise KeyError(*missing, *found.unexpected_keys)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{path} does not hold a whole joint ranker ({first}); train it anew") from error
+        raise UserError(
+            f"{path} does not hold a complete joint ranker ({first}); run the align_fine stage again"
+        ) from error
     return joint.eval()
 
 
-def _inputs(layers: nn.Sequential) -> int:
+def _input_size(layers: nn.Sequential) -> int:
     first = layers[0]
     assert isinstance(first, nn.Linear)
     return first.in_features
 
 
 @torch.no_grad()
-def _start_as(wider: nn.Sequential, trained: nn.Sequential) -> None:
-    """Gives an MLP the weights of a narrower one, and zeros for the inputs which that does not have."""
+def _copy_into_wider(wider: nn.Sequential, trained: nn.Sequential) -> None:
+    """Copies the weights of an MLP into one with more inputs; weights of the added inputs become zero."""
     for new, old in zip(wider, trained, strict=True):
         if isinstance(new, nn.Linear) and isinstance(old, nn.Linear):
             new.weight.zero_()
@@ -185,6 +193,6 @@ def _start_as(wider: nn.Sequential, trained: nn.Sequential) -> None:
 
 
 def _repeated(batch: RankBatch, times: int) -> RankBatch:
-    """The batch with its targets so many times behind each other: `[B, times T]`."""
-    names = ("target_idx", "target_time", "visible", "label", "weight", "row", "categorical", "numeric")
+    """The batch with its targets repeated: `[B, times T]`."""
+    names = ("target_idx", "target_time", "history_mask", "label", "weight", "event_index", "categorical", "numeric")
     return replace(batch, **{name: torch.cat([getattr(batch, name)] * times, dim=1) for name in names})

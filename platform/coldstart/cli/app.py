@@ -1,4 +1,8 @@
-"""What all verbs share: the app, its options, and how a mistake is told; exit code 2 is one the user can mend."""
+"""What all verbs share: the app, its common options, and how errors are printed.
+
+Verbs import the libraries they need inside their functions, after the recipe is checked: help texts and recipe errors
+must answer without loading PyTorch or Ray.
+"""
 
 import sys
 from typing import Annotated
@@ -7,7 +11,7 @@ import typer
 from rich.console import Console
 
 from coldstart.config import Recipe, UserError, load_recipe
-from coldstart.config.permission import permit
+from coldstart.config.import_allowlist import allow_import
 
 app = typer.Typer(
     name="coldstart",
@@ -17,16 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="Shipped recipe name or YAML file.")]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="Name of a shipped recipe, or a YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="SECTION.FIELD=VALUE", help="Override a setting; repeatable.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OUT = Console(highlight=False)
 
 
 def main() -> None:
-    """Entry point of the `coldstart` command."""
+    """Entry point of the `coldstart` command. A `UserError` is printed without a traceback; the exit code is 2."""
     try:
         app()
     except UserError as error:
@@ -35,9 +39,13 @@ def main() -> None:
 
 
 def load(name: str, overrides: list[str] | None) -> Recipe:
-    """The recipe given by shipped name or by file, with overrides."""
-    from workloads.job import find_recipe
+    """Loads a shipped recipe or a recipe file, with overrides, and allows the import of its ranker class.
+
+    Raises:
+        UserError: the recipe does not exist, or a setting is invalid.
+    """
+    from workloads.recipes import find_recipe
 
     recipe = load_recipe(find_recipe(name), overrides or ())
-    permit(recipe.ranker.kind)
+    allow_import(recipe.ranker.kind)
     return recipe

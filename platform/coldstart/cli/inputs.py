@@ -1,4 +1,4 @@
-"""Verbs that make something to start from: a catalogue, an MLLM."""
+"""Verbs that create inputs: a synthetic catalog, a tiny MLLM."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,32 +8,32 @@ import typer
 from coldstart.cli.app import OUT, app
 
 
-@app.command(epilog="Example: coldstart generate catalogue --items 2000 --users 1000 --events 100000")
+@app.command(epilog="Example: coldstart generate catalog --items 2000 --users 1000 --events 100000")
 def generate(
-    out: Annotated[Path, typer.Argument(help="Directory to write items.parquet, events.parquet and truth.json into.")],
+    out: Annotated[Path, typer.Argument(help="Output directory for items.parquet, events.parquet and truth.json.")],
     items: Annotated[int, typer.Option(min=1)] = 4000,
     users: Annotated[int, typer.Option(min=1)] = 2000,
     events: Annotated[int, typer.Option(min=1)] = 400_000,
     seed: Annotated[int, typer.Option(min=0)] = 17,
 ) -> None:
-    """Draw the embedded default catalogue: a simulated content platform whose click probabilities are known."""
+    """Generate a synthetic catalog with users and events, whose true click probabilities are known."""
     from coldstart.config.recipe import Generated
-    from coldstart.data.generator import generate as draw
+    from coldstart.data.synthetic import generate as write_catalog
 
-    draw(Generated(items=items, users=users, events=events), seed, out)
+    write_catalog(Generated(items=items, users=users, events=events), seed, out)
     OUT.print(f"{items} items and {events} events in {out}")
 
 
-@app.command("make-mllm", epilog="Example: coldstart make-mllm runs/tiny --dataset runs/demo/dataset")
-def make_mllm(
-    out: Annotated[Path, typer.Argument(help="Checkpoint directory to write.")],
-    dataset: Annotated[Path, typer.Option(help="Prepared dataset whose words the tokenizer learns.")],
-    picture_size: Annotated[int, typer.Option(min=16)] = 64,
+@app.command("create-tiny-mllm", epilog="Example: coldstart create-tiny-mllm runs/tiny --dataset runs/demo/dataset")
+def create_tiny_mllm(
+    out: Annotated[Path, typer.Argument(help="Output directory of the checkpoint.")],
+    dataset: Annotated[Path, typer.Option(help="Prepared dataset; the tokenizer is trained on its titles and texts.")],
+    image_size: Annotated[int, typer.Option(min=16, help="Pixels per side.")] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 17,
 ) -> None:
-    """Make the tiny offline MLLM: an ordinary checkpoint of about a million random parameters."""
+    """Create the tiny offline MLLM: an ordinary checkpoint with about a million random parameters."""
     from coldstart.data.dataset import Dataset
-    from coldstart.encoders.tiny import make_mllm as make
+    from coldstart.encoders.tiny import create_tiny_mllm as write_checkpoint
 
-    make(out, Dataset.open(dataset).texts(), picture_size=picture_size, seed=seed)
+    write_checkpoint(out, Dataset.open(dataset).texts(), image_size=image_size, seed=seed)
     OUT.print(f"checkpoint at {out}")

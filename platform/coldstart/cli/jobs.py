@@ -13,6 +13,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from coldstart.config import Recipe, UserError, dump_recipe
+from coldstart.ray_compat.core import JOB_LOGGERS
 
 _AGENT_SECONDS = 60.0
 _LAST_LINES = 20
@@ -42,13 +43,13 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     file = recipe.run_dir / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
-    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+    for logger in JOB_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
         # A checkout travels with the job; an installed wheel is expected on the cluster already.
-        environment = {"working_dir": os.getcwd()} if Path("workloads/job.py").is_file() else {}
+        environment = {"working_dir": os.getcwd()} if Path("workloads/runner.py").is_file() else {}
         job_id = _submit(client, shlex.join(command), environment)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -59,7 +60,7 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     if wait:
         asyncio.run(_follow(client, job_id, quiet))
     status: JobStatus = client.get_job_status(job_id)
-    outcome = {"job_id": job_id, "status": status.value}
+    outcome: dict[str, Any] = {"job_id": job_id, "status": status.value}
     if status == JobStatus.FAILED:
         outcome["message"] = client.get_job_info(job_id).message
         outcome["last_lines"] = client.get_job_logs(job_id).splitlines()[-_LAST_LINES:]
@@ -81,11 +82,13 @@ def _submit(client: JobSubmissionClient, command: str, environment: dict[str, An
 def _absolute(recipe: Recipe) -> Recipe:
     files = recipe.data.files.model_copy(update={"root": recipe.data.files.root.absolute()})
     local_mllm = Path(recipe.encoder.mllm)
+    own = recipe.ranker.pretrained
+    pretrained = own.model_copy(update={name: path.absolute() for name, path in own if path})
     mllm = str(local_mllm.absolute()) if local_mllm.is_dir() else recipe.encoder.mllm
     return recipe.model_copy(
         update={
             "paths": recipe.paths.model_copy(update={"runs": recipe.paths.runs.absolute()}),
-            "bring": recipe.bring.model_copy(update={name: path.absolute() for name, path in recipe.bring if path}),
+            "ranker": recipe.ranker.model_copy(update={"pretrained": pretrained}),
             "data": recipe.data.model_copy(update={"files": files}),
             "encoder": recipe.encoder.model_copy(update={"mllm": mllm}),
         }

@@ -1,6 +1,5 @@
-"""Verbs about registered models: what there is, where it comes from, and what stands."""
+"""Commands for registered models: list and trace versions, promote, roll back, show the history, delete."""
 
-import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,39 +7,29 @@ import typer
 from rich.table import Column, Table
 from rich.tree import Tree
 
-from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
-from coldstart.config import Recipe
+from coldstart.cli.app import OUT
+from coldstart.cli.project import Project, project_command
 
 if TYPE_CHECKING:
-    from coldstart.registry import Registry
-    from coldstart.registry.ledger import Record
+    from coldstart.registry.promotion_log import LoggedEvent
 
-Kind = Annotated[str, typer.Argument(help="Model to move: adaptor (its release moves with it).")]
-Why = Annotated[str, typer.Option(help="Reason, kept in the record.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
-_FIGURES = {"cold GAUC": "cold_gauc", "by item": "cold_gauc_item", "all GAUC": "all_gauc"}
-_VERDICTS = {True: "[green]passed[/]", False: "[red]refused[/]", None: "[yellow]not compared[/]"}
-
-
-def _open(name: str, overrides: list[str] | None) -> "tuple[Registry, Recipe]":
-    from coldstart.registry import Registry
-
-    recipe = load(name, overrides)
-    return Registry(recipe.tracking_uri, recipe.project), recipe
+Kind = Annotated[str, typer.Argument(help="Kind of the model: adaptor (its release moves with it).")]
+Reason = Annotated[str, typer.Option(help="Reason, kept in the promotion log.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")]
+_METRICS = {"cold GAUC": "cold_gauc", "minus OOV": "cold_gauc_item", "all GAUC": "all_gauc"}
+_OUTCOMES = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[yellow]not compared[/]"}
 
 
-@app.command(epilog="Example: coldstart models --recipe demo")
-def models(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """List the registered versions of a project: aliases, ages, figures, and what they were made from."""
-    registry, _ = _open(recipe, overrides)
-    rows: list[dict[str, Any]] = registry.versions()
-    if as_json:
-        print(json.dumps(rows))
+@project_command(example="coldstart models --recipe demo")
+def models(project: Project) -> None:
+    """List the registered versions of a project: aliases, ages, metrics, and what they were made from."""
+    rows: list[dict[str, Any]] = project.registry.versions()
+    if project.print_json(rows):
         return
-    table = _table("model", "version", "alias", "age", *_FIGURES, "made from")
+    table = _table("model", "version", "alias", "age", *_METRICS, "made from")
     for row in rows:
-        figures = (row["metrics"].get(name) for name in _FIGURES.values())
-        shown = ("-" if figure is None else f"{figure:.4f}" for figure in figures)
+        values = (row["metrics"].get(name) for name in _METRICS.values())
+        shown = ("-" if value is None else f"{value:.4f}" for value in values)
         made_from = " ".join(f"{kind} {version}" for kind, version in row["upstream"].items())
         made_from = f"{made_from} dataset {str(row['dataset'])[:8]}".strip()
         aliases = " ".join(row["aliases"])
@@ -48,185 +37,169 @@ def models(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: As
     OUT.print(table)
 
 
-@app.command(epilog="Example: coldstart lineage adaptor@champion")
+@project_command(example="coldstart lineage adaptor@champion")
 def lineage(
-    reference: Annotated[str, typer.Argument(help="A version, as adaptor@champion or ranker/3.")],
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    as_json: AsJson = False,
+    project: Project, reference: Annotated[str, typer.Argument(help="A version: adaptor@champion or ranker/3.")]
 ) -> None:
     """Show what a version was made from, down to the fingerprint of the dataset."""
     from coldstart.registry.lineage import lineage as trace
 
-    registry, _ = _open(recipe, overrides)
-    links = trace(registry, reference)
-    if as_json:
-        print(json.dumps([link.as_dict() for link in links]))
+    nodes = trace(project.registry, reference)
+    if project.print_json([node.as_dict() for node in nodes]):
         return
-    tree = node = None
-    for link in links:
-        name = link.kind if link.version is None else f"{registry.model_name(link.kind)} version {link.version}"
-        told = "[red]deleted[/]" if link.missing else f"[dim]{str(link.fingerprint)[:12]}[/]"
-        age = "" if link.created is None else f"  registered {_age(link.created)} ago"
-        line = f"{name}  {told}{age}"
-        node = node.add(line) if node else (tree := Tree(line))
+    tree = branch = None
+    for node in nodes:
+        name = node.kind
+        if node.version is not None:
+            name = f"{project.registry.model_name(node.kind)} version {node.version}"
+        state = "[red]deleted[/]" if node.missing else f"[dim]{str(node.fingerprint)[:12]}[/]"
+        age = "" if node.created is None else f"  registered {_age(node.created)} ago"
+        line = f"{name}  {state}{age}"
+        branch = branch.add(line) if branch else (tree := Tree(line))
     OUT.print(tree, soft_wrap=True)
 
 
-@app.command(epilog="Example: coldstart promote adaptor 1 --to champion")
+@project_command(example="coldstart promote adaptor 1 --to champion")
 def promote(
+    project: Project,
     kind: Kind,
     version: Annotated[int, typer.Argument(min=1)],
     to: Annotated[str, typer.Option(help="Alias: champion or challenger.")] = "champion",
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    why: Why = "",
+    reason: Reason = "",
     override: Annotated[
-        bool, typer.Option("--override", help="Promote although gates refuse; needs --why, and is shown for good.")
+        bool, typer.Option("--override", help="Promote although gates fail; needs --reason, the history shows it.")
     ] = False,
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
-    """Promote a version if it passes the gates; exit code 1 when they refuse."""
-    from coldstart.registry import decide, sentence
-    from coldstart.registry import promote as move
-    from coldstart.serving.golden import golden_figures
+    """Promote a version if it passes the gates; exit code 1 if a gate fails."""
+    from coldstart.registry import describe_event, plan_promotion
+    from coldstart.registry import promote as promote_version
+    from coldstart.registry.promotion import check_promotable
+    from coldstart.serving.golden_requests import golden_metrics
 
-    registry, loaded = _open(recipe, overrides)
-    settings = loaded.registry
+    registry, settings = project.registry, project.recipe.registry
+    check_promotable(registry, kind)
     if dry_run:
-        decision = decide(registry, kind, version, settings, alias=to, measure=golden_figures)
-        passed, gates, told = decision.passed, decision.as_dict()["gates"], decision.as_dict()
-        words = f"would {'move' if passed else 'not move'}: {to} stands at version {decision.previous or 'none'}"
+        plan = plan_promotion(registry, version, settings, alias=to, measure=golden_metrics)
+        passed, result = plan.passed, plan.as_dict()
+        current = f"version {plan.previous}" if plan.previous else "not set"
+        message = f"dry run: {to} would {'move' if passed else 'not move'}; it is {current}"
     else:
-        record = move(registry, kind, version, settings, alias=to, measure=golden_figures, why=why, override=override)
-        passed, gates, told = bool(record.entry.versions), record.entry.gates, record.as_dict()
-        words = sentence(record)
-    if as_json:
-        print(json.dumps(told))
-    else:
-        _show_gates(gates)
-        OUT.print(words, soft_wrap=True)
+        logged = promote_version(
+            registry, version, settings, alias=to, measure=golden_metrics, reason=reason, override=override
+        )
+        passed, result, message = bool(logged.event.versions), logged.as_dict(), describe_event(logged)
+    if not project.print_json(result):
+        _print_gates(result["gates"])
+        OUT.print(message, soft_wrap=True)
     if not passed:
         raise SystemExit(1)
 
 
-@app.command(epilog="Example: coldstart rollback adaptor --why 'complaints since noon'")
+@project_command(example="coldstart rollback adaptor --reason 'complaints since noon'")
 def rollback(
+    project: Project,
     kind: Kind,
     to: Annotated[
-        int | None, typer.Option(min=1, help="A former champion; default the one before the present.")
+        int | None, typer.Option(min=1, help="An earlier champion version; default: the one before the current.")
     ] = None,
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    why: Why = "",
-    as_json: AsJson = False,
+    reason: Reason = "",
 ) -> None:
-    """Return to an earlier champion release, bit for bit."""
-    from coldstart.registry import rollback as back
+    """Return to an earlier champion release, byte for byte."""
+    from coldstart.registry import rollback as roll_back
+    from coldstart.registry.promotion import check_promotable
 
-    registry, _ = _open(recipe, overrides)
-    _tell(back(registry, kind, to=to, why=why), as_json=as_json)
-
-
-@app.command(epilog="Example: coldstart withdraw --why 'slower than the champion'")
-def withdraw(
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    why: Why = "",
-    as_json: AsJson = False,
-) -> None:
-    """Withdraw the challenger: a server that runs lets the champion answer everybody within seconds."""
-    from coldstart.registry import withdraw as take_away
-
-    registry, _ = _open(recipe, overrides)
-    _tell(take_away(registry, why=why), as_json=as_json)
+    check_promotable(project.registry, kind)
+    _print_event(project, roll_back(project.registry, to=to, reason=reason))
 
 
-@app.command(epilog="Example: coldstart history --recipe demo")
-def history(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show every decision, verify that none was changed, and say where the aliases stand; exit code 1 if one was."""
-    from coldstart.registry import look
-    from coldstart.registry.standing import ALIASES
+@project_command("stop-challenger", example="coldstart stop-challenger --reason 'slower than the champion'")
+def stop_challenger(project: Project, reason: Reason = "") -> None:
+    """Stop the challenger: within seconds, a running server routes all its traffic to the champion."""
+    from coldstart.registry import stop_challenger as stop
 
-    registry, _ = _open(recipe, overrides)
-    chain = registry.ledger.read()
-    standings = [] if chain.problem else [look(registry, alias, chain) for alias in ALIASES]
-    if as_json:
-        records = [record.as_dict() for record in chain.records]
-        standing = [one.as_dict() for one in standings]
-        print(json.dumps({"records": records, "problem": chain.problem, "standing": standing}))
-    else:
-        table = _table("record", "time", "who", "what", "why")
-        for record in chain.records:
-            entry = record.entry
-            table.add_row(str(record.number), entry.time[:19], entry.who, _what(record.as_dict()), entry.why)
+    _print_event(project, stop(project.registry, reason=reason))
+
+
+@project_command(example="coldstart history --recipe demo")
+def history(project: Project) -> None:
+    """Show and verify the promotion log, and show the aliases; exit code 1 if the log was changed."""
+    from coldstart.registry import read_alias_state
+    from coldstart.registry.alias_state import ALIASES
+
+    registry = project.registry
+    snapshot = registry.promotion_log.read()
+    states = [] if snapshot.problem else [read_alias_state(registry, alias, snapshot) for alias in ALIASES]
+    result = {
+        "events": [logged.as_dict() for logged in snapshot.events],
+        "problem": snapshot.problem,
+        "aliases": [state.as_dict() for state in states],
+    }
+    if not project.print_json(result):
+        table = _table("event", "time", "actor", "action", "reason")
+        for logged in snapshot.events:
+            event = logged.event
+            table.add_row(str(logged.number), event.time[:19], event.actor, _action(logged.as_dict()), event.reason)
         OUT.print(table)
-        for one in standings:
-            OUT.print(one.sentence(), soft_wrap=True)
-        verified = f"{len(chain.records)} records, none changed" if not chain.problem else f"[red]{chain.problem}[/]"
-        OUT.print(verified, soft_wrap=True)
-    if chain.problem:
+        for state in states:
+            OUT.print(state.describe(), soft_wrap=True)
+        verified = f"{len(snapshot.events)} events verified: none was changed"
+        OUT.print(f"[red]{snapshot.problem}[/]" if snapshot.problem else verified, soft_wrap=True)
+    if snapshot.problem:
         raise SystemExit(1)
 
 
-@app.command(epilog="Example: coldstart gc --keep 5 --dry-run")
+@project_command(example="coldstart gc --keep 5 --dry-run")
 def gc(
-    keep: Annotated[int, typer.Option(min=1, help="Newest versions of each model that stay.")] = 5,
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    why: Why = "",
+    project: Project,
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest versions of each model to keep.")] = 5,
+    reason: Reason = "",
     dry_run: DryRun = False,
-    as_json: AsJson = False,
 ) -> None:
     """Delete old versions and their artifacts, but none that an alias, a lineage or a rollback needs."""
-    from coldstart.registry.housekeeping import collect
+    from coldstart.registry.gc import delete_old_versions
 
-    registry, loaded = _open(recipe, overrides)
-    gone = collect(registry, keep=keep, window=loaded.registry.rollback_window, dry_run=dry_run, why=why)
-    if as_json:
-        print(json.dumps({"deleted": gone, "dry_run": dry_run}))
+    window = project.recipe.registry.rollback_window
+    deleted = delete_old_versions(project.registry, keep=keep, rollback_window=window, dry_run=dry_run, reason=reason)
+    if project.print_json({"deleted": deleted, "dry_run": dry_run}):
         return
-    for kind, versions in gone.items():
+    for kind, versions in deleted.items():
         numbers = ", ".join(str(number) for number in versions) or "none"
-        OUT.print(f"{registry.model_name(kind)}: {'would delete' if dry_run else 'deleted'} {numbers}")
+        OUT.print(f"{project.registry.model_name(kind)}: {'would delete' if dry_run else 'deleted'} {numbers}")
 
 
-def _tell(record: "Record", *, as_json: bool) -> None:
-    """A decision that was carried out."""
-    from coldstart.registry import sentence
+def _print_event(project: Project, logged: "LoggedEvent") -> None:
+    from coldstart.registry import describe_event
 
-    if as_json:
-        print(json.dumps(record.as_dict()))
-    else:
-        OUT.print(sentence(record), soft_wrap=True)
+    if not project.print_json(logged.as_dict()):
+        OUT.print(describe_event(logged), soft_wrap=True)
 
 
 def _table(*names: str) -> Table:
-    """Only the last column folds; on a narrow terminal the others must stay readable."""
-    *firm, last = names
-    return Table(*(Column(name, no_wrap=True) for name in firm), Column(last), box=None, padding=(0, 1, 0, 0))
+    """Wraps only the last column, so that the others stay readable on a narrow terminal."""
+    *fixed, last = names
+    return Table(*(Column(name, no_wrap=True) for name in fixed), Column(last), box=None, padding=(0, 1, 0, 0))
 
 
-def _show_gates(gates: list[dict[str, Any]]) -> None:
-    table = _table("gate", "verdict", "figure")
+def _print_gates(gates: list[dict[str, Any]]) -> None:
+    table = _table("gate", "result", "note")
     for gate in gates:
-        table.add_row(gate["label"], _VERDICTS[gate["passed"]], gate["note"])
+        table.add_row(gate["name"], _OUTCOMES[gate["passed"]], gate["note"])
     OUT.print(table)
 
 
-def _what(record: dict[str, Any]) -> str:
-    if record["condemned"]:
-        gone = "; ".join(
-            f"{kind} {', '.join(map(str, numbers))}" for kind, numbers in record["condemned"].items() if numbers
+def _action(logged: dict[str, Any]) -> str:
+    if logged["deleted_versions"]:
+        deleted = "; ".join(
+            f"{kind} {', '.join(map(str, numbers))}" for kind, numbers in logged["deleted_versions"].items() if numbers
         )
-        return f"deleted {gone}"
-    moved = f"{record['alias']} {record['previous'] or 'none'} -> {record['version'] or 'none'}"
-    refused = ", ".join(gate["label"] for gate in record["gates"] if gate["passed"] is False)
-    notes = f" by {refused}" if refused and not record["override"] else ""
-    notes += f" [bold red]OVERRIDING {refused}[/]" if record["override"] else ""
-    notes += f" [dim](overtaken by record {record['overtaken']})[/]" if record["overtaken"] else ""
-    return f"{record['action']} {moved}{notes}"
+        return f"deleted {deleted}"
+    move = f"{logged['alias']} {logged['previous'] or 'none'} -> {logged['version'] or 'none'}"
+    failed = ", ".join(gate["name"] for gate in logged["gates"] if gate["passed"] is False)
+    notes = f", failed: {failed}" if failed and not logged["override"] else ""
+    notes += f" [bold red]OVERRIDING {failed}[/]" if logged["override"] else ""
+    notes += f" [dim](superseded by event {logged['superseded_by']})[/]" if logged["superseded_by"] else ""
+    return f"{logged['action']} {move}{notes}"
 
 
 def _age(created: float) -> str:

@@ -1,14 +1,18 @@
-"""Verbs that run programs: a workload here or on a cluster, and the server."""
+"""Verbs that run programs: a workload on this machine or on a cluster, and the server."""
 
+import argparse
 import json
 import runpy
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
 from coldstart.config import UserError
+
+_HELP = ("--help", "-h")
 
 
 @app.command(
@@ -18,9 +22,25 @@ from coldstart.config import UserError
 def run(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Workload, e.g. pipeline or prepare.")]
 ) -> None:
-    """Run a workload here: on the cluster at --address or RAY_ADDRESS, else on a local Ray it starts."""
-    _known(name)
-    sys.argv = [name, *context.args]
+    """Run a workload: on the cluster at --address or RAY_ADDRESS, or else on a local Ray that it starts.
+
+    `coldstart run WORKLOAD --help` lists the options of a workload.
+    """
+    if name in _HELP:
+        print(context.get_help())
+        return
+    run_workload(name, context.args)
+
+
+def run_workload(name: str, arguments: Sequence[str]) -> None:
+    """Runs a workload as a program in this process, once its name and its recipe are checked.
+
+    Raises:
+        UserError: there is no such workload, or its recipe is invalid.
+    """
+    _check_name(name)
+    _check_recipe(arguments)
+    sys.argv = [name, *arguments]
     runpy.run_module(f"workloads.{name}", run_name="__main__", alter_sys=True)
 
 
@@ -29,15 +49,16 @@ def submit(
     name: Annotated[str, typer.Argument(help="Workload, e.g. pipeline or prepare.")],
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
-    address: Annotated[str, typer.Option(help="Dashboard of the cluster.")] = "http://127.0.0.1:8265",
-    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+    address: Annotated[str, typer.Option(help="URL of the cluster's Ray dashboard.")] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the log of the job until it ends.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Submit a workload as a job to a running Ray cluster."""
+    _check_name(name)
+    loaded = load(recipe, overrides)
     from coldstart.cli.jobs import submit_job
 
-    _known(name)
-    outcome = submit_job(name, load(recipe, overrides), address=address, wait=wait, quiet=as_json)
+    outcome = submit_job(name, loaded, address=address, wait=wait, quiet=as_json)
     if as_json:
         print(json.dumps(outcome))
     else:
@@ -48,8 +69,8 @@ def submit(
         raise SystemExit(1)
 
 
-def _known(name: str) -> None:
-    from workloads.job import RECIPES
+def _check_name(name: str) -> None:
+    from workloads.recipes import RECIPES
 
     programs = sorted(
         path.stem for path in RECIPES.parent.glob("*.py") if "__main__" in path.read_text() and path.stem != "__init__"
@@ -58,16 +79,40 @@ def _known(name: str) -> None:
         raise UserError(f"no workload '{name}'; allowed: {', '.join(programs)}")
 
 
+def _check_recipe(arguments: Sequence[str]) -> None:
+    """Loads the recipe that a workload will load, so that an error in it is printed before the workload is imported."""
+    if any(argument in _HELP for argument in arguments):
+        return
+    # Every workload has these two options (`recipe_arguments`). What else it takes, it checks itself.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--set", action="append", default=[])
+    try:
+        known, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return
+    load(known.recipe, known.set)
+
+
 @app.command(epilog="Example: coldstart serve --recipe demo")
 def serve(
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
-    alias: Annotated[str, typer.Option(help="Alias whose release is served.")] = "champion",
+    alias: Annotated[str, typer.Option(help="Registry alias of the release to serve.")] = "champion",
     address: Annotated[
         str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Serve a release over HTTP until interrupted."""
+    """Serve a release over HTTP until SIGTERM (exit code 0) or Ctrl-C (exit code 130).
+
+    Progress goes to stderr. With --json, nothing but one line with the URL is printed once the server is ready.
+    """
+    from workloads.progress import Steps
+
+    steps = Steps("serve", quiet=as_json)
+    steps("loading libraries")
+    loaded = load(recipe, overrides)
     from workloads.serve import serve_forever
 
-    serve_forever(load(recipe, overrides), alias=alias, address=address)
+    serve_forever(loaded, alias=alias, address=address, as_json=as_json, steps=steps)

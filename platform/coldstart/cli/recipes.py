@@ -1,4 +1,4 @@
-"""Verbs about recipes: check, list, print."""
+"""Verbs for recipes: check, list, print."""
 
 import json
 from pathlib import Path
@@ -10,26 +10,14 @@ from rich.table import Table
 from coldstart.cli.app import OUT, AsJson, Overrides, app, load
 from coldstart.config import Recipe, digest, dump_recipe
 
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")]
+
 
 @app.command(epilog="Example: coldstart validate movielens --set data.files.root=films")
-def validate(recipe: Annotated[str, typer.Argument()], overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a recipe and, where they are local, the files and the MLLM it names."""
-    from coldstart.data.readers import check_files
-    from coldstart.encoders.check import check_mllm
-
+def validate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe, and the files and the MLLM that it names if they are on this machine."""
     loaded = load(recipe, overrides)
-    notes = []
-    if loaded.data.source == "files":
-        if loaded.data.files.root.exists():
-            check_files(loaded.data.files)
-        else:
-            notes.append(f"data.files.root {loaded.data.files.root} is not on this machine; its files were not checked")
-    if Path(loaded.encoder.mllm).exists():
-        check_mllm(loaded.encoder)
-    elif loaded.encoder.mllm != "tiny":
-        notes.append(
-            f"encoder.mllm {loaded.encoder.mllm} is not a local directory; it is loaded from the hub at run time"
-        )
+    notes = _check_local_inputs(loaded)
     if as_json:
         print(json.dumps({"recipe": loaded.name, "hash": digest(loaded), "valid": True, "notes": notes}))
         return
@@ -38,21 +26,42 @@ def validate(recipe: Annotated[str, typer.Argument()], overrides: Overrides = No
         OUT.print(f"note: {note}", soft_wrap=True)
 
 
+def _check_local_inputs(recipe: Recipe) -> list[str]:
+    """Checks the files and the MLLM of a recipe, and returns notes on what is not on this machine."""
+    notes = []
+    if recipe.data.source == "files":
+        if recipe.data.files.root.exists():
+            from coldstart.data.readers import check_files
+
+            check_files(recipe.data.files)
+        else:
+            notes.append(f"data.files.root {recipe.data.files.root} is not on this machine; its files were not checked")
+    if Path(recipe.encoder.mllm).exists():
+        from coldstart.encoders.check import check_mllm
+
+        check_mllm(recipe.encoder)
+    elif recipe.encoder.mllm != "tiny":
+        notes.append(
+            f"encoder.mllm {recipe.encoder.mllm} is not a local directory; it is loaded from the hub at run time"
+        )
+    return notes
+
+
 @app.command(epilog="Example: coldstart recipes")
 def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes, each with the command that runs it."""
-    from workloads.job import RECIPES
+    from workloads.recipes import RECIPES
 
     rows = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         head = [line.removeprefix("#").strip() for line in path.read_text().splitlines()[:2]]
-        rows[path.stem] = {"about": head[0], "command": head[1]}
+        rows[path.stem] = {"description": head[0], "command": head[1]}
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("recipe", "what it is", "command", box=None, padding=(0, 2, 0, 0))
+    table = Table("recipe", "description", "command", box=None, padding=(0, 2, 0, 0))
     for name, row in rows.items():
-        table.add_row(name, row["about"], row["command"])
+        table.add_row(name, row["description"], row["command"])
     OUT.print(table)
 
 
@@ -63,6 +72,6 @@ def schema() -> None:
 
 
 @app.command(epilog="Example: coldstart show demo --set seed=3")
-def show(recipe: Annotated[str, typer.Argument()], overrides: Overrides = None) -> None:
-    """Print a recipe with every default filled in."""
+def show(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Print a recipe with all its defaults."""
     print(dump_recipe(load(recipe, overrides)), end="")

@@ -1,4 +1,4 @@
-"""What both clients need of HTTP: the token on every request, and answers as plain data."""
+"""The HTTP parts that both clients need: token, limits, and the response as plain data."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ import httpx
 
 Token = str | Callable[[], str] | None
 JSON: Final[dict[str, str]] = {"content-type": "application/json"}
-USELESS: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-"""Errors of the caller's own making (address, token), which no further attempt would mend."""
+CALLER_ERRORS: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+"""Errors that the caller causes (address, token); a retry cannot help."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An answer of the server, read to its end."""
+class HttpResponse:
+    """A complete response of the server."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class Bearer(httpx.Auth):
-    """`Authorization: Bearer` with a token that is asked for anew on each request."""
+class BearerAuth(httpx.Auth):
+    """`Authorization: Bearer` with a token that is fetched for each request."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
@@ -35,6 +35,6 @@ class Bearer(httpx.Auth):
         yield request
 
 
-def limits(connections: int) -> httpx.Limits:
-    """All connections are kept: to open one costs more than a ranking."""
+def connection_limits(connections: int) -> httpx.Limits:
+    """Keeps all connections alive: opening one takes longer than a ranking."""
     return httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)

@@ -1,39 +1,39 @@
-"""What a call may end with other than its answer."""
+"""The errors of a call."""
 
 
 class CallError(Exception):
-    """A call came to nothing.
+    """A call failed.
 
     Attributes:
         call: Method and path.
         attempts: How often it was sent.
-        status: Of the last answer; None if there was none.
-        code: The server's word for it (`invalid`, `busy`, ...), or the client's where the server did not speak.
+        status: Of the last response; `None` if there was none.
+        code: The server's error code (`invalid`, `busy`, ...), or the client's if the server sent none.
         message: For people.
     """
 
     def __init__(self, call: str, attempts: int, code: str, message: str, status: int | None = None) -> None:
-        said = f"{status} {code}" if status else code
+        status_and_code = f"{status} {code}" if status else code
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        super().__init__(f"{call}: {said}{tried}: {message}")
+        super().__init__(f"{call}: {status_and_code}{tried}: {message}")
         self.call, self.attempts, self.status, self.code, self.message = call, attempts, status, code, message
 
 
-class RefusedError(CallError):
-    """The server will not do this, however often it is asked: the request, the token or the address is wrong."""
+class RequestRejectedError(CallError):
+    """The server rejects the request, and a retry cannot help: the request, the token or the address is wrong."""
 
 
 class BusyError(CallError):
-    """The server could not take the request (429, 5xx) as long as the retries lasted."""
+    """The server could not process the request (429, 5xx) within the allowed retries."""
 
 
 class UnreachableError(CallError):
-    """No answer: refused, reset or lost connections as long as the retries lasted."""
+    """No response: connections were refused, reset or lost until the retries were used up."""
 
 
-class DeadlineError(CallError):
-    """The time given to the call is over."""
+class DeadlineExceededError(CallError):
+    """The deadline of the call has passed."""
 
 
-class UnusableAnswerError(CallError):
-    """What answered does not speak this API, or another version of it."""
+class InvalidResponseError(CallError):
+    """The response does not match this API, or is from another version of it."""

@@ -1,8 +1,8 @@
-"""Whether and when a call is sent again: the part that the two clients share, and that does not touch the network.
+"""Whether and when a call is retried; both clients share this part, which does no network I/O.
 
-The pause before the n-th retry is drawn evenly from `[0, base * 2 ** n]` ("full jitter", Brooker, "Exponential backoff
-and jitter", AWS Architecture Blog, 2015), so that callers refused at one moment do not come back at one moment; never
-shorter than the server's `Retry-After`.
+The pause before the n-th retry is uniform in `[0, base * 2 ** n]` ("full jitter", Brooker, "Exponential backoff and
+jitter", AWS Architecture Blog, 2015), so that callers that failed together do not return together. It is never shorter
+than the server's `Retry-After`.
 """
 
 import random
@@ -19,47 +19,47 @@ from typing import Final, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from coldstart.client.connection import USELESS, Reply
+from coldstart.client.connection import CALLER_ERRORS, HttpResponse
 from coldstart.client.errors import (
     BusyError,
     CallError,
-    DeadlineError,
-    RefusedError,
+    DeadlineExceededError,
+    InvalidResponseError,
+    RequestRejectedError,
     UnreachableError,
-    UnusableAnswerError,
 )
-from coldstart.serving.schemas import ErrorAnswer
+from coldstart.serving.schemas import ErrorResponse
 
-Answer = TypeVar("Answer")
-PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses that another attempt may not meet: 500 is among them because that is what a replica leaves that dies."""
+ResponseT = TypeVar("ResponseT")
+RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses of failures that may be temporary; a replica that dies causes a 500."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retries:
-    """How persistent a client is.
+class RetryPolicy:
+    """How often and how long a client retries.
 
     Attributes:
-        most: Retries of one call at most; 0 sends everything once.
-        base_s: Longest first pause, s; it doubles with every retry.
-        cap_s: Longest pause of the client's own, s; a server's `Retry-After` may be longer.
-        attempt_s: Longest wait for one attempt, s: a lost request is sent again before the whole deadline is gone.
+        max_retries: Maximum retries of one call; 0 sends each call once.
+        backoff_base_s: Maximum of the first pause, s; it doubles with every retry.
+        backoff_max_s: Maximum pause, s; a server's `Retry-After` may be longer.
+        attempt_timeout_s: Timeout of one attempt, s, so that a lost request is retried before the deadline.
     """
 
-    most: int = 6
-    base_s: float = 0.05
-    cap_s: float = 2.0
-    attempt_s: float = 10.0
+    max_retries: int = 6
+    backoff_base_s: float = 0.05
+    backoff_max_s: float = 2.0
+    attempt_timeout_s: float = 10.0
 
 
 @dataclass
-class Counts:
-    """What a client did so far.
+class CallCounts:
+    """The calls of a client so far.
 
     Attributes:
-        calls: Calls that ended, in an answer or not.
-        failed: Of those, the ones that ended in an exception.
-        retries: Reason (a status, or the name of a network error) -> attempts sent again because of it.
+        calls: Finished calls.
+        failed: Finished calls that raised an exception.
+        retries: Reason (a status, or the name of a network error) -> number of retries.
     """
 
     calls: int = 0
@@ -68,12 +68,12 @@ class Counts:
 
     @property
     def retried(self) -> int:
-        """Attempts sent again, for whatever reason."""
+        """Retries for all reasons."""
         return sum(self.retries.values())
 
 
-class Tally:
-    """Counts of a client, from any thread."""
+class CallStats:
+    """Counts the calls of a client; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class Tally:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around one call."""
+        """Counts the call inside the block."""
         failed = True
         try:
             yield
@@ -92,116 +92,122 @@ class Tally:
                 self._failed += failed
 
     def retried(self, reason: str) -> None:
-        """One attempt follows because of `reason`."""
+        """Counts a retry."""
         with self._lock:
             self._retries[reason] += 1
 
-    def counts(self) -> Counts:
-        """As they stand."""
+    def counts(self) -> CallCounts:
+        """The counts so far."""
         with self._lock:
-            return Counts(self._calls, self._failed, dict(self._retries))
+            return CallCounts(self._calls, self._failed, dict(self._retries))
 
 
-class Attempts:
-    """The attempts of one call; the server may do twice whatever it is asked to.
+class CallAttempts:
+    """The attempts of one call.
 
     Args:
         call: Method and path, for messages.
-        retries: How often.
+        retries: The policy.
         deadline_s: For all attempts and pauses together, s.
-        tally: Told of every retry.
-        clock: Seconds, monotonic.
+        stats: Counts every retry.
+        clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         call: str,
         *,
-        retries: Retries,
+        retries: RetryPolicy,
         deadline_s: float,
-        tally: Tally,
+        stats: CallStats,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.call, self.retries, self.tally, self._clock = call, retries, tally, clock
+        self.call, self.retries, self.stats, self._clock = call, retries, stats, clock
         self.deadline_s, self._end = deadline_s, clock() + deadline_s
         self.sent = 0
 
-    def begin(self) -> float:
-        """Opens the next attempt and returns how long it may take, s."""
+    def start(self) -> float:
+        """Starts the next attempt and returns its timeout, s."""
         self.sent += 1
-        return max(min(self.retries.attempt_s, self._end - self._clock()), 0.001)
+        return max(min(self.retries.attempt_timeout_s, self._end - self._clock()), 0.001)
 
-    def answered(self, reply: Reply) -> float | None:
-        """None if this is the answer, else the pause before the next attempt, s.
+    def on_response(self, response: HttpResponse) -> float | None:
+        """Returns `None` for a success, else the pause before the next attempt, s.
 
         Raises:
-            CallError: it is neither, and no attempt follows.
+            CallError: the response is a failure and no retry follows.
         """
-        status = reply.status
+        status = response.status
         if 200 <= status < 300:
             return None
-        code, message = _problem(reply)
-        if status not in PASSING:
-            raise RefusedError(self.call, self.sent, code, message, status)
+        code, message = _error_of(response)
+        if status not in RETRYABLE_STATUSES:
+            raise RequestRejectedError(self.call, self.sent, code, message, status)
         failure = BusyError(self.call, self.sent, code, message, status)
-        return self._pause(str(status), failure, wait=_retry_after(reply.headers.get("retry-after", "")))
+        return self._next_pause(str(status), failure, wait=_retry_after(response.headers.get("retry-after", "")))
 
-    def read(self, reader: Callable[[bytes], Answer], reply: Reply) -> Answer:
-        """The answer, typed.
+    def decode(self, decode: Callable[[bytes], ResponseT], response: HttpResponse) -> ResponseT:
+        """Converts the response.
 
         Raises:
-            UnusableAnswerError: it has another shape than this version of the client knows.
+            InvalidResponseError: the body has a shape that this version of the client does not know.
         """
         try:
-            return reader(reply.body)
+            return decode(response.body)
         except ValueError as error:
             message = str(error)
             if isinstance(error, ValidationError):
                 first = error.errors(include_url=False, include_input=False)[0]
-                where = ".".join(str(part) for part in first["loc"]) or "body"
-                message = f"{where}: {first['msg']}"
-            raise UnusableAnswerError(self.call, self.sent, "unusable_answer", message, reply.status) from error
+                field_path = ".".join(str(part) for part in first["loc"]) or "body"
+                message = f"{field_path}: {first['msg']}"
+            raise InvalidResponseError(self.call, self.sent, "invalid_response", message, response.status) from error
 
-    def lost(self, error: httpx.RequestError | TimeoutError) -> float:
-        """The pause before the next attempt after one without an answer, s.
+    def on_transport_error(self, error: httpx.RequestError | TimeoutError) -> float:
+        """Returns the pause before the next attempt, s, after an attempt without a response.
 
         Raises:
-            CallError: no attempt follows.
+            CallError: no retry follows.
         """
-        why = str(error) or type(error).__name__
-        failure = UnreachableError(self.call, self.sent, "unreachable", why)
-        if isinstance(error, USELESS):
+        message = str(error) or type(error).__name__
+        failure = UnreachableError(self.call, self.sent, "unreachable", message)
+        if isinstance(error, CALLER_ERRORS):
             raise failure
-        return self._pause(type(error).__name__, failure)
+        return self._next_pause(type(error).__name__, failure)
 
-    def _pause(self, reason: str, failure: CallError, *, wait: float = 0.0) -> float:
-        left = self._end - self._clock()
-        if left <= 0:
-            raise DeadlineError(
-                self.call, self.sent, failure.code, f"{self.deadline_s:g} s are over: {failure.message}", failure.status
+    def _next_pause(self, reason: str, failure: CallError, *, wait: float = 0.0) -> float:
+        remaining = self._end - self._clock()
+        if remaining <= 0:
+            raise DeadlineExceededError(
+                self.call,
+                self.sent,
+                failure.code,
+                f"deadline of {self.deadline_s:g} s exceeded: {failure.message}",
+                failure.status,
             )
-        pause = max(random.uniform(0, min(self.retries.base_s * 2 ** (self.sent - 1), self.retries.cap_s)), wait)
-        # To sleep until the deadline and then fail helps nobody.
-        if self.sent > self.retries.most or pause >= left:
+        pause = max(
+            random.uniform(0, min(self.retries.backoff_base_s * 2 ** (self.sent - 1), self.retries.backoff_max_s)), wait
+        )
+        # Fail now rather than sleep until the deadline and fail then.
+        if self.sent > self.retries.max_retries or pause >= remaining:
             raise failure
-        self.tally.retried(reason)
+        self.stats.retried(reason)
         return pause
 
 
-def _problem(reply: Reply) -> tuple[str, str]:
-    """The server's code and message; something in between may answer in its own words."""
+def _error_of(response: HttpResponse) -> tuple[str, str]:
+    """The server's code and message; a proxy in between may respond in another format."""
     try:
-        problem = ErrorAnswer.model_validate_json(reply.body).error
+        error = ErrorResponse.model_validate_json(response.body).error
     except ValidationError:
-        return "http_error", reply.body[:200].decode(errors="replace").strip() or "no explanation"
-    return problem.code, problem.message
+        return "http_error", response.body[:200].decode(errors="replace").strip() or "no explanation"
+    return error.code, error.message
 
 
-def _retry_after(given: str) -> float:
-    """Seconds, which a server gives as such or as a moment; 0 if it gives none."""
-    if given.isdecimal():
-        return float(given)
+def _retry_after(header: str) -> float:
+    """Seconds from a header that contains seconds or a date; 0 if there is none."""
+    if header.isdecimal():
+        return float(header)
     try:
-        return max((parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds(), 0.0)
+        return max((parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return 0.0

@@ -1,19 +1,19 @@
-"""Typed recipes and the contracts every room may rely on: errors, artifacts, journals."""
+"""Typed recipes, and what every package uses: the error class, artifacts, metrics logs."""
 
 from coldstart.config.artifact import Artifact, read_artifact, write_artifact
 from coldstart.config.errors import UserError
-from coldstart.config.journal import Journal
-from coldstart.config.loading import digest, dump_recipe, joined, load_recipe
+from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe
+from coldstart.config.metrics_log import MetricsLog
 from coldstart.config.recipe import Recipe
 
 __all__ = [
     "Artifact",
-    "Journal",
+    "MetricsLog",
     "Recipe",
     "UserError",
     "digest",
     "dump_recipe",
-    "joined",
+    "flatten_keys",
     "load_recipe",
     "read_artifact",
     "write_artifact",

@@ -1,6 +1,6 @@
-"""An artifact: a directory that one stage hands to the next, with a manifest that proves what it is.
+"""An artifact: a directory that one stage writes for the next, with a manifest that identifies and verifies it.
 
-The directory is written beside its final place and renamed, so a reader never sees half of one.
+A stage writes a temporary directory next to the final one and renames it, so a reader never sees a partial artifact.
 """
 
 import hashlib
@@ -15,41 +15,41 @@ from typing import Any
 
 from coldstart.config.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A directory whose manifest was read and whose files were verified.
+    """A directory with a manifest.
 
     Attributes:
         path: The directory.
-        kind: Noun of what it holds: dataset, ranker, encoder, proxies, adaptor, evaluation.
-        fingerprint: sha256 over kind, lineage, description and the digests of all files.
-        lineage: kind -> fingerprint of what it was made from.
-        about: Free facts the producing stage wrote (sizes, metrics, settings).
+        kind: What it contains: dataset, ranker, encoder, proxies, adaptor, evaluation.
+        fingerprint: sha256 over kind, lineage, metadata and the sha256 of all files.
+        lineage: kind -> fingerprint of each artifact that it was made from.
+        metadata: Facts written by its stage (sizes, metrics, settings).
     """
 
     path: Path
     kind: str
     fingerprint: str
     lineage: dict[str, str]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @contextmanager
-def write_artifact(path: Path, kind: str, lineage: dict[str, str], about: dict[str, Any]) -> Iterator[Path]:
-    """Yields an empty directory to fill; on success seals it with a manifest and moves it to `path`.
+def write_artifact(path: Path, kind: str, lineage: dict[str, str], metadata: dict[str, Any]) -> Iterator[Path]:
+    """Yields an empty directory; after the block, adds a manifest and renames the directory to `path`.
 
-    `about` is read when the block ends, so facts found while writing can be added to it.
+    `metadata` is read when the block ends, so the block can add to it.
     """
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         yield draft
-        seal_artifact(draft, kind, lineage, about)
+        write_manifest(draft, kind, lineage, metadata)
         old = path.with_name(f".{path.name}.old-{os.getpid()}")
         if path.exists():
             path.rename(old)
@@ -59,14 +59,14 @@ def write_artifact(path: Path, kind: str, lineage: dict[str, str], about: dict[s
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def seal_artifact(path: Path, kind: str, lineage: dict[str, str], about: dict[str, Any]) -> None:
-    """Writes the manifest over everything that lies in `path`."""
+def write_manifest(path: Path, kind: str, lineage: dict[str, str], metadata: dict[str, Any]) -> None:
+    """Writes the manifest of all files in `path`."""
     files = {
         str(file.relative_to(path)): _sha256(file)
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
-    body = {"schema_version": SCHEMA_VERSION, "kind": kind, "lineage": lineage, "about": about, "files": files}
+    body = {"schema_version": SCHEMA_VERSION, "kind": kind, "lineage": lineage, "metadata": metadata, "files": files}
     (path / MANIFEST).write_text(json.dumps({"fingerprint": _fingerprint(body), **body}, indent=2))
 
 
@@ -75,30 +75,31 @@ def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
 
     Args:
         path: The directory.
-        kind: What it must hold.
+        kind: The kind it must have.
         verify: Whether to compare the sha256 of every file with the manifest.
 
     Raises:
-        UserError: not there, of another kind or schema version, or a file differs from its digest.
+        UserError: it does not exist, has another kind or schema version, or a file differs from its sha256.
     """
     manifest = path / MANIFEST
     if not manifest.is_file():
-        raise UserError(f"no {kind} at {path}: {MANIFEST} is missing; run the stage that makes it first")
+        raise UserError(f"no {kind} at {path}: {MANIFEST} is missing; run the stage that creates it first")
     body = json.loads(manifest.read_text())
     if body["schema_version"] != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {body['schema_version']}, this release reads {SCHEMA_VERSION}; make it anew"
+            f"{path} has schema version {body['schema_version']}, but this version of coldstart reads "
+            f"{SCHEMA_VERSION}; create the {kind} again"
         )
     if body["kind"] != kind:
-        raise UserError(f"{path} holds a {body['kind']}, not a {kind}")
+        raise UserError(f"{path} is a {body['kind']}, not a {kind}")
     if verify:
         if _fingerprint({key: value for key, value in body.items() if key != "fingerprint"}) != body["fingerprint"]:
-            raise UserError(f"{manifest} was changed after it was written; make the {kind} anew")
+            raise UserError(f"{manifest} was changed after it was written; create the {kind} again")
         for name, expected in body["files"].items():
             file = path / name
             if not file.is_file() or _sha256(file) != expected:
-                raise UserError(f"{file} is missing or differs from its manifest; make the {kind} anew")
-    return Artifact(path, kind, body["fingerprint"], body["lineage"], body["about"])
+                raise UserError(f"{file} is missing or differs from its manifest; create the {kind} again")
+    return Artifact(path, kind, body["fingerprint"], body["lineage"], body["metadata"])
 
 
 def _fingerprint(body: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exception for errors that a user can fix."""
 
 
 class UserError(ValueError):
-    """Something the user can mend: a message of one or two lines that names the thing and the fix.
+    """An error that the user can fix. Its message, one or two lines, names the problem and the fix.
 
-    Programs print the message without a traceback and leave with exit code 2.
+    Programs print the message without a traceback and exit with code 2.
     """

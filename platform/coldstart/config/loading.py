@@ -1,4 +1,4 @@
-"""From a YAML file and `--set` overrides to a validated recipe, and from a recipe to its hash."""
+"""Loading a recipe from YAML with `--set` overrides, dumping it, and hashing it."""
 
 import hashlib
 import json
@@ -8,25 +8,28 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Recipe
+from coldstart.config.recipe.synonyms import right_keys
+from coldstart.config.section import UnknownKeyError
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe file and applies overrides of the form `section.field=value` (value in YAML).
+    """Reads a recipe file and applies overrides of the form `section.field=value` (the value is YAML).
 
     Raises:
-        UserError: the file is missing or not YAML, or a setting is unknown or out of range.
+        UserError: the file is missing or not YAML, or a setting is unknown or invalid.
     """
     if not path.is_file():
-        raise UserError(f"recipe file {path} does not exist; `coldstart recipes` lists those that are shipped")
+        raise UserError(f"recipe file {path} does not exist; `coldstart recipes` lists the shipped recipes")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"recipe file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"recipe file {path} must hold a mapping of sections, not {type(values).__name__}")
+        raise UserError(f"recipe file {path} must contain a mapping of sections, not a {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
     try:
@@ -38,7 +41,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"override '{override}' must look like section.field=value")
+        raise UserError(f"override '{override}' must have the form section.field=value")
     *parents, last = key.split(".")
     node = values
     for parent in parents:
@@ -53,14 +56,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _first_problems(error: ValidationError, most: int = 3) -> str:
-    lines = []
-    for problem in error.errors()[:most]:
-        where = ".".join(str(part) for part in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        given = problem["input"]
-        shown = f" (got {given!r})" if not isinstance(given, dict | Recipe) else ""
-        lines.append(f"{where + ': ' if where else ''}{what}{shown}")
-    return "; ".join(lines)
+    return "; ".join(_describe(problem) for problem in error.errors()[:most])
+
+
+def _describe(problem: ErrorDetails) -> str:
+    """One problem, preceded by the dotted key of the setting, followed by its value."""
+    where = ".".join(str(part) for part in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    section = ".".join(part for part in problem["loc"] if isinstance(part, str))  # without positions in lists
+    if isinstance(cause, UnknownKeyError) and (right := right_keys(section, cause.key)):
+        message = f"unknown key '{cause.key}': use {' or '.join(right)}"
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    shown = "" if isinstance(value, dict | Recipe) else f" (got {value!r})"
+    return f"{where + ': ' if where else ''}{message}{shown}"
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -68,17 +78,17 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def joined(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of nested sections under joined names, `section.field`."""
+def flatten_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings of nested sections under dotted keys, `section.field`."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from joined(value, f"{above}{key}.")
+            yield from flatten_keys(value, f"{prefix}{key}.")
         else:
-            yield f"{above}{key}", value
+            yield f"{prefix}{key}", value
 
 
 def digest(value: Any) -> str:
-    """Stable sha256 of anything JSON can hold (sections are dumped first)."""
+    """sha256 of a JSON value or a recipe section; independent of the order of keys."""
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

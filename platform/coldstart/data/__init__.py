@@ -1,1 +1,1 @@
-"""The data room: from a user's files, or the generated catalogue, to a dataset and the batches read from it."""
+"""Data: from a user's files, or a synthetic catalog, to a dataset and the batches read from it."""

@@ -1,4 +1,4 @@
-"""Rank batches: rows of one user each, whose targets are scored in one pass."""
+"""Rank batches: each row holds one user's history and the targets that are scored in one forward pass."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coldstart.data.features import NO_FEATURES, Coded, TargetFeatures
+from coldstart.data.features import NO_FEATURES, EncodedFeatures, TargetFeatures
 
 Ints = npt.NDArray[np.int64]
 
@@ -18,8 +18,8 @@ Ints = npt.NDArray[np.int64]
 class RankBatch:
     """`B` user rows, each with a history of `L` events and `T` targets.
 
-    In training the targets of a row are events of the same user window; in serving they are the candidates.
-    Item indices are catalogue indices (0 = OOV or padding). Times are Unix seconds.
+    In training the targets of a row are events of one user window; in serving they are the candidates of a request.
+    Item indices are catalog indices; 0 is OOV or padding. Times are Unix seconds.
 
     Attributes:
         history_idx: [B, L] int64 item indices.
@@ -27,14 +27,15 @@ class RankBatch:
         history_time: [B, L] int64.
         target_idx: [B, T] int64 item indices.
         target_time: [B, T] int64.
-        visible: [B, T, L] bool, history events the target may see: strictly earlier in time, within the last
-            `ranker.history` of them, and not padding.
+        history_mask: [B, T, L] bool, True for the history events that a target may see: strictly earlier in time,
+            among the last `ranker.max_history` such events, and not padding.
         label: [B, T] float32; zeros where unknown (serving).
-        weight: [B, T] float32, above 0 where the target counts (right split, not padding), else 0; 1 unless items
-            are weighted.
-        row: [B, T] int64 position of the target in the dataset's flat event order, -1 where it has none.
-        categorical: [B, T, C] int64 codes of the target's features, of its item, user and context; 0 where unknown.
-        numeric: [B, T, N] float32, likewise; 0 where missing. `C` and `N` are 0 where the dataset has no features.
+        weight: [B, T] float32, above 0 where the target counts (right split, not padding), else 0. It is 1 unless
+            items are weighted.
+        event_index: [B, T] int64 position of the target in the dataset's flat event order, or -1.
+        categorical: [B, T, C] int64 codes of the features of the target's item, user and context; 0 where unknown.
+        numeric: [B, T, N] float32 numeric features of the same; 0 where missing. `C` and `N` are 0 if the dataset has
+            no features.
     """
 
     history_idx: Tensor
@@ -42,10 +43,10 @@ class RankBatch:
     history_time: Tensor
     target_idx: Tensor
     target_time: Tensor
-    visible: Tensor
+    history_mask: Tensor
     label: Tensor
     weight: Tensor
-    row: Tensor
+    event_index: Tensor
     categorical: Tensor
     numeric: Tensor
 
@@ -63,7 +64,7 @@ class EventSequences(Protocol):
 
     @property
     def item_idx(self) -> npt.NDArray[Any]:
-        """[events] catalogue indices."""
+        """[events] catalog indices."""
 
     @property
     def label(self) -> npt.NDArray[Any]:
@@ -79,29 +80,29 @@ class EventSequences(Protocol):
 
     @property
     def features(self) -> TargetFeatures:
-        """Features of items, users and events; `NO_TARGET_FEATURES` where there are none."""
+        """Features of items, users and events; `NO_TARGET_FEATURES` if there are none."""
 
 
-def users_of(sequences: EventSequences, rows: Ints) -> Ints:
-    """User index of flat event positions."""
-    return np.searchsorted(np.asarray(sequences.offsets), rows, side="right") - 1
+def users_of(sequences: EventSequences, positions: Ints) -> Ints:
+    """User indices of flat event positions."""
+    return np.searchsorted(np.asarray(sequences.offsets), positions, side="right") - 1
 
 
 class UserWindows:
-    """Cuts each user's events into windows; every event of the asked splits is the target of exactly one.
+    """Cuts each user's events into windows; every event of the requested splits is a target in exactly one window.
 
-    A window is a run of at most `targets` neighbouring positions. Its row's history reaches back far enough
-    that every target finds the last `history` events that are strictly earlier than itself.
+    A window is a run of at most `targets` neighboring positions. The history of its row is long enough for every
+    target to see the last `history` events that are strictly earlier than the target.
 
     Args:
         sequences: Events of all users.
-        history: Longest history a target sees.
+        history: Maximum history length of a target.
         splits: Split codes of the events that are targets.
-        targets: Longest window.
+        targets: Maximum window length.
         item_weight: [N + 1] weight above 0 of an item's events as targets; None for 1.
 
     Attributes:
-        weights: [windows] summed weight of a window's targets.
+        weights: [windows] sum of the weights of a window's targets.
     """
 
     def __init__(
@@ -135,18 +136,18 @@ class UserWindows:
 
     @property
     def num_targets(self) -> int:
-        """How many events are targets, over all windows."""
+        """Number of targets in all windows."""
         return int(self._wanted.sum())
 
     @property
-    def rows(self) -> Ints:
+    def event_indices(self) -> Ints:
         """Flat positions of all targets, ascending."""
         return np.flatnonzero(self._wanted)
 
     def epoch_order(self, seed: int, epoch: int, *, windows_per_step: int) -> list[Ints]:
-        """Global batches of one epoch: shuffled windows, those of similar size together so that little is padded.
+        """Global batches of one epoch: shuffled windows, grouped by similar size to reduce padding.
 
-        The order depends on nothing but the arguments, so any rank of any world size can compute it.
+        The order depends only on the arguments, so any rank of any world size can compute it.
         """
         rng = np.random.default_rng((seed, epoch))
         shuffled = rng.permutation(len(self))
@@ -161,24 +162,26 @@ class UserWindows:
     def epoch(
         self, seed: int, epoch: int, *, windows_per_step: int, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[RankBatch, float]]:
-        """Yields this rank's share of every global batch, and the weight of the whole global batch."""
+        """Yields this rank's part of every global batch, and the weight of the whole global batch."""
         for batch in self.epoch_order(seed, epoch, windows_per_step=windows_per_step):
             yield self.batch(batch[rank::world]), float(self.weights[batch].sum())
 
-    def sweep(self, *, windows_per_step: int, rank: int = 0, world: int = 1) -> Iterator[RankBatch]:
-        """Yields every window of this rank once, in order of size: for scoring."""
+    def iter_eval(self, *, windows_per_step: int, rank: int = 0, world: int = 1) -> Iterator[RankBatch]:
+        """Yields every window of this rank once, ordered by size, for scoring."""
         order = np.argsort(self._size(np.arange(len(self))), kind="stable")
         for first in range(0, len(order), windows_per_step):
-            mine = order[first : first + windows_per_step][rank::world]
-            if len(mine):
-                yield self.batch(mine)
+            own = order[first : first + windows_per_step][rank::world]
+            if len(own):
+                yield self.batch(own)
 
     def batch(self, indices: npt.ArrayLike) -> RankBatch:
-        """The rows of some windows. No indices give one row of weight 0, so that every rank takes every step."""
+        """The rows of some windows. No indices give one row of weight 0, so that every rank can take every step."""
         index = np.asarray(indices, np.int64)
         if index.size == 0:
             spare = self.batch([0])
-            return replace(spare, weight=torch.zeros_like(spare.weight), row=torch.full_like(spare.row, -1))
+            return replace(
+                spare, weight=torch.zeros_like(spare.weight), event_index=torch.full_like(spare.event_index, -1)
+            )
         start, end = self._start[index], self._end[index]
         history_start, history_end = self._seen_start[start], self._seen_end[end - 1]
         target = start[:, None] + np.arange((end - start).max())
@@ -187,22 +190,22 @@ class UserWindows:
         past = history_start[:, None] + np.arange(max(int((history_end - history_start).max()), 1))
         real_past = past < history_end[:, None]
         counts = real_target & self._wanted[target]
-        visible = past[:, None, :] < np.where(real_target, self._seen_end[target], 0)[:, :, None]
-        visible &= past[:, None, :] >= self._seen_start[target][:, :, None]
+        history_mask = past[:, None, :] < np.where(real_target, self._seen_end[target], 0)[:, :, None]
+        history_mask &= past[:, None, :] >= self._seen_start[target][:, :, None]
         past = np.where(real_past, past, 0)
-        # A past of the window that is no target, and padding, have features like any other event; they are not read.
+        # Padding and events of other splits get features too; they have weight 0, so nobody reads these.
         item = self._item[target]
-        features = self._features.at(self._user[target], item, target)
+        features = self._features.lookup(self._user[target], item, target)
         return RankBatch(
             history_idx=torch.from_numpy(np.where(real_past, self._item[past], 0)),
             history_label=torch.from_numpy(np.where(real_past, self._label[past], np.float32(0))),
             history_time=torch.from_numpy(np.where(real_past, self._time[past], 0)),
             target_idx=torch.from_numpy(np.where(real_target, item, 0)),
             target_time=torch.from_numpy(self._time[target]),
-            visible=torch.from_numpy(visible),
+            history_mask=torch.from_numpy(history_mask),
             label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),
             weight=torch.from_numpy(np.where(counts, self._weight[target], np.float32(0))),
-            row=torch.from_numpy(np.where(counts, target, -1)),
+            event_index=torch.from_numpy(np.where(counts, target, -1)),
             categorical=torch.from_numpy(features.categorical),
             numeric=torch.from_numpy(features.numeric),
         )
@@ -223,7 +226,7 @@ def _first_of_ties(user: Ints, time: Ints) -> Ints:
 
 
 def _cut(wanted: Ints, user: Ints, targets: int) -> tuple[Ints, Ints]:
-    """Starts and ends of runs of at most `targets` positions of one user that cover all of `wanted`."""
+    """Starts and ends of runs of at most `targets` positions of one user that cover all positions in `wanted`."""
     if not len(wanted):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     owner = user[wanted]
@@ -231,12 +234,12 @@ def _cut(wanted: Ints, user: Ints, targets: int) -> tuple[Ints, Ints]:
     starts: list[int] = []
     ends: list[int] = []
     for first, last in zip(new_user, [*new_user[1:], len(wanted)], strict=True):
-        mine = wanted[first:last]
+        own = wanted[first:last]
         at = 0
-        while at < len(mine):
-            stop = int(np.searchsorted(mine, mine[at] + targets))
-            starts.append(int(mine[at]))
-            ends.append(int(mine[stop - 1]) + 1)
+        while at < len(own):
+            stop = int(np.searchsorted(own, own[at] + targets))
+            starts.append(int(own[at]))
+            ends.append(int(own[stop - 1]) + 1)
             at = stop
     return np.array(starts, np.int64), np.array(ends, np.int64)
 
@@ -249,21 +252,21 @@ def rank_request(
     now: int,
     *,
     history: int,
-    features: Coded | None = None,
+    features: EncodedFeatures | None = None,
 ) -> RankBatch:
-    """One row as a serving request carries it: the user's past events and the candidates to score at `now`.
+    """A batch of one row from a serving request: the user's past events and the candidates to score at `now`.
 
-    A candidate's logit equals that of the offline row with the same past: the last `history` events strictly
-    earlier than `now` are seen, whatever else the request carries and in whatever order.
+    A candidate gets the same logit as an offline row with the same past. Only the last `history` events strictly
+    earlier than `now` count, in any order in the request.
 
     Args:
-        history_idx: [L] item indices, 0 for items the ranker does not know.
+        history_idx: [L] item indices, 0 for items that the ranker does not know.
         history_label: [L] 0 or 1.
         history_time: [L] Unix seconds.
         candidates_idx: [T] item indices.
         now: Unix seconds.
-        history: Longest history a target sees.
-        features: [T, C] and [T, N] of the candidates, encoded as the ranker's schema says; None if it has none.
+        history: Maximum history length of a target.
+        features: [T, C] and [T, N] features of the candidates, encoded by the ranker's schema; None if it has none.
     """
     time = np.asarray(history_time, np.int64).reshape(-1)
     order = np.argsort(time, kind="stable")
@@ -276,17 +279,17 @@ def rank_request(
         return torch.from_numpy(np.pad(np.asarray(values, kind).reshape(-1)[order], pad)[None])
 
     shape = target.shape
-    known = features or NO_FEATURES.unknown(target.size)
+    encoded = features or NO_FEATURES.unknown(target.size)
     return RankBatch(
         history_idx=past(history_idx, np.int64),
         history_label=past(history_label, np.float32),
         history_time=past(time, np.int64),
         target_idx=torch.from_numpy(target),
         target_time=torch.full(shape, now, dtype=torch.int64),
-        visible=torch.full((*shape, max(seen, 1)), seen > 0),
+        history_mask=torch.full((*shape, max(seen, 1)), seen > 0),
         label=torch.zeros(shape),
         weight=torch.ones(shape),
-        row=torch.full(shape, -1, dtype=torch.int64),
-        categorical=torch.from_numpy(known.categorical[None]),
-        numeric=torch.from_numpy(known.numeric[None]),
+        event_index=torch.full(shape, -1, dtype=torch.int64),
+        categorical=torch.from_numpy(encoded.categorical[None]),
+        numeric=torch.from_numpy(encoded.numeric[None]),
     )

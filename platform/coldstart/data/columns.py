@@ -1,4 +1,4 @@
-"""One column as a user wrote it, typed: ids, words, numbers and times."""
+"""Conversion of one column of a user's table: to ids, text, numbers or times."""
 
 import numpy as np
 import pandas as pd
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 _LATEST = 7_258_118_400  # 2200-01-01
 
 
-def texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Ids and names as strings; 7, 7.0 (an integer column with gaps, as pandas writes it) and " 7 " are the same id."""
+def as_ids(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Ids and names as strings. 7, 7.0 (pandas writes an integer column with gaps so) and " 7 " are the same id."""
     array = _plain(column)
     if pa.types.is_floating(array.type):
-        whole = np.asarray(array.drop_null()) % 1 == 0
-        array = array.cast(pa.int64()) if whole.all() else array
+        integral = np.asarray(array.drop_null()) % 1 == 0
+        array = array.cast(pa.int64()) if integral.all() else array
     return _trimmed(array.cast(pa.string()))
 
 
-def words(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Words as strings; lists are joined by commas, as are parts separated by bars."""
+def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Free text as strings; the elements of a list are joined by commas."""
     array = _plain(column)
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         kind = pa.list_(pa.string())
@@ -27,8 +27,8 @@ def words(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return _trimmed(array.cast(pa.string()))
 
 
-def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
-    """Numbers; NaN where there is none."""
+def as_floats(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
+    """Numbers; NaN where a value is missing or not a number."""
     array = _plain(column)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
@@ -38,17 +38,17 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
     return values
 
 
-def unix_seconds(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Unix seconds (NaN where unreadable), and which of them lie outside the years we take for real."""
+def as_unix_seconds(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Unix seconds (NaN where unreadable), and a mask of the times outside 1970 to 2200."""
     array = _plain(column)
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
         seconds = array.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).to_pandas().to_numpy(np.float64)
     else:
-        seconds = np.floor(numbers(column))
+        seconds = np.floor(as_floats(column))
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            moments = pd.to_datetime(array.to_pandas(), format="ISO8601", errors="coerce", utc=True)
-            dated = np.isnan(seconds) & moments.notna().to_numpy()
-            seconds[dated] = moments.to_numpy("datetime64[s]").astype(np.int64)[dated]
+            times = pd.to_datetime(array.to_pandas(), format="ISO8601", errors="coerce", utc=True)
+            dated = np.isnan(seconds) & times.notna().to_numpy()
+            seconds[dated] = times.to_numpy("datetime64[s]").astype(np.int64)[dated]
     return seconds, (seconds <= 0) | (seconds >= _LATEST)
 
 

@@ -1,4 +1,4 @@
-"""What an item shows: title, text and an encoded picture, and the one door through which pictures are decoded."""
+"""The content of an item (title, text, encoded image), and the only function that decodes images."""
 
 import hashlib
 import io
@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
-class BadPicture(ValueError):  # noqa: N818 - says what it is
-    """A picture that is too large or cannot be decoded; the message is the reason."""
+class InvalidImageError(ValueError):
+    """An image is too large or cannot be decoded; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -21,66 +21,66 @@ class Content:
 
     Attributes:
         title: Short name.
-        text: Longer words, with tags folded in.
-        picture: Encoded bytes as given.
+        text: Longer text, tags included.
+        image: Encoded bytes, unchanged.
     """
 
     title: str | None = None
     text: str | None = None
-    picture: bytes | None = None
+    image: bytes | None = None
 
     @property
     def digest(self) -> str:
-        """sha256 over what it shows: two contents are the same exactly if theirs is."""
-        picture = None if not self.picture else hashlib.sha256(self.picture).hexdigest()
-        return hashlib.sha256(json.dumps([self.title, self.text, picture]).encode()).hexdigest()
+        """sha256 of title, text and image: equal if and only if two contents are equal."""
+        image = None if not self.image else hashlib.sha256(self.image).hexdigest()
+        return hashlib.sha256(json.dumps([self.title, self.text, image]).encode()).hexdigest()
 
     @property
-    def words_digest(self) -> int:
-        """64 bits of what title and text show."""
+    def text_digest(self) -> int:
+        """64-bit hash of title and text."""
         return _shortened(Content(self.title, self.text))
 
     @property
-    def picture_digest(self) -> int:
-        """64 bits of what the picture shows."""
-        return _shortened(Content(picture=self.picture))
+    def image_digest(self) -> int:
+        """64-bit hash of the image."""
+        return _shortened(Content(image=self.image))
 
 
 def _shortened(content: Content) -> int:
     return int.from_bytes(bytes.fromhex(content.digest)[:8], "big", signed=True)
 
 
-def decode_picture(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """Decodes to upright RGB; transparency becomes white.
+def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
+    """Decodes an image to upright RGB; transparent pixels become white.
 
     Args:
         data: Encoded bytes.
-        max_bytes: Largest length of `data`.
-        max_pixels: Largest width x height, read from the header before anything is decoded.
+        max_bytes: Maximum length of `data`.
+        max_pixels: Maximum width x height, read from the header before the image is decoded.
 
     Raises:
-        BadPicture: beyond a limit, of a format not in FORMATS, or broken.
+        InvalidImageError: the image exceeds a limit, has a format not in FORMATS, or is broken.
     """
     if len(data) > max_bytes:
-        raise BadPicture(f"picture has {len(data)} bytes, at most {max_bytes} are allowed")
+        raise InvalidImageError(f"image has {len(data)} bytes, at most {max_bytes} are allowed")
     try:
         with warnings.catch_warnings():
-            # Pillow's own pixel warning; the limit below is the one that counts.
+            # Pillow warns at a limit of its own; `max_pixels` below is the one that counts.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise BadPicture(f"picture has more than {max_pixels} pixels") from error
-    except Exception as error:  # decoders meet broken bytes with nearly every exception there is
-        raise BadPicture("picture is not a JPEG, PNG, WebP, GIF or BMP, or its header is broken") from error
-    width, height = picture.size
+        raise InvalidImageError(f"image has more than {max_pixels} pixels") from error
+    except Exception as error:  # decoders raise nearly any exception on broken bytes
+        raise InvalidImageError("image is not a JPEG, PNG, WebP, GIF or BMP, or its header is broken") from error
+    width, height = image.size
     if width * height > max_pixels:
-        raise BadPicture(f"picture has {width} x {height} pixels, at most {max_pixels} are allowed")
+        raise InvalidImageError(f"image has {width} x {height} pixels, at most {max_pixels} are allowed")
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(image)
         if "A" in upright.getbands() or "transparency" in upright.info:
             layer = upright.convert("RGBA")
             upright = Image.new("RGBA", layer.size, "white")
             upright.alpha_composite(layer)
         return upright.convert("RGB")
     except Exception as error:  # as above
-        raise BadPicture("picture cannot be decoded") from error
+        raise InvalidImageError("image cannot be decoded") from error

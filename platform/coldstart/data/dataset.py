@@ -1,4 +1,4 @@
-"""The dataset: the prepared, immutable result of reading items and events once."""
+"""The dataset: the prepared, immutable copy of items and events that every stage reads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from coldstart.config.artifact import Artifact, read_artifact
 from coldstart.config.errors import UserError
-from coldstart.config.recipe import ContentSwitch
+from coldstart.config.recipe import Modalities
 from coldstart.data.content import Content
-from coldstart.data.contract import DIGESTS, FEATURES, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP, WITHHELD
-from coldstart.data.features import NO_FEATURES, Coded, FeatureSchema, TargetFeatures
+from coldstart.data.features import NO_FEATURES, EncodedFeatures, FeatureSchema, TargetFeatures
+from coldstart.data.schema import DIGESTS, FEATURES, HELD_OUT, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
 from coldstart.data.sequences import Sequences
 
 
 class Dataset:
-    """A dataset directory that was opened; tables are read when first asked for.
+    """An open dataset directory; tables are read on first use.
 
     Attributes:
-        artifact: Its manifest: fingerprint, and `about` with counts per split, time cuts and text statistics.
+        artifact: The manifest: fingerprint, and `metadata` with counts per split, time cuts and text statistics.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -36,24 +36,24 @@ class Dataset:
 
         Args:
             path: The directory.
-            verify: Whether to compare every file with its digest.
+            verify: Whether to compare every file with its sha256.
 
         Raises:
-            UserError: not a dataset, or damaged.
+            UserError: the directory is not a dataset, or a file is corrupt.
         """
         return cls(read_artifact(path, "dataset", verify=verify))
 
     @property
     def num_items(self) -> int:
-        """Items in the catalogue: indices run from 1 to this number."""
-        return int(self.artifact.about["items"])
+        """Number of items in the catalog; item indices run from 1 to this number."""
+        return int(self.artifact.metadata["items"])
 
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The items in order of index: row `i` is item `i + 1`. `columns` limits what is read."""
+        """The items in order of index: row `i` is item `i + 1`. `columns` are the columns to read; None reads all."""
         return _read_parts(self.artifact.path / "items", columns)
 
     def contents(self, item_idx: NDArray[np.int64]) -> list[Content]:
-        """Content of the named items, in that order."""
+        """Contents of items, in the order of `item_idx`."""
         return read_contents(self.artifact.path, item_idx)
 
     def texts(self) -> Iterator[str]:
@@ -64,26 +64,46 @@ class Dataset:
 
     @cached_property
     def train_counts(self) -> NDArray[np.int32]:
-        """[N + 1] train events of each item; index 0 (OOV) has none. Cold items are those with 0."""
+        """[N + 1] number of train events of each item; 0 for index 0 (OOV)."""
         counts = self.items(["num_train_events"])["num_train_events"]
         return np.concatenate([np.zeros(1, np.int32), np.asarray(counts, np.int32)])
 
-    def content_groups(self, content: ContentSwitch) -> NDArray[np.int64]:
-        """[N + 1] a number that items share if all they show is the same, so that reading them cannot tell them apart.
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """[N + 1] whether an item is cold: it has no train event. Index 0 (OOV) is cold."""
+        cold: NDArray[np.bool_] = self.train_counts == 0
+        return cold
+
+    @property
+    def cold_items(self) -> NDArray[np.int64]:
+        """Ascending indices of the cold items of the catalog."""
+        return np.flatnonzero(self.cold[1:]) + 1
+
+    def mature(self, trained: NDArray[np.bool_], min_events: int) -> NDArray[np.bool_]:
+        """[N + 1] whether an item is mature: its ID embedding can be an alignment target.
 
         Args:
-            content: The modalities that are read.
+            trained: [N + 1] items with a trained ID embedding.
+            min_events: Least train events, `coarse.min_events`.
+        """
+        return (self.train_counts >= min_events) & trained
+
+    def content_groups(self, content: Modalities) -> NDArray[np.int64]:
+        """[N + 1] group of each item; items with identical content in the used modalities share a group.
+
+        Args:
+            content: The modalities in use.
 
         Raises:
-            UserError: the dataset was prepared by an earlier release.
+            UserError: an earlier version of coldstart prepared the dataset.
         """
-        shown = [name for name, on in zip(DIGESTS, (content.text, content.picture), strict=True) if on]
-        there = pq.read_schema(part_path(self.artifact.path / "items", 0)).names
-        missing = [name for name in shown if name not in there]
+        used = [name for name, on in zip(DIGESTS, (content.use_text, content.use_image), strict=True) if on]
+        names = pq.read_schema(part_path(self.artifact.path / "items", 0)).names
+        missing = [name for name in used if name not in names]
         if missing:
-            raise UserError(f"{self.artifact.path} has no {missing[0]} of its items; prepare it again")
-        table = self.items(shown)
-        digests = np.stack([np.asarray(table[name]) for name in shown], axis=1)
+            raise UserError(f"{self.artifact.path} has no column {missing[0]} in its items; run prepare again")
+        table = self.items(used)
+        digests = np.stack([np.asarray(table[name]) for name in used], axis=1)
         groups = np.unique(digests, axis=0, return_inverse=True)[1].reshape(-1) + 1
         return np.concatenate([np.zeros(1, np.int64), groups])
 
@@ -95,11 +115,11 @@ class Dataset:
 
     @cached_property
     def features(self) -> FeatureSchema:
-        """What is known of items, users and contexts beside ids and content."""
+        """Schema of the features of items, users and contexts."""
         return read_features(self.artifact.path)
 
     @cached_property
-    def item_features(self) -> Coded:
+    def item_features(self) -> EncodedFeatures:
         """[N + 1] encoded features of the items by index; row 0 is unknown."""
         return read_item_features(self.artifact.path, self.features)
 
@@ -109,25 +129,25 @@ class Dataset:
         return read_sequences(self.artifact.path, self.features, self.item_features)
 
     @property
-    def withholds(self) -> bool:
-        """Whether there are events that training must not see."""
-        return (self.artifact.path / WITHHELD).is_dir()
+    def has_held_out_events(self) -> bool:
+        """Whether the dataset has events that training must not see (an item holdout)."""
+        return (self.artifact.path / HELD_OUT).is_dir()
 
     @cached_property
-    def withheld(self) -> Sequences:
-        """Events of all users, with those on held-out items that training must not see (split UNUSED) in them.
+    def held_out(self) -> Sequences:
+        """Events of all users, including the events on held-out items that training must not see (split EXCLUDED).
 
         Raises:
-            UserError: the dataset was not split by items, or was prepared by an earlier release.
+            UserError: the dataset has no item holdout.
         """
-        if not self.withholds:
+        if not self.has_held_out_events:
             raise UserError(
-                f"{self.artifact.path} withholds no events; set data.split.kind: item_holdout and prepare it again"
+                f"{self.artifact.path} has no held-out events; set data.split.kind: item_holdout and run prepare again"
             )
-        return read_sequences(self.artifact.path, self.features, self.item_features, folder=WITHHELD)
+        return read_sequences(self.artifact.path, self.features, self.item_features, folder=HELD_OUT)
 
 
-def read_item_features(path: Path, schema: FeatureSchema) -> Coded:
+def read_item_features(path: Path, schema: FeatureSchema) -> EncodedFeatures:
     """[N + 1] encoded features of the items of a dataset directory, by index; row 0 is unknown."""
     return schema.stack_items(
         _read_parts(path / "items", ["item_idx", *(one.key for one in schema.of("item").features)])
@@ -135,64 +155,69 @@ def read_item_features(path: Path, schema: FeatureSchema) -> Coded:
 
 
 def read_sequences(
-    path: Path, schema: FeatureSchema, item: Coded, *, folder: str = "sequences", most_events: int | None = None
+    path: Path,
+    schema: FeatureSchema,
+    item: EncodedFeatures,
+    *,
+    folder: str = "sequences",
+    max_events: int | None = None,
 ) -> Sequences:
-    """Sequences of a dataset directory, with their features.
+    """Reads the sequences of a dataset directory, with their features.
 
     Args:
         path: The directory.
-        schema: Of its features.
-        item: Features of its items.
-        folder: Which of its sequences.
-        most_events: Stop after the part that reaches so many events; None reads all.
+        schema: Schema of the features.
+        item: Encoded features of the items.
+        folder: Subdirectory with the sequences.
+        max_events: Stop after the part that reaches this number of events; None reads all.
     """
     parts: list[pa.Table] = []
     events = 0
     for file in sorted((path / folder).glob("part-*.parquet")):
-        if most_events is None or events < most_events:
+        if max_events is None or events < max_events:
             parts.append(pq.read_table(file))
             events += pc.sum(pc.list_value_length(parts[-1]["item_idx"])).as_py()
     table = pa.concat_tables(parts)
     users, contexts = schema.of("user"), schema.of("context")
     by_user = {feature.key: np.asarray(table[feature.key]) for feature in users.features}
     by_event = {feature.key: np.asarray(table[feature.key].combine_chunks().flatten()) for feature in contexts.features}
-    plain = Sequences.from_table(table.drop_columns([*by_user, *by_event]))
+    sequences = Sequences.from_table(table.drop_columns([*by_user, *by_event]))
     if not schema:
-        return plain
-    user, context = users.stack(by_user, len(table)), contexts.stack(by_event, len(plain.label))
-    return replace(plain, features=TargetFeatures(schema, item, user, context))
+        return sequences
+    user, context = users.stack(by_user, len(table)), contexts.stack(by_event, len(sequences.label))
+    return replace(sequences, features=TargetFeatures(schema, item, user, context))
 
 
 def read_features(path: Path) -> FeatureSchema:
-    """The schema in a directory of a dataset or a ranker; no features where there is none."""
+    """The feature schema in a directory of a dataset or a ranker; an empty one if the directory has none."""
     file = path / FEATURES
     return FeatureSchema.model_validate_json(file.read_text()) if file.is_file() else NO_FEATURES
 
 
 def read_contents(dataset: Path, item_idx: NDArray[np.int64]) -> list[Content]:
-    """Content of the named items of a dataset directory, in that order; reads only the row groups that hold them.
+    """Contents of items of a dataset directory, in the order of `item_idx`; reads only the row groups it needs.
 
     Args:
         dataset: The directory.
-        item_idx: [n] item indices, 1..N, in any order and with repeats.
+        item_idx: [n] item indices, 1..N, in any order; repeats are allowed.
     """
-    unique, where = np.unique(np.asarray(item_idx, np.int64), return_inverse=True)
+    unique, inverse = np.unique(np.asarray(item_idx, np.int64), return_inverse=True)
     part, within = np.divmod(unique - 1, ITEMS_PER_PART)
-    found: list[Content] = []
+    contents: list[Content] = []
     for number in np.unique(part):
         rows = within[part == number]
         groups = np.unique(rows // ITEMS_PER_ROW_GROUP)
         with pq.ParquetFile(part_path(dataset / "items", int(number))) as file:
-            table = file.read_row_groups(groups.tolist(), columns=["title", "text", "picture"])
+            table = file.read_row_groups(groups.tolist(), columns=["title", "text", "image"])
         position = (
             np.searchsorted(groups, rows // ITEMS_PER_ROW_GROUP) * ITEMS_PER_ROW_GROUP + rows % ITEMS_PER_ROW_GROUP
         )
-        found += [Content(**row) for row in table.take(position).to_pylist()]
-    return [found[index] for index in where]
+        contents += [Content(**row) for row in table.take(position).to_pylist()]
+    return [contents[index] for index in inverse]
 
 
 def part_path(directory: Path, number: int) -> Path:
-    """File of one part."""
+    """Path of the file with one part."""
     return directory / f"part-{number:05d}.parquet"
 
 

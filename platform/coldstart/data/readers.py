@@ -1,4 +1,4 @@
-"""Readers for a user's own tables: finding them, checking their columns, and reading them piece by piece."""
+"""Readers for a user's tables: find the files, check the columns, read them split by split."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _OWNER: dict[str, Owner] = {"items": "item", "events": "context", "users": "user
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of the user's: files of one format, read in order of name.
+    """A user's table: files of one format, read in order of name.
 
     Attributes:
         name: `items`, `events` or `users`.
@@ -37,7 +37,7 @@ class SourceTable:
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of the user's, found and checked; `users` only where the recipe names one."""
+    """The user's tables; `users` is None unless the recipe names a users table."""
 
     items: SourceTable
     events: SourceTable
@@ -45,29 +45,33 @@ class Tables:
 
     @property
     def all(self) -> tuple[SourceTable, ...]:
-        """Those that are there."""
+        """All tables that exist."""
         return (self.items, self.events) if self.users is None else (self.items, self.events, self.users)
 
     def features(self, columns: Columns) -> tuple[FeatureColumn, ...]:
-        """The declared features, of items, then users, then contexts; an unusual type is an error."""
-        holders = {"item": self.items, "user": self.users, "context": self.events}
+        """The declared features of items, then users, then contexts.
+
+        Raises:
+            UserError: the type of a column cannot be a feature.
+        """
+        tables = {"item": self.items, "user": self.users, "context": self.events}
         return tuple(
-            _feature(holder, owner, name, columns)
+            _feature(table, owner, name, columns)
             for owner in OWNERS
-            if (holder := holders[owner]) is not None
+            if (table := tables[owner]) is not None
             for name in feature_names(columns, owner)
         )
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one task reads: a row group of a Parquet file, or a whole CSV file.
+class FileSplit:
+    """The unit that one task reads: a row group of a Parquet file, or a whole CSV file.
 
     Attributes:
         path: The file.
-        row_group: Which one; -1 for CSV.
+        row_group: Index of the row group; -1 for CSV.
         first_row: Number of its first row in the table.
-        size: Bytes to read, roughly.
+        size: Approximate number of bytes to read.
     """
 
     path: str
@@ -76,18 +80,18 @@ class Piece:
     size: int
 
     def as_row(self) -> dict[str, Any]:
-        """As a row of a table of pieces."""
+        """Its fields by name, as a row of a table."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Rows as they were found.
+class RawBatch:
+    """Rows of a user's table, not yet cleaned.
 
     Attributes:
         first_row: Number of the first row in the table.
         table: Well-formed rows.
-        malformed: Lines that are not rows; they are numbered after those of `table`.
+        malformed: CSV lines with a wrong number of cells; their numbers follow those of `table`.
     """
 
     first_row: int
@@ -96,14 +100,14 @@ class Chunk:
 
 
 def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
-    """Finds the tables and checks that they hold rows and the columns the recipe names.
+    """Finds the tables, and checks that they have rows and the columns that the recipe names.
 
     Args:
-        files: Where they lie and what their columns are called.
-        extra: Further columns that events must have.
+        files: Paths and column names.
+        extra: Further columns that the events table must have.
 
     Raises:
-        UserError: a file or column is missing, a table is empty, pictures are not bytes, or a feature has no kind.
+        UserError: a file or column is missing, a table is empty, images are not bytes, or a column cannot be a feature.
     """
     users = None if files.users is None else _find(files.root, files.users, "users")
     tables = Tables(_find(files.root, files.items, "items"), _find(files.root, files.events, "events"), users)
@@ -114,22 +118,22 @@ def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
     for column in extra:
         _require(events, column, column)
     tables.features(files.columns)
-    picture = files.columns.picture
-    if picture is not None and not _is_bytes(items.types[picture]):
+    image = files.columns.image
+    if image is not None and not _is_bytes(items.types[image]):
         raise UserError(
-            f"data.files.columns.picture: column '{picture}' of {items.files[0]} holds {items.types[picture]}, not "
-            "image bytes; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.picture: null"
+            f"data.files.columns.image: column '{image}' of {items.files[0]} has type {items.types[image]}, not "
+            "binary; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.image: null"
         )
     for table in tables.all:
         if not any(_has_rows(file, table.name) for file in table.files):
-            raise UserError(f"data.files.{table.name}: {table.files[0]} holds no rows; point it at a table with data")
+            raise UserError(f"data.files.{table.name}: {table.files[0]} has no rows; set it to a table with data")
     return tables
 
 
 def wanted_columns(columns: Columns, table: str) -> list[tuple[str, str]]:
-    """Pairs of recipe field and the user's column name, for one table."""
+    """Pairs of recipe field and column name in the user's table."""
     fields = {
-        "items": ("item_id", "title", "text", "picture", "created_at"),
+        "items": ("item_id", "title", "text", "image", "created_at"),
         "events": ("user_id", "item_id", "timestamp", "label"),
         "users": ("user_id",),
     }[table]
@@ -141,23 +145,23 @@ def wanted_columns(columns: Columns, table: str) -> list[tuple[str, str]]:
 
 
 def feature_names(columns: Columns, owner: Owner) -> tuple[str, ...]:
-    """Names of the columns that the recipe declares features of items, users or contexts."""
+    """Names of the columns that the recipe declares as features of items, users or contexts."""
     names: tuple[str, ...] = getattr(columns, f"{owner}_features")
     return names
 
 
 def _feature(table: SourceTable, owner: Owner, name: str, columns: Columns) -> FeatureColumn:
-    kind, found = table.types[name], columns.feature_kinds.get(name)
+    kind, declared = table.types[name], columns.feature_kinds.get(name)
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-        return FeatureColumn(owner=owner, name=name, kind=found or "categorical")
+        return FeatureColumn(owner=owner, name=name, kind=declared or "categorical")
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return FeatureColumn(owner=owner, name=name, kind=found or "numeric")
+        return FeatureColumn(owner=owner, name=name, kind=declared or "numeric")
     raise UserError(
-        f"data.files.columns.{owner}_features: column '{name}' of {table.files[0]} holds {kind}; a feature is text, a "
-        "boolean or a number: turn it into one of them, or take it out"
+        f"data.files.columns.{owner}_features: column '{name}' of {table.files[0]} has type {kind}; a feature must be "
+        "text, a boolean or a number: convert the column, or remove it from the list"
     )
 
 
@@ -168,10 +172,10 @@ def _find(root: Path, name: str, field: str) -> SourceTable:
         kinds = [suffix for suffix, files in found.items() if files]
         if len(kinds) != 1:
             what = "both Parquet and CSV files" if kinds else "no .parquet or .csv file"
-            raise UserError(f"data.files.{field}: directory {path} holds {what}; leave files of one kind in it")
+            raise UserError(f"data.files.{field}: directory {path} contains {what}; keep files of one format in it")
         files = tuple(found[kinds[0]])
     elif path.suffix not in SUFFIXES:
-        raise UserError(f"data.files.{field}: {path} is neither .parquet nor .csv nor a directory of either")
+        raise UserError(f"data.files.{field}: {path} must be a .parquet file, a .csv file or a directory of either")
     elif not path.is_file():
         raise UserError(f"data.files.{field}: {path} does not exist; set data.files.root and data.files.{field}")
     else:
@@ -179,7 +183,7 @@ def _find(root: Path, name: str, field: str) -> SourceTable:
     types = _types(files[0], field)
     for file in files[1:]:
         if missing := set(types) - set(_types(file, field)):
-            raise UserError(f"data.files.{field}: {file} lacks the column '{min(missing)}' that {files[0].name} has")
+            raise UserError(f"data.files.{field}: {file} has no column '{min(missing)}', but {files[0].name} has it")
     return SourceTable(field, files, types)
 
 
@@ -202,7 +206,7 @@ def _has_rows(file: Path, field: str) -> bool:
 
 @contextmanager
 def _named_errors(file: Path | str, field: str) -> Iterator[None]:
-    """What Arrow cannot read becomes an error that names the file."""
+    """Turns Arrow's errors into an error that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -215,7 +219,7 @@ def _require(table: SourceTable, field: str, column: str) -> None:
         return
     near = get_close_matches(column, table.types, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"its columns are {', '.join(sorted(table.types))}"
-    optional = "; if there is none, set it to null" if field in ("title", "text", "picture") else ""
+    optional = "; if the table has no such column, set it to null" if field in ("title", "text", "image") else ""
     raise UserError(f"data.files.columns.{field}: {table.files[0]} has no column '{column}': {hint}{optional}")
 
 
@@ -223,22 +227,22 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def pieces(table: SourceTable) -> list[Piece]:
-    """Cuts a table into what single tasks read, with running row numbers."""
-    found: list[Piece] = []
+def file_splits(table: SourceTable) -> list[FileSplit]:
+    """The file splits of a table, with consecutive row numbers."""
+    splits: list[FileSplit] = []
     row = 0
     for file in table.files:
         if file.suffix == ".csv":
-            found.append(Piece(str(file), -1, row, file.stat().st_size))
+            splits.append(FileSplit(str(file), -1, row, file.stat().st_size))
             if file != table.files[-1]:
                 row += sum(_csv_rows(file))
             continue
         metadata = pq.read_metadata(file)
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group)
-            found.append(Piece(str(file), group, row, rows.total_byte_size))
+            splits.append(FileSplit(str(file), group, row, rows.total_byte_size))
             row += rows.num_rows
-    return found
+    return splits
 
 
 def _csv_rows(file: Path) -> Iterator[int]:
@@ -248,27 +252,27 @@ def _csv_rows(file: Path) -> Iterator[int]:
     yield len(malformed)
 
 
-def read_piece(piece: Piece, columns: list[str], *, field: str) -> Iterator[Chunk]:
-    """Reads the named columns of a piece in chunks; CSV lines with a wrong number of cells come last.
+def read_file_split(file_split: FileSplit, columns: list[str], *, field: str) -> Iterator[RawBatch]:
+    """Reads columns of a file split in batches; CSV lines with a wrong number of cells come last.
 
     Args:
-        piece: What to read.
+        file_split: The split.
         columns: Names in the file.
-        field: `items`, `events` or `users`, for errors.
+        field: `items`, `events` or `users`, for error messages.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is corrupt.
     """
-    with _named_errors(piece.path, field):
-        yield from _read(piece, columns)
+    with _named_errors(file_split.path, field):
+        yield from _read(file_split, columns)
 
 
-def _read(piece: Piece, columns: list[str]) -> Iterator[Chunk]:
-    row = piece.first_row
-    if piece.row_group >= 0:
-        with pq.ParquetFile(piece.path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=columns):
-                yield Chunk(row, pa.Table.from_batches([batch]))
+def _read(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
+    row = file_split.first_row
+    if file_split.row_group >= 0:
+        with pq.ParquetFile(file_split.path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[file_split.row_group], columns=columns):
+                yield RawBatch(row, pa.Table.from_batches([batch]))
                 row += batch.num_rows
         return
     malformed: list[str] = []
@@ -278,13 +282,13 @@ def _read(piece: Piece, columns: list[str]) -> Iterator[Chunk]:
         strings_can_be_null=True,
         null_values=[""],
     )
-    with csv.open_csv(piece.path, parse_options=_parse_options(malformed), convert_options=strings) as reader:
+    with csv.open_csv(file_split.path, parse_options=_parse_options(malformed), convert_options=strings) as reader:
         for batch in reader:
-            yield Chunk(row, pa.Table.from_batches([batch]))
+            yield RawBatch(row, pa.Table.from_batches([batch]))
             row += batch.num_rows
         empty = reader.schema.empty_table()
     if malformed:
-        yield Chunk(row, empty, tuple(malformed))
+        yield RawBatch(row, empty, tuple(malformed))
 
 
 def _parse_options(malformed: list[str] | None = None) -> csv.ParseOptions:

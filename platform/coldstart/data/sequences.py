@@ -1,4 +1,4 @@
-"""User sequences: building them from loose events, and holding all of them flat."""
+"""User sequences: built from single events, and held in flat arrays."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from coldstart.data.contract import ORACLE, SEQUENCES
 from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
+from coldstart.data.schema import ORACLE, SEQUENCES
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Events of all users, flat: user `u` owns positions `offsets[u]` to `offsets[u + 1]`, in order of time.
+    """Events of all users in flat arrays: user `u` owns positions `offsets[u]` to `offsets[u + 1]`, ordered by time.
 
     Attributes:
         offsets: [users + 1] int64.
@@ -22,9 +22,9 @@ class Sequences:
         timestamp: [events] int64, Unix seconds.
         split: [events] int8 split code.
         user_id: One per user.
-        p_click: [events] float32 true click probability, generated data only.
-        p_click_content: [events] float32, what content could tell of it, generated data only.
-        features: Of items, users and events.
+        p_click: [events] float32 true click probability; generated data only.
+        p_click_content: [events] float32 its expectation given user and content; generated data only.
+        features: Features of items, users and events.
     """
 
     offsets: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Sequences:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Sequences":
-        """Flattens the rows of a SEQUENCES table."""
+        """Flattens a SEQUENCES table."""
         lists = {
             name: table[name].combine_chunks() for name in table.column_names if name not in ("user_idx", "user_id")
         }
@@ -57,7 +57,7 @@ def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
         events: Columns user_idx, item_idx, timestamp, row and any others.
 
     Returns:
-        Ordered events of which (user, item, time) is unique, and those that repeat an earlier row.
+        The sorted events with unique (user, item, time), and the events that repeat an earlier row.
     """
     user, item, when, row = (np.asarray(events[name]) for name in ("user_idx", "item_idx", "timestamp", "row"))
     grouped = np.lexsort((row, item, when, user))

@@ -1,4 +1,4 @@
-"""How rows are kept apart: by time, or by held-out items and users."""
+"""Train, valid and test splits: by time, or by held-out items and users."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.config.errors import UserError
-from coldstart.data.contract import TEST, TRAIN, VALID
+from coldstart.data.schema import TEST, TRAIN, VALID
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TimeCuts:
-    """Events before `valid_from` are train, from there valid, from `test_from` test (Unix seconds)."""
+    """Events before `valid_from` are train, events from `test_from` on are test, others are valid (Unix seconds)."""
 
     valid_from: int
     test_from: int
@@ -26,15 +26,15 @@ class TimeCuts:
 
 
 def time_cuts(timestamp: Ints, valid: float, test: float) -> TimeCuts:
-    """Cuts at quantiles of the events; events of one timestamp always fall on the same side.
+    """Cuts at quantiles of the event times; events with the same timestamp get the same split.
 
     Args:
-        timestamp: [n] of all events.
-        valid: Share of events before the test part.
-        test: Last share of events.
+        timestamp: [n] times of all events.
+        valid: Fraction of events in the valid split.
+        test: Fraction of events, the last ones, in the test split.
 
     Raises:
-        UserError: timestamps are so coarse that nothing is left to train on.
+        UserError: timestamps are so coarse that no event is left to train on.
     """
     ordered = np.sort(timestamp)
     end = int(ordered[-1]) + 1
@@ -53,14 +53,14 @@ def time_cuts(timestamp: Ints, valid: float, test: float) -> TimeCuts:
 
 
 def hold_out_items(count: int, share: float, seed: int) -> NDArray[np.bool_]:
-    """[count] mask of a seeded share of items, by position in the catalogue."""
+    """[count] mask of a seeded fraction of the items, by position in the catalog."""
     held = np.zeros(count, bool)
     held[np.random.default_rng([seed, 1]).permutation(count)[: round(share * count)]] = True
     return held
 
 
 def user_codes(count: int, valid: float, test: float, seed: int) -> NDArray[np.int8]:
-    """[count] split code of each user: seeded shares are valid and test users, whole."""
+    """[count] split code of each user: seeded fractions of the users are valid and test with all their events."""
     order = np.random.default_rng([seed, 2]).permutation(count)
     tests, valids = round(test * count), round(valid * count)
     codes = np.full(count, TRAIN, np.int8)

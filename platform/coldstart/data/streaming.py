@@ -1,4 +1,4 @@
-"""Ray Data: the one place that quiets it, and item content streamed in an exact order."""
+"""Ray Data: streaming of item content in an exact order, and the function that silences its output."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from coldstart.data.content import Content
 from coldstart.data.dataset import read_contents
 
 Transform = Callable[[list[Content]], dict[str, NDArray[np.generic]]]
-"""Reads the content of n items into arrays [n, ...] whose widths are the same for every call."""
+"""Converts the contents of n items to arrays [n, ...] whose shapes differ only in n between calls."""
 
 
 def quiet_ray_data() -> None:
-    """No progress bars, no plan print-outs: progress goes through the journal. For the calling process."""
+    """Turns off progress bars and printed plans in this process; a stage reports progress in its metrics log."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -38,13 +38,13 @@ def stream_items(
     """Streams items through Ray Data tasks in exactly the given order.
 
     To stream several epochs, concatenate their orders: one pipeline then runs through all of them without a pause.
-    To resume, pass what is left of the order.
+    To resume, pass the rest of the order.
 
     Args:
-        dataset_path: Dataset directory, on storage that all nodes see.
+        dataset_path: Dataset directory, on storage that all nodes can read.
         order: [n] item indices, 1..N; repeats are allowed.
-        transform: Runs in the tasks (decode, resize, tokenise), e.g. `Encoder.prepare`; must be picklable.
-        batch_size: Rows per batch; only the last batch may be shorter.
+        transform: Runs in the tasks (decode, resize, tokenize), e.g. `Encoder.prepare`; must be picklable.
+        batch_size: Rows per batch; only the last batch may be smaller.
         block_rows: Items per task.
         num_cpus: Logical CPUs per task.
 

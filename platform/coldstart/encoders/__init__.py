@@ -1,7 +1,7 @@
-"""Encoders: MLLM loading, prompt, pooling and layer states; the tiny offline MLLM."""
+"""Encoders: loading an MLLM, prompt, pooling and layer states; the tiny offline MLLM."""
 
 from coldstart.encoders.encoder import Encoder
-from coldstart.encoders.proxies import read_proxies
-from coldstart.encoders.tiny import make_mllm
+from coldstart.encoders.item_embeddings import read_proxies
+from coldstart.encoders.tiny import create_tiny_mllm
 
-__all__ = ["Encoder", "make_mllm", "read_proxies"]
+__all__ = ["Encoder", "create_tiny_mllm", "read_proxies"]

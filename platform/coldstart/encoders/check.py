@@ -1,30 +1,30 @@
-"""Whether an encoder can be made as a recipe says, and what it would train: known before a weight is read."""
+"""Checks an encoder configuration, and counts its trainable parameters, before any weight is read."""
 
-from coldstart.config.recipe import ContentSwitch
 from coldstart.config.recipe import Encoder as EncoderSettings
+from coldstart.config.recipe import Modalities
 from coldstart.encoders.encoder import Encoder
 from coldstart.encoders.freezing import ParameterCount, count_parameters
 
 
 def check_mllm(
-    settings: EncoderSettings, mllm: str | None = None, *, width: int = 1, content: ContentSwitch | None = None
+    settings: EncoderSettings, mllm: str | None = None, *, width: int = 1, content: Modalities | None = None
 ) -> ParameterCount:
-    """Finds out, without reading a weight, whether an encoder can be made as the settings say.
+    """Checks that an encoder can be built from these settings, without reading a weight.
 
     Args:
-        settings: Section of the recipe.
-        mllm: Checkpoint that stands for `tiny` once it is made.
+        settings: The recipe section `encoder`.
+        mllm: Checkpoint to check instead of `settings.mllm`, once the tiny MLLM exists.
         width: d.
-        content: Modalities that it may read.
+        content: Modalities that the encoder reads.
 
     Returns:
-        What the encoder would train; zeros for a `tiny` one that is not made yet.
+        Parameters that would be trained and frozen; zeros for a tiny MLLM that does not exist yet.
 
     Raises:
-        UserError: the MLLM is not there, incomplete, of a family that cannot be read, needs code of its own, or has
-            too few layers.
+        UserError: the MLLM is missing or incomplete, its family is not supported, it needs remote code, or it has too
+            few layers.
     """
     mllm = mllm or settings.mllm
     if mllm == "tiny":
         return ParameterCount(trained=0, frozen=0)
-    return count_parameters(Encoder.outline(mllm, settings, width=width, content=content or ContentSwitch()))
+    return count_parameters(Encoder.on_meta(mllm, settings, width=width, content=content or Modalities()))

@@ -1,6 +1,6 @@
-"""Opening an MLLM checkpoint: a local directory or a hub name, by the ordinary `from_pretrained` path.
+"""Opens an MLLM checkpoint, a local directory or a hub name, with `from_pretrained`.
 
-Anything that is missing is found out before a weight is read.
+Missing files are reported before any weight is read.
 """
 
 from pathlib import Path
@@ -28,75 +28,76 @@ disable_progress_bar()
 def load_processor(mllm: str) -> Any:
     """The processor of an MLLM, with `[EMB]` among its tokens.
 
-    Pictures go through Pillow on every machine: what `AutoProcessor` takes depends on whether torchvision is installed,
-    and two that resize differently would give an item two proxies.
+    Images are always processed by Pillow. `AutoProcessor` would use torchvision where it is installed, which resizes
+    differently, so that one item would get different proxies on different machines.
 
     Raises:
-        UserError: it is not there, cannot be reached, or is not of a family that reads pictures and text.
+        UserError: the checkpoint is missing or unreachable, or its family does not read images and text.
     """
     config = load_config(mllm)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or type(config) not in PROCESSOR_MAPPING:
         raise UserError(
-            f"encoder.mllm {mllm} is a '{config.model_type}', which reads no pictures; "
+            f"encoder.mllm {mllm} is of type '{config.model_type}', which does not read images; "
             "choose an image-text-to-text checkpoint"
         )
     try:
         processor = without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(mllm, backend="pil")
         image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     except (OSError, ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"encoder.mllm {mllm} {_lack(mllm, error)}") from error
-    # Where its files are missing, transformers makes an empty tokenizer of the right class.
+        raise UserError(f"encoder.mllm {mllm} {_missing_part(mllm, error)}") from error
+    # If the tokenizer files are missing, transformers builds an empty tokenizer of the right class.
     if image is None or image != getattr(config, "image_token_id", image):
         raise UserError(
-            f"encoder.mllm {mllm} has no tokenizer that knows {processor.image_token} as token "
-            f"{config.image_token_id}; its directory needs its own tokenizer.json"
+            f"encoder.mllm {mllm} has no tokenizer in which {processor.image_token} is token {config.image_token_id}; "
+            "add its tokenizer.json to the directory"
         )
     if EMB not in processor.tokenizer.get_vocab():
         processor.tokenizer.add_tokens([EMB], special_tokens=True)
     return processor
 
 
-def _lack(mllm: str, error: Exception) -> str:
+def _missing_part(mllm: str, error: Exception) -> str:
     try:
         AutoImageProcessor.from_pretrained(mllm, backend="pil")
     except (OSError, ValueError, ImportError):
-        return "has no image processor; its directory needs preprocessor_config.json"
-    return f"has no complete processor ({_first_line(error)}); its directory needs the tokenizer's files"
+        return "has no image processor; add preprocessor_config.json to the directory"
+    return f"has no complete processor ({_first_line(error)}); add the tokenizer's files to the directory"
 
 
 def load_config(mllm: str) -> Any:
     """The configuration of an MLLM.
 
     Raises:
-        UserError: it is not there or cannot be reached.
+        UserError: the checkpoint is missing or unreachable, or needs remote code.
     """
-    here = Path(mllm)
-    if here.is_dir() and not (here / "config.json").is_file():
-        raise UserError(f"encoder.mllm {mllm} is no checkpoint: config.json is missing")
-    if not here.is_dir() and (here.is_absolute() or mllm.startswith(".")):
+    path = Path(mllm)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"encoder.mllm {mllm} is not a checkpoint: config.json is missing")
+    if not path.is_dir() and (path.is_absolute() or mllm.startswith(".")):
         raise UserError(f"encoder.mllm {mllm} does not exist")
     try:
-        told, _ = PreTrainedConfig.get_config_dict(mllm)
-        own_code = "auto_map" in told and told.get("model_type") not in CONFIG_MAPPING
-        if not own_code:
+        config, _ = PreTrainedConfig.get_config_dict(mllm)
+        needs_remote_code = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
+        if not needs_remote_code:
             return AutoConfig.from_pretrained(mllm, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"encoder.mllm {mllm} cannot be opened ({_first_line(error)}); download it and give the local directory"
+            f"encoder.mllm {mllm} cannot be opened ({_first_line(error)}); download it and set encoder.mllm to the "
+            "local directory"
         ) from error
     raise UserError(
-        f"encoder.mllm {mllm} is a '{told.get('model_type')}' that brings its own code (trust_remote_code), which is "
-        "never run here; choose a checkpoint of a family that transformers knows"
+        f"encoder.mllm {mllm} is of type '{config.get('model_type')}', which needs remote code; trust_remote_code is "
+        "always off, so choose a checkpoint whose family is part of transformers"
     )
 
 
 def load_mllm(mllm: str, *, tokens: int, dtype: str) -> PreTrainedModel:
-    """The model itself, with room for `tokens` token embeddings.
+    """The model, with at least `tokens` token embeddings.
 
-    Under a live `HfDeepSpeedConfig` of ZeRO stage 3 its parameters arrive partitioned.
+    While a `HfDeepSpeedConfig` of ZeRO stage 3 is alive, the parameters are loaded in partitions.
 
     Raises:
-        UserError: no weights, or no model class for them.
+        UserError: the weights are missing, or no model class fits them.
     """
     try:
         model = AutoModelForImageTextToText.from_pretrained(
@@ -104,43 +105,43 @@ def load_mllm(mllm: str, *, tokens: int, dtype: str) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"encoder.mllm {mllm} cannot be loaded: {_first_line(error)}") from error
-    # Checkpoints often hold more rows than the tokenizer has tokens.
+    # Checkpoints often have more embeddings than the tokenizer has tokens.
     if tokens > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(tokens)
     return model
 
 
-def outline_mllm(mllm: str, *, tokens: int) -> PreTrainedModel:
-    """The model without weights: its parameters have a shape and take no memory."""
+def mllm_on_meta(mllm: str, *, tokens: int) -> PreTrainedModel:
+    """The model on the meta device: parameters have shapes but take no memory."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(load_config(mllm))
         if tokens > model.config.get_text_config().vocab_size:
             model.resize_token_embeddings(tokens, mean_resizing=False)
-        # Weights of the two ends are one where the family says so, and counted once.
+        # Tied embeddings must be counted once.
         model.tie_weights()
     return model
 
 
 def without_video(processor: type[Any]) -> type[Any]:
-    """A processor class that reads pictures and text only.
+    """A processor class for images and text only.
 
-    Video processors exist only with torchvision, and a processor insists on all of its parts.
+    Video processors need torchvision, and a processor requires all of its attributes.
     """
-    parts: list[str] = processor.get_attributes()
-    if "video_processor" not in parts:
+    attributes: list[str] = processor.get_attributes()
+    if "video_processor" not in attributes:
         return processor
-    video = parts.index("video_processor")
+    video = attributes.index("video_processor")
 
     class WithoutVideo(processor):  # type: ignore[misc]
         @classmethod
         def get_attributes(cls) -> list[str]:
-            return parts[:video] + parts[video + 1 :]
+            return attributes[:video] + attributes[video + 1 :]
 
         @classmethod
         def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **more: Any) -> Any:
             return super().from_args_and_dict([*args[:video], None, *args[video:]], processor_dict, **more)
 
-    # Its name is written into the checkpoints that it saves.
+    # The class name is written into saved checkpoints.
     WithoutVideo.__name__ = processor.__name__
     return WithoutVideo
 

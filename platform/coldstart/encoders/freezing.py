@@ -1,4 +1,4 @@
-"""Which parts of an MLLM are trained: vision tower, connector and language layers, by recipe."""
+"""Selects the trainable parts of an MLLM: vision tower, connector and language layers."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from coldstart.config import UserError
-from coldstart.config.recipe import Lora, Trained
+from coldstart.config.recipe import Lora, TrainableLayers
 from coldstart.config.recipe.encoder import Layers
 from coldstart.encoders.lora import add_adapters
 
@@ -17,24 +17,24 @@ CONNECTOR_IN_TOWER = re.compile(r"(^|\.|_)merger(_|\.)")
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """Parameters of a module.
+    """Numbers of parameters of a module.
 
     Attributes:
-        trained: Those that get a gradient.
-        frozen: The others.
+        trained: With gradients.
+        frozen: Without.
     """
 
     trained: int
     frozen: int
 
 
-def choose_trained(mllm: Any, train: Trained, lora: Lora | None) -> None:
-    """Freezes what is not to be trained, and adds adapters where there are to be some.
+def set_trainable(mllm: Any, trainable: TrainableLayers, lora: Lora | None) -> None:
+    """Freezes all other parameters, and adds adapters if `lora` is set.
 
     Raises:
-        UserError: a part has fewer layers than are asked for.
+        UserError: a stack has fewer layers than the settings train.
     """
-    vision = train.vision if train.vision is not None else ("none" if lora else "all")
+    vision = trainable.vision if trainable.vision is not None else ("none" if lora else "all")
     tower, language = mllm.get_encoder("image"), mllm.get_decoder()
     in_language = {id(weight) for weight in language.parameters()}
     connector = {id(weight) for name, weight in tower.named_parameters() if CONNECTOR_IN_TOWER.search(name)}
@@ -42,42 +42,44 @@ def choose_trained(mllm: Any, train: Trained, lora: Lora | None) -> None:
     connector |= {id(weight) for weight in mllm.base_model.parameters()} - in_language - in_tower
 
     mllm.requires_grad_(False)
-    _thaw(tower, vision, "encoder.train.vision")
+    _unfreeze_from(tower, vision, "encoder.trainable.vision")
     for weight in mllm.base_model.parameters():
         if id(weight) in connector:
-            weight.requires_grad_(train.connector)
+            weight.requires_grad_(trainable.connector)
     if lora is not None:
-        layers = _last(language, train.language, "encoder.train.language")
+        layers = _last(language, trainable.language, "encoder.trainable.language")
         add_adapters(mllm, layers, lora)
     else:
-        _thaw(language, train.language, "encoder.train.language")
+        _unfreeze_from(language, trainable.language, "encoder.trainable.language")
 
 
 def count_parameters(module: nn.Module) -> ParameterCount:
-    """Counts whole parameters, also of a module that lies in shards."""
-    # A parameter in shards is empty here; its real size stands in `ds_numel`.
+    """Counts full parameters, also if they are partitioned over ranks."""
+    # A parameter that ZeRO-3 partitions is empty here; `ds_numel` holds its full size.
     sizes = [(weight.requires_grad, int(getattr(weight, "ds_numel", weight.numel()))) for weight in module.parameters()]
-    trained = sum(size for grows, size in sizes if grows)
+    trained = sum(size for requires_grad, size in sizes if requires_grad)
     return ParameterCount(trained=trained, frozen=sum(size for _, size in sizes) - trained)
 
 
-def _thaw(stack: nn.Module, layers: Layers, field: str) -> None:
-    """Trains a stack from the first of its chosen layers on: what follows the layers is trained with them."""
+def _unfreeze_from(stack: nn.Module, layers: Layers, field: str) -> None:
+    """Unfreezes a stack from the first selected layer on, modules after the layers included."""
     if layers == "all":
         stack.requires_grad_(True)
         return
-    chosen = {id(weight) for layer in _last(stack, layers, field) for weight in layer.parameters()}
-    begun = False
+    selected = {id(weight) for layer in _last(stack, layers, field) for weight in layer.parameters()}
+    reached = False
     for weight in stack.parameters():
-        begun = begun or id(weight) in chosen
-        weight.requires_grad_(begun)
+        reached = reached or id(weight) in selected
+        weight.requires_grad_(reached)
 
 
 def _last(stack: nn.Module, layers: Layers, field: str) -> list[nn.Module]:
-    # The layers are the longest list of a stack; Qwen3-VL's tower has a shorter one of mergers.
-    there = max((list(part) for part in stack.modules() if isinstance(part, nn.ModuleList)), key=len)
+    # The layers are the longest list of a stack; Qwen3-VL's tower also has a shorter list of mergers.
+    available = max((list(part) for part in stack.modules() if isinstance(part, nn.ModuleList)), key=len)
     if isinstance(layers, str):
-        return there if layers == "all" else []
-    if layers > len(there):
-        raise UserError(f"{field} {layers} exceeds the {len(there)} layers of this encoder.mllm; lower it or say all")
-    return there[-layers:]
+        return available if layers == "all" else []
+    if layers > len(available):
+        raise UserError(
+            f"{field} {layers} exceeds the {len(available)} layers of this encoder.mllm; lower it or set it to all"
+        )
+    return available[-layers:]

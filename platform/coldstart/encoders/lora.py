@@ -1,4 +1,4 @@
-"""Low-rank adapters on the language layers; they exist only while training and are merged before anything is saved."""
+"""Low-rank adapters on the language layers; they exist only during training and are merged before saving."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ ADAPTER = "default"
 
 
 def add_adapters(mllm: Any, layers: Sequence[nn.Module], settings: Lora) -> None:
-    """Adds trainable adapters to every linear map of some of the MLLM's layers."""
+    """Adds trainable adapters to every linear module of the given layers of an MLLM."""
     from peft import LoraConfig, inject_adapter_in_model
 
     linear = {id(part) for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)}
@@ -22,7 +22,7 @@ def add_adapters(mllm: Any, layers: Sequence[nn.Module], settings: Lora) -> None
         target_modules=[name for name, part in mllm.named_modules() if id(part) in linear],
         bias="none",
     )
-    # Injecting freezes what it does not add.
+    # Injecting freezes all parameters except the adapters.
     trained = [weight for weight in mllm.parameters() if weight.requires_grad]
     inject_adapter_in_model(config, mllm, adapter_name=ADAPTER)
     for weight in trained:
@@ -30,7 +30,7 @@ def add_adapters(mllm: Any, layers: Sequence[nn.Module], settings: Lora) -> None
 
 
 def merge_lora(state: dict[str, Tensor], settings: Lora) -> dict[str, Tensor]:
-    """The state of the MLLM without adapters: each adapted weight with its low-rank change added."""
+    """The state dict of the MLLM with the adapters merged into the weights."""
     merged = {}
     scale = settings.alpha / settings.rank
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""From token states to one vector per item, and from that vector to the ID space."""
+"""Pools token states into one vector per item, and projects that vector into the ID space."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class LastPooling(nn.Module):
     """The state of `[EMB]`, the last attended token.
 
-    Every pooling normalises states first, so that the same one reads every layer.
+    Every pooling normalizes the states first, so that one pooling serves all layers.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -36,7 +36,7 @@ class MeanPooling(nn.Module):
 class AttentionPooling(nn.Module):
     """Attention-based token aggregation that includes `[EMB]` (IDProxy, section 3.2).
 
-    The state of `[EMB]` asks with a learned offset; what it gathers from all attended tokens is added to it.
+    The query is the state of `[EMB]` through a learned linear map; the attention output is added to that state.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -59,7 +59,7 @@ POOLINGS = {"attention": AttentionPooling, "last": LastPooling, "mean": MeanPool
 
 
 class Projection(nn.Module):
-    """MLP `[B, D]` -> `[B, d]` of unit norm (float32)."""
+    """MLP from `[B, D]` to `[B, d]` of unit norm (float32)."""
 
     def __init__(self, hidden: int, width: int) -> None:
         """`hidden` is D, `width` is d."""

@@ -1,7 +1,7 @@
-"""What the MLLM is shown of an item: picture, title, text, a cue, and the `[EMB]` token.
+"""The prompt of an item: image, title, text, an instruction, and the `[EMB]` token.
 
-An absent picture is a blank one, so every item has image tokens and every rank always runs the vision tower: ZeRO-3
-would wait for ever if one rank skipped it.
+A missing image is replaced by a blank one, so that every rank always runs the vision tower: ZeRO-3 would wait forever
+if one rank skipped it.
 """
 
 import re
@@ -11,137 +11,137 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coldstart.config.recipe import CUE, ContentSwitch
+from coldstart.config.recipe import INSTRUCTION, Modalities
 from coldstart.data.content import Content
-from coldstart.encoders.pictures import Pictures
+from coldstart.encoders.image_preprocessing import ImagePreprocessor
 
 EMB = "[EMB]"
 Rows = dict[str, np.ndarray]
-"""Columns with one row per item. A column whose rows differ in shape is an object array of them."""
+"""Columns with one row per item. A column whose rows differ in shape is an object array."""
 
 
 class Prompt:
-    """Turns content into rows the MLLM reads. Pure and picklable, so that data workers can run it.
+    """Turns content into input rows of the MLLM. Pure and picklable, so that data workers can run it.
 
     Attributes:
         processor: Processor of the MLLM.
-        pictures: Decodes them and says how the processor is to treat them.
-        max_text_tokens: Most tokens of title and text.
-        content: Which modalities are shown.
-        cue: Stands before `[EMB]`.
-        folded: Names of inputs with several rows per item, which `prepare` folds to one and `collate` restores.
+        images: Decodes images and holds the options of the image processor.
+        max_text_tokens: Limit of tokens of title and text.
+        content: Modalities in the prompt.
+        instruction: Text before `[EMB]`.
+        folded: Names of inputs with several rows per item, which `prepare` folds into one and `collate` unfolds.
     """
 
     def __init__(
         self,
         processor: Any,
-        pictures: Pictures,
+        images: ImagePreprocessor,
         *,
         max_text_tokens: int,
-        content: ContentSwitch,
+        content: Modalities,
         image_marks: tuple[str, str] = ("", ""),
-        cue: str = CUE,
+        instruction: str = INSTRUCTION,
     ) -> None:
-        """See the class; `image_marks` are the tokens this family wants around an image."""
+        """See the class; `image_marks` are the tokens that this family needs around an image."""
         self.processor = processor
-        self.pictures = pictures
+        self.images = images
         self.max_text_tokens = max_text_tokens
         self.content = content
-        self.cue = cue
+        self.instruction = instruction
         self._image_text = f"{image_marks[0]}{processor.image_token}{image_marks[1]}"
         tokenizer = processor.tokenizer
         self._reserved = re.compile("|".join(re.escape(token) for token in sorted(tokenizer.get_added_vocab())))
-        self._suffix = [*_ids(tokenizer, f"\n{cue}"), tokenizer.convert_tokens_to_ids(EMB)]
+        self._suffix = [*_ids(tokenizer, f"\n{instruction}"), tokenizer.convert_tokens_to_ids(EMB)]
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        two = self._see([self.pictures.largest()] * 2)
-        self.folded = frozenset(name for name, rows in two.items() if len(rows) != 2)
+        two_images = self._process_images([self.images.largest()] * 2)
+        self.folded = frozenset(name for name, rows in two_images.items() if len(rows) != 2)
 
     def prepare(self, contents: Sequence[Content]) -> Rows:
-        """One row per item: `input_ids` and `attention_mask` [B, length], `words` [B], pictures as the MLLM wants them.
+        """One row per item: `input_ids` and `attention_mask` [B, length], `num_text_tokens` [B], and the image inputs.
 
-        The attended part stands at the left of a row and ends with `[EMB]`; `words` says how many tokens of title and
-        text it has. Without dynamic resolution all rows of a column have the same shape, whatever the item.
+        The attended tokens are at the left of a row and end with `[EMB]`; `num_text_tokens` counts the tokens of title
+        and text among them. Without dynamic resolution all rows of a column have the same shape.
         """
-        pictures = [self.pictures.decode(content.picture if self.content.picture else None) for content in contents]
-        words = [self._words(content) for content in contents]
-        if not self.pictures.dynamic:
-            return self._rows(self._see(pictures), words, self.max_text_tokens)
-        alone = [
-            self._rows(self._see([picture]), [word_ids], len(word_ids))
-            for picture, word_ids in zip(pictures, words, strict=True)
+        images = [self.images.decode(content.image if self.content.use_image else None) for content in contents]
+        texts = [self._text_ids(content) for content in contents]
+        if not self.images.dynamic:
+            return self._rows(self._process_images(images), texts, self.max_text_tokens)
+        items = [
+            self._rows(self._process_images([image]), [text_ids], len(text_ids))
+            for image, text_ids in zip(images, texts, strict=True)
         ]
-        return {name: _column([rows[name][0] for rows in alone]) for name in alone[0]}
+        return {name: _column([rows[name][0] for rows in items]) for name in items[0]}
 
     def collate(self, rows: Rows) -> Rows:
-        """Arrays for the MLLM from any rows that `prepare` made: no column is longer than their longest row."""
-        made = {name: column for name, column in rows.items() if name != "words"}
+        """Arrays for the MLLM from rows of `prepare`, cut to the longest row."""
+        inputs = {name: column for name, column in rows.items() if name != "num_text_tokens"}
         longest = int(self.lengths(rows).max())
-        for name in made:
+        for name in inputs:
             if name in self.folded:
-                made[name] = np.concatenate(list(made[name]))
-            elif made[name].dtype == object:
-                made[name] = _pad_rows(made[name], self._pad if name == "input_ids" else 0)
+                inputs[name] = np.concatenate(list(inputs[name]))
+            elif inputs[name].dtype == object:
+                inputs[name] = _pad_rows(inputs[name], self._pad if name == "input_ids" else 0)
         for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            if name in made:
-                made[name] = made[name][:, :longest]
-        return made
+            if name in inputs:
+                inputs[name] = inputs[name][:, :longest]
+        return inputs
 
     def lengths(self, rows: Rows) -> np.ndarray:
-        """Tokens `[B]` of each row up to and with `[EMB]`."""
+        """Number of tokens `[B]` of each row, `[EMB]` included."""
         return np.array([int(np.flatnonzero(mask)[-1]) + 1 for mask in rows["attention_mask"]])
 
-    def hide_words(self, rows: Rows, hidden: np.ndarray) -> Rows:
-        """The rows without the words that `hidden` `[B, max_text_tokens]` names: nothing attends to them."""
+    def mask_text_tokens(self, rows: Rows, dropped: np.ndarray) -> Rows:
+        """Rows in which no token attends to the text tokens marked in `dropped` `[B, max_text_tokens]`."""
         masks = rows["attention_mask"].copy()
         ends = self.lengths(rows) - len(self._suffix)
-        for row, (end, words) in enumerate(zip(ends, rows["words"], strict=True)):
+        for row, (end, count) in enumerate(zip(ends, rows["num_text_tokens"], strict=True)):
             mask = masks[row].copy()
-            mask[end - words : end][hidden[row, :words]] = 0
+            mask[end - count : end][dropped[row, :count]] = 0
             masks[row] = mask
         return {**rows, "attention_mask": masks}
 
     def settings(self) -> dict[str, Any]:
-        """What an artifact has to record to build the same prompt again."""
+        """Settings that an artifact stores to rebuild the same prompt."""
         return {
-            "picture_size": self.pictures.size,
-            "dynamic_resolution": self.pictures.dynamic,
+            "image_size": self.images.size,
+            "dynamic_resolution": self.images.dynamic,
             "max_text_tokens": self.max_text_tokens,
             "content": self.content.model_dump(),
-            "cue": self.cue,
+            "instruction": self.instruction,
         }
 
-    def _rows(self, inputs: Rows, words: list[list[int]], room: int) -> Rows:
-        """Puts words, cue and `[EMB]` behind the image tokens of items whose pictures have the same shape."""
-        rows = len(words)
+    def _rows(self, inputs: Rows, texts: list[list[int]], max_tokens: int) -> Rows:
+        """Appends text, instruction and `[EMB]` to the image tokens of items whose images have the same shape."""
+        rows = len(texts)
         prefix = inputs.pop("input_ids")
         inputs.pop("attention_mask", None)
-        kinds = inputs.pop("mm_token_type_ids", None)
-        length = prefix.shape[1] + room + len(self._suffix)
+        token_types = inputs.pop("mm_token_type_ids", None)
+        length = prefix.shape[1] + max_tokens + len(self._suffix)
         ids = np.full((rows, length), self._pad, dtype=np.int64)
         mask = np.zeros((rows, length), dtype=np.int64)
-        for row, word_ids in enumerate(words):
-            whole = [*prefix[row], *word_ids, *self._suffix]
-            ids[row, : len(whole)] = whole
-            mask[row, : len(whole)] = 1
-        if kinds is not None:
-            inputs["mm_token_type_ids"] = np.pad(kinds, ((0, 0), (0, length - kinds.shape[1])))
+        for row, text_ids in enumerate(texts):
+            tokens = [*prefix[row], *text_ids, *self._suffix]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        if token_types is not None:
+            inputs["mm_token_type_ids"] = np.pad(token_types, ((0, 0), (0, length - token_types.shape[1])))
         for name in self.folded & inputs.keys():
             inputs[name] = inputs[name].reshape(rows, -1, *inputs[name].shape[1:])
-        counts = np.array([len(word_ids) for word_ids in words], dtype=np.int64)
-        return {"input_ids": ids, "attention_mask": mask, "words": counts, **inputs}
+        counts = np.array([len(text_ids) for text_ids in texts], dtype=np.int64)
+        return {"input_ids": ids, "attention_mask": mask, "num_text_tokens": counts, **inputs}
 
-    def _see(self, pictures: list[Image.Image]) -> Rows:
-        """The MLLM's own processor on pictures alone: image tokens and pixels."""
-        seen = self.processor(
-            images=[[picture] for picture in pictures],
-            text=[self._image_text] * len(pictures),
-            images_kwargs=self.pictures.options,
+    def _process_images(self, images: list[Image.Image]) -> Rows:
+        """Image tokens and pixels from the MLLM's own processor."""
+        processed = self.processor(
+            images=[[image] for image in images],
+            text=[self._image_text] * len(images),
+            images_kwargs=self.images.options,
             return_tensors="np",
         )
-        return {name: np.asarray(rows) for name, rows in seen.items()}
+        return {name: np.asarray(rows) for name, rows in processed.items()}
 
-    def _words(self, content: Content) -> list[int]:
-        if not self.content.text:
+    def _text_ids(self, content: Content) -> list[int]:
+        if not self.content.use_text:
             return []
         text = "\n".join(part for part in (content.title, content.text) if part)
         return _ids(self.processor.tokenizer, self._reserved.sub(" ", text))[: self.max_text_tokens]
@@ -153,7 +153,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _column(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of any shapes as one column."""
+    """One column of rows that may differ in shape."""
     if rows[0].ndim == 0:
         return np.array(rows)
     column = np.empty(len(rows), object)
@@ -162,8 +162,8 @@ def _column(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _pad_rows(rows: np.ndarray, fill: int) -> np.ndarray:
-    """A column of rows with different shapes `[B] of [n, ...]` -> `[B, longest n, ...]`."""
-    whole = np.full((len(rows), *np.max([row.shape for row in rows], axis=0)), fill, dtype=rows[0].dtype)
-    for place, row in zip(whole, rows, strict=True):
-        place[tuple(slice(side) for side in row.shape)] = row
-    return whole
+    """Pads rows `[n, ...]` of different shapes to one array `[B, max n, ...]`."""
+    padded = np.full((len(rows), *np.max([row.shape for row in rows], axis=0)), fill, dtype=rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[tuple(slice(side) for side in row.shape)] = row
+    return padded

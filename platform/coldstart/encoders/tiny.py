@@ -1,7 +1,7 @@
 """The tiny offline MLLM: an InternVL of about a million parameters, written as an ordinary checkpoint directory.
 
-It lets the demo, the tests and CPU clusters run the whole path without a download. Nothing that reads it knows that it
-is special: its weights are random, so coarse alignment trains it from scratch.
+With it the demo, the tests and CPU clusters run the whole pipeline without a download. All code treats it like any
+other checkpoint; its weights are random, so coarse alignment trains it from scratch.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from coldstart.config import UserError
-from coldstart.config.recipe import CUE
+from coldstart.config.recipe import INSTRUCTION
 from coldstart.encoders.checkpoint import without_video
 from coldstart.encoders.prompt import EMB
 
@@ -31,36 +31,36 @@ VIDEO_TOKEN = "<video>"
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def make_mllm(out: Path, texts: Iterable[str], *, picture_size: int, seed: int) -> None:
-    """Writes a randomly initialised MLLM whose tokenizer was trained on `texts`.
+def create_tiny_mllm(out: Path, texts: Iterable[str], *, image_size: int, seed: int) -> None:
+    """Writes a randomly initialized MLLM and a tokenizer trained on `texts`.
 
     Args:
         out: Directory to write; `AutoModelForImageTextToText.from_pretrained` loads it.
-        texts: Titles and texts of the catalogue, as many as there are.
-        picture_size: Pixels per side of the square it sees.
-        seed: Of the weights.
+        texts: All titles and texts of the catalog.
+        image_size: Pixels per side of an image.
+        seed: For the weights.
 
     Raises:
-        UserError: `picture_size` is not a multiple of the patch raster.
+        UserError: `image_size` is not a multiple of the merged patch size.
     """
-    raster = PATCH * MERGE
-    if picture_size % raster:
-        raise UserError(f"encoder.picture_size {picture_size} must be a multiple of {raster} for encoder.mllm: tiny")
+    cell = PATCH * MERGE
+    if image_size % cell:
+        raise UserError(f"encoder.image_size {image_size} must be a multiple of {cell} for encoder.mllm: tiny")
     tokenizer = _train_tokenizer(texts)
-    seen = (picture_size // raster) ** 2
-    # The video processor of this family needs torchvision; a processor without one reads pictures all the same.
+    image_tokens = (image_size // cell) ** 2
+    # The video processor of this family needs torchvision; images do not need it.
     processor = without_video(InternVLProcessor)(
         image_processor=GotOcr2ImageProcessorPil(
-            size={"height": picture_size, "width": picture_size}, min_patches=1, max_patches=1
+            size={"height": image_size, "width": image_size}, min_patches=1, max_patches=1
         ),
         tokenizer=tokenizer,
         video_processor=None,
-        image_seq_length=seen,
+        image_seq_length=image_tokens,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = InternVLForConditionalGeneration(_config(tokenizer, picture_size, seen))
-        _start_from_scratch(model)
+        model = InternVLForConditionalGeneration(_config(tokenizer, image_size, image_tokens))
+        _initialize(model)
     out.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(out)
     model.save_pretrained(out)
@@ -79,8 +79,8 @@ def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # The cue stands in every prompt, so its words deserve tokens of their own.
-    tokenizer.train_from_iterator([*[CUE] * 1000, *texts], trainer)
+    # The instruction is part of every prompt, so its words should be single tokens.
+    tokenizer.train_from_iterator([*[INSTRUCTION] * 1000, *texts], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -90,14 +90,14 @@ def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) -> InternVLConfig:
+def _config(tokenizer: PreTrainedTokenizerFast, image_size: int, image_tokens: int) -> InternVLConfig:
     return InternVLConfig(
         vision_config={
             "hidden_size": 64,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "intermediate_size": 128,
-            "image_size": picture_size,
+            "image_size": image_size,
             "patch_size": PATCH,
             "layer_scale_init_value": 1.0,
         },
@@ -115,18 +115,18 @@ def _config(tokenizer: PreTrainedTokenizerFast, picture_size: int, seen: int) ->
             "eos_token_id": tokenizer.eos_token_id,
         },
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKENS["context_image_token"]),
-        image_seq_length=seen,
+        image_seq_length=image_tokens,
         downsample_ratio=1 / MERGE,
     )
 
 
 @torch.no_grad()
-def _start_from_scratch(model: Any) -> None:
-    """Gives the model weights from which a few thousand items teach it something within minutes.
+def _initialize(model: Any) -> None:
+    """Initializes the weights so that a few thousand items and a few minutes are enough to train them.
 
-    The usual small constant spread is meant for large widths and long training. Here variance is kept through each
-    layer, and the vision tower starts where training would take it: patches are seen through a cosine basis, positions
-    are waves, and attention begins local (Trockman and Kolter 2023).
+    The usual small constant standard deviation suits large widths and long training. Here every layer preserves the
+    variance, and the vision tower starts near where training ends: a cosine basis for patches, sinusoidal positions,
+    and mimetic attention (Trockman and Kolter 2023).
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -140,13 +140,13 @@ def _start_from_scratch(model: Any) -> None:
     embeddings = model.model.vision_tower.embeddings
     patches, positions = embeddings.patch_embeddings.projection.weight, embeddings.position_embeddings
     patches.copy_(_cosine_basis(len(patches)))
-    positions[0, 1:] = 0.5 * _waves(positions.shape[1] - 1, positions.shape[2])
+    positions[0, 1:] = 0.5 * _sinusoidal_positions(positions.shape[1] - 1, positions.shape[2])
     for layer in model.model.vision_tower.encoder.layer:
-        _start_local(layer.attention)
+        _initialize_mimetic(layer.attention)
 
 
 def _cosine_basis(width: int) -> torch.Tensor:
-    """The `width` lowest frequencies of a patch in brightness and two colour contrasts: `[width, 3, PATCH, PATCH]`."""
+    """The `width` lowest frequencies of a patch in brightness and two color contrasts: `[width, 3, PATCH, PATCH]`."""
     place = torch.arange(PATCH)
     waves = torch.cos(torch.pi * (place[None] + 0.5) * place[:, None] / PATCH) * (2 / PATCH) ** 0.5
     waves[0] *= 0.5**0.5
@@ -155,25 +155,25 @@ def _cosine_basis(width: int) -> torch.Tensor:
     return torch.stack([torch.einsum("c,h,w->chw", contrasts[c], waves[u], waves[v]) for _, u, v, c in order])
 
 
-def _waves(count: int, width: int) -> torch.Tensor:
+def _sinusoidal_positions(count: int, width: int) -> torch.Tensor:
     """Sine and cosine of row and column of `count` patches in a square: `[count, width]`."""
     side = int(count**0.5)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    speeds = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    angles = [axis.reshape(-1, 1) * speeds for axis in (rows, columns)]
+    frequencies = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
-def _start_local(attention: Any) -> None:
-    """Queries meet keys like their own, and what is gathered is taken off the state, as trained attention does."""
+def _initialize_mimetic(attention: Any) -> None:
+    """Mimics trained attention: queries match similar keys, and the output is subtracted from the state."""
     width, heads = attention.embed_dim, attention.num_heads
     each = width // heads
-    eye, spread = torch.eye(width), width**-0.5
+    eye, std = torch.eye(width), width**-0.5
     for head in range(heads):
-        left, values, right = torch.linalg.svd(0.7 * torch.randn(width, width) * spread + 0.7 * eye)
+        left, values, right = torch.linalg.svd(0.7 * torch.randn(width, width) * std + 0.7 * eye)
         scale, rows = values[:each].sqrt(), slice(head * each, (head + 1) * each)
         attention.q_proj.weight[rows] = (left[:, :each] * scale).T
         attention.k_proj.weight[rows] = (right[:each].T * scale).T
-    left, values, right = torch.linalg.svd(0.4 * torch.randn(width, width) * spread - 0.4 * eye)
+    left, values, right = torch.linalg.svd(0.4 * torch.randn(width, width) * std - 0.4 * eye)
     attention.v_proj.weight.copy_((right.T * values.sqrt()).T)
     attention.projection_layer.weight.copy_(left * values.sqrt())

@@ -1,1 +1,1 @@
-"""Metrics, slices, intervals, variants and the report."""
+"""Metrics, slices, confidence intervals, variants and reports."""

@@ -1,8 +1,8 @@
-"""What the ID table asks for, and how much of it content can answer.
+"""How much of the ID table content can predict.
 
-Rows of mature items are predicted from their layer states by ridge regression, every item by a fit that it had no part
-in. Training counts alone decide who is mature. The layer states of most of these items come from an encoder that was
-aligned with their very rows, so what counts for new items is measured on those that coarse alignment kept out.
+Ridge regressions predict the ID rows of mature items from layer states, each item from a fit on other items. Most of
+these layer states come from an encoder that was aligned with the same ID rows. What holds for new items is therefore
+measured on the mature items that coarse alignment held out.
 
 Legend: `m` mature items, `p` content numbers, `d` ID width, `k` directions.
 """
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.alignment.content_map import RIDGE_PENALTIES
-from coldstart.alignment.quality import retrieval
+from coldstart.alignment.content_to_id_regression import RIDGE_PENALTIES
+from coldstart.alignment.retrieval_metrics import retrieval_metrics
 from coldstart.config.recipe import Evaluation
-from coldstart.evaluation.intervals import draw_counts, interval
-from coldstart.evaluation.shrinkage import shrunk
+from coldstart.evaluation.intervals import interval, resample_counts
+from coldstart.evaluation.shrinkage import shrink_means
 
 Floats = NDArray[np.floating]
 
 FOLDS = 5
-SHOWN = 12
-"""Principal directions that are told apart, the strongest first."""
-FEWEST = 30
-"""Items below which nothing is regressed, and kept-out items below which all mature ones are judged."""
+MAX_DIRECTIONS = 12
+"""Principal directions that are reported, the strongest first."""
+MIN_ITEMS = 30
+"""With fewer items nothing is fitted; with fewer held-out items all mature items are tested."""
 
 
 def id_space(
@@ -33,70 +33,63 @@ def id_space(
     rows: Floats,
     clicks: NDArray[np.integer],
     events: NDArray[np.integer],
-    kept_out: NDArray[np.bool_],
+    held_out: NDArray[np.bool_],
     settings: Evaluation,
     *,
     seed: int,
 ) -> dict[str, Any] | None:
-    """How predictable the rows of mature items are, and what they consist of.
+    """How well content predicts the ID rows of mature items, and what those rows consist of.
 
     Args:
-        content: [m, p] layer states, flat.
+        content: [m, p] flattened layer states.
         rows: [m, d] ID rows.
         clicks: [m] train clicks.
         events: [m] train events.
-        kept_out: [m] items that the encoder was not aligned with.
+        held_out: [m] items that the encoder was not aligned with.
         settings: Resamples and confidence.
         seed: Of folds and resampling.
 
     Returns:
-        None where there are too few items. `items`, `judged` and whether these are `kept_out` ones; `effective`
-        directions (participation ratio) of `width`; `appeal`, the share of the variance along one axis that the
-        log-odds of a click explain, and `first_is_appeal`, the cosine of that axis with the first direction;
-        `directions`, each with its share of the variance and its `r2`; `r2` of all, of the appeal axis (`r2_appeal`)
-        and of what is left (`r2_rest`), each with value, low and high; and `found` / `chance`, the share of items
-        whose own row is nearest, or among ten.
+        None with too few items. Otherwise `items`, `test_items` and whether those are `held_out`; the
+        `participation_ratio` of the variances (the effective number of directions) out of `dim`; `item_effect`, the
+        share of the variance along the axis that the log-odds of a click explain, and `item_effect_cosine`, the cosine
+        of that axis with the first direction; `directions`, each with its share of the variance and its `r2`; `r2`
+        of the whole row, along the item effect axis (`r2_item_effect`) and orthogonal to it (`r2_rest`), each with
+        value, low and high; and `recall` and `chance_recall`, the share of items whose own row is the nearest or among
+        the ten nearest.
     """
-    if len(rows) < FEWEST or not np.ptp(rows) > 0:
+    if len(rows) < MIN_ITEMS or not np.ptp(rows) > 0:
         return None
     table = (rows - rows.mean(0)).astype(np.float64)
-    axis, appeal = _appeal_axis(table, log_odds(clicks, events))
+    axis, item_effect = _item_effect_axis(table, log_odds(clicks, events))
     _, strengths, directions = np.linalg.svd(table, full_matrices=False)
     shares = strengths**2 / np.sum(strengths**2)
     predicted = held_out_rows(content, rows, seed=seed) - rows.mean(0)
-    apart = int(kept_out.sum()) >= FEWEST
-    judged = np.flatnonzero(kept_out) if apart else np.arange(len(rows))
-    target, missed = table[judged], (table - predicted)[judged]
-    per_direction = 1 - np.sum((missed @ directions.T) ** 2, 0) / np.maximum(
-        np.sum((target @ directions.T) ** 2, 0), 1e-12
-    )
-    on_axis = [np.square(values @ axis) for values in (missed, target)]
-    whole = [np.square(values).sum(1) for values in (missed, target)]
-    rest = [all_of - along for all_of, along in zip(whole, on_axis, strict=True)]
-    found = _found(predicted[judged], judged, table)
+    enough_held_out = int(held_out.sum()) >= MIN_ITEMS
+    tested = np.flatnonzero(held_out) if enough_held_out else np.arange(len(rows))
+    target, residual = table[tested], (table - predicted)[tested]
+    recall = _own_row_recall(predicted[tested], tested, table)
     return {
         "items": len(rows),
-        "judged": len(judged),
-        "kept_out": apart,
-        "width": rows.shape[1],
-        "effective": float(1 / np.sum(shares**2)),
-        "appeal": appeal,
-        "first_is_appeal": float(abs(directions[0] @ axis)),
+        "test_items": len(tested),
+        "held_out": enough_held_out,
+        "dim": rows.shape[1],
+        "participation_ratio": float(1 / np.sum(shares**2)),
+        "item_effect": item_effect,
+        "item_effect_cosine": float(abs(directions[0] @ axis)),
         "directions": [
-            {"share": float(share), "r2": float(r2)} for share, r2 in zip(shares[:SHOWN], per_direction, strict=False)
+            {"share": float(share), "r2": float(r2)}
+            for share, r2 in zip(shares[:MAX_DIRECTIONS], _r2_by_direction(target, residual, directions), strict=False)
         ],
-        **{
-            name: _explained(missed_there[0], missed_there[1], settings, seed)
-            for name, missed_there in (("r2", whole), ("r2_appeal", on_axis), ("r2_rest", rest))
-        },
-        "found": {"at_1": found["recall_at_1"], "at_10": found["recall_at_10"]},
-        "chance": {"at_1": 1 / len(rows), "at_10": found["chance_recall_at_10"]},
+        **_r2_by_axis(target, residual, axis, settings, seed=seed),
+        "recall": {"at_1": recall["recall_at_1"], "at_10": recall["recall_at_10"]},
+        "chance_recall": {"at_1": 1 / len(rows), "at_10": recall["chance_recall_at_10"]},
     }
 
 
 def held_out_rows(content: Floats, rows: Floats, *, seed: int) -> NDArray[np.float64]:
-    """[m, d] rows as ridge regressions predict them that were fitted, and their penalty chosen, on other items."""
-    # Takes seconds to import, and actors that import their way here have no use for it.
+    """[m, d] cross-validated predictions of ridge regressions; fit and penalty come from other items."""
+    # Imported here because it takes seconds, and actors that import this module do not need it.
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -108,40 +101,63 @@ def held_out_rows(content: Floats, rows: Floats, *, seed: int) -> NDArray[np.flo
 
 
 def log_odds(clicks: NDArray[np.integer], events: NDArray[np.integer]) -> NDArray[np.float64]:
-    """[m] log-odds of a click on each item, its rate shrunk by how few events it has; none may have no event."""
+    """[m] log-odds of a click, with rates of few events shrunk to the mean. Every item needs an event."""
     base = clicks.sum() / events.sum()
-    rate = shrunk(clicks.astype(np.float64), events, float(base * (1 - base)))
+    rate = shrink_means(clicks.astype(np.float64), events, float(base * (1 - base)))
     rate = np.clip(rate, 1e-3, 1 - 1e-3)
     return np.asarray(np.log(rate) - np.log1p(-rate))
 
 
-def _appeal_axis(table: NDArray[np.float64], appeal: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """The unit vector along which centred rows [m, d] move with appeal [m], and the share of variance explained."""
-    centred = appeal - appeal.mean()
-    spread = float(np.sqrt(np.mean(centred**2)))
+def _item_effect_axis(
+    table: NDArray[np.float64], item_effect: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """The unit vector along which centered rows [m, d] vary with the item effect [m], and its share of the variance."""
+    centered = item_effect - item_effect.mean()
+    spread = float(np.sqrt(np.mean(centered**2)))
     if not spread > 0:
         return np.eye(table.shape[1])[0], 0.0
-    slope = table.T @ (centred / spread) / len(table)
+    slope = table.T @ (centered / spread) / len(table)
     length = float(np.linalg.norm(slope))
     return slope / max(length, 1e-12), length**2 / float(np.mean(np.sum(table**2, 1)))
 
 
-def _explained(missed: Floats, there: Floats, settings: Evaluation, seed: int) -> dict[str, float]:
-    """R^2 from squares [n] of each item, with its interval over items."""
+def _r2_by_direction(target: Floats, residual: Floats, directions: Floats) -> NDArray[np.float64]:
+    """[k] R^2 of rows [n, d] along each principal direction [k, d]."""
+    unexplained, total = (np.sum((values @ directions.T) ** 2, 0) for values in (residual, target))
+    return np.asarray(1 - unexplained / np.maximum(total, 1e-12))
+
+
+def _r2_by_axis(
+    target: Floats, residual: Floats, axis: Floats, settings: Evaluation, *, seed: int
+) -> dict[str, dict[str, float]]:
+    """R^2 of rows [n, d] as a whole, along an axis [d], and orthogonal to it."""
+    along = [np.square(values @ axis) for values in (residual, target)]
+    whole = [np.square(values).sum(1) for values in (residual, target)]
+    rest = [total - part for total, part in zip(whole, along, strict=True)]
+    return {
+        name: _r2(unexplained, total, settings, seed)
+        for name, (unexplained, total) in (("r2", whole), ("r2_item_effect", along), ("r2_rest", rest))
+    }
+
+
+def _r2(unexplained: Floats, total: Floats, settings: Evaluation, seed: int) -> dict[str, float]:
+    """R^2 from the squares [n] of each item, with its interval over items."""
     draws = np.concatenate(
         [
-            counts @ np.column_stack([missed, there])
-            for counts in draw_counts(len(missed), resamples=settings.bootstrap, seed=seed)
+            counts @ np.column_stack([unexplained, total])
+            for counts in resample_counts(len(unexplained), resamples=settings.num_resamples, seed=seed)
         ]
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(1 - missed.sum() / there.sum()) if there.sum() > 0 else float("nan")
+        value = float(1 - unexplained.sum() / total.sum()) if total.sum() > 0 else float("nan")
         found = interval(value, 1 - draws[:, 0] / draws[:, 1], confidence=settings.confidence)
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _found(predicted: NDArray[np.float64], own: NDArray[np.integer], table: NDArray[np.float64]) -> dict[str, float]:
+def _own_row_recall(
+    predicted: NDArray[np.float64], own: NDArray[np.integer], table: NDArray[np.float64]
+) -> dict[str, float]:
     """Retrieval of own rows among all mature ones, by the cosine of deviations from the mean row."""
     unit = torch.nn.functional.normalize
     query, rows = (unit(torch.from_numpy(values).float(), dim=-1) for values in (predicted, table))
-    return retrieval(query, torch.from_numpy(own.astype(np.int64)), rows)
+    return retrieval_metrics(query, torch.from_numpy(own.astype(np.int64)), rows)

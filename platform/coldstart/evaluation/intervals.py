@@ -1,4 +1,4 @@
-"""Bootstrap intervals: units are resampled, all variants on the same draws, so differences are paired; and tests.
+"""Bootstrap intervals and tests. All variants use the same resamples, so their differences are paired.
 
 Legend: `K` variants, `u` users, `R` resamples.
 """
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 CELLS = 10_000_000
-"""Resample counts held at once."""
+"""Resample counts in memory at once."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the percentile interval of its resamples; NaN where not defined."""
+    """A value and the percentile interval of its resamples; NaN if undefined."""
 
     value: float
     low: float
     high: float
 
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
+        """Whether the whole interval is on one side of zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -41,17 +41,17 @@ def resample(
         seed: Of the draws.
 
     Returns:
-        [R, K] GAUC; NaN when there is no user.
+        [R, K] GAUC; NaN without users.
     """
     if not len(weight):
         return np.full((resamples, len(auc)), np.nan)
     sides = np.column_stack([(auc * weight).T, weight])
-    sums = np.concatenate([counts @ sides for counts in draw_counts(len(weight), resamples=resamples, seed=seed)])
+    sums = np.concatenate([counts @ sides for counts in resample_counts(len(weight), resamples=resamples, seed=seed)])
     return np.asarray(sums[:, :-1] / sums[:, -1:])
 
 
-def draw_counts(units: int, *, resamples: int, seed: int | Sequence[int]) -> Iterator[NDArray[np.float64]]:
-    """How often each unit (user, item) is drawn in each resample: parts [r, units] that add up to `resamples` rows."""
+def resample_counts(units: int, *, resamples: int, seed: int | Sequence[int]) -> Iterator[NDArray[np.float64]]:
+    """How often each unit (user, item) is drawn in each resample, in chunks [r, units] of all `resamples` rows."""
     rng = np.random.default_rng(seed)
     step = max(1, CELLS // units)
     for done in range(0, resamples, step):
@@ -61,7 +61,7 @@ def draw_counts(units: int, *, resamples: int, seed: int | Sequence[int]) -> Ite
 
 
 def interval(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> Interval:
-    """The central share `confidence` of finite `draws` [R] around `value`."""
+    """The central `confidence` interval of the finite `draws` [R] of `value`."""
     finite = draws[np.isfinite(draws)]
     if not len(finite) or not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"))
@@ -69,10 +69,10 @@ def interval(value: float, draws: NDArray[np.floating[Any]], *, confidence: floa
     return Interval(value, float(low), float(high))
 
 
-def p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
-    """Two-sided p of `value` against zero, from the spread of its draws [R]; NaN where not defined.
+def bootstrap_p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
+    """Two-sided p-value of `value` against zero, from the spread of its draws [R]; NaN if undefined.
 
-    Normal, so that a correction over many comparisons is not stopped at the 2 / R that counting draws can reach.
+    Uses the normal distribution, since counting draws cannot give less than 2 / R, too much for many comparisons.
     """
     finite = draws[np.isfinite(draws)]
     if len(finite) < 2 or not np.isfinite(value):
@@ -83,21 +83,21 @@ def p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
     return float(2 * norm.sf(abs(value) / spread))
 
 
-def tested(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> dict[str, float]:
-    """`p` of a difference and `mde`, what would have been found, from its draws [R]; NaN where all draws are alike."""
+def difference_test(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> dict[str, float]:
+    """`p` of a difference and its minimum detectable effect `mde`, from its draws [R]; NaN if all draws are equal."""
     if not np.ptp(draws) > 0:
         return {"p": math.nan, "mde": math.nan}
-    return {"p": p_value(value, draws), "mde": minimum_detectable(draws, confidence=confidence)}
+    return {"p": bootstrap_p_value(value, draws), "mde": minimum_detectable_effect(draws, confidence=confidence)}
 
 
-def corrected(family: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tests that are made together, each with its `p_holm`."""
+def holm_corrected(family: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Adds `p_holm` to each test of a family."""
     found = holm(np.array([entry["p"] for entry in family], np.float64))
     return [{**entry, "p_holm": float(p)} for entry, p in zip(family, found, strict=True)]
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P values [n] corrected for their number (Holm 1979); NaN stays NaN and is not counted."""
+    """P-values [n] with Holm's correction (1979); NaN stays NaN and is not counted."""
     corrected = np.full(len(p), np.nan)
     defined = np.flatnonzero(~np.isnan(p))
     order = defined[np.argsort(p[defined], kind="stable")]
@@ -106,10 +106,10 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def minimum_detectable(draws: NDArray[np.floating[Any]], *, confidence: float, power: float = 0.8) -> float:
+def minimum_detectable_effect(draws: NDArray[np.floating[Any]], *, confidence: float, power: float = 0.8) -> float:
     """The true difference that a test at `confidence` would find with probability `power` (Bloom 1995).
 
-    A null result excludes effects of about this size and more, whatever their sign. NaN without draws.
+    A null result excludes larger effects of either sign. NaN without draws.
     """
     finite = draws[np.isfinite(draws)]
     if len(finite) < 2:

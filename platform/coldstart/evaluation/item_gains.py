@@ -1,6 +1,6 @@
-"""Which cold items the proxy serves better than the OOV row does, and which worse.
+"""Gains of single cold items: where the proxy predicts better than the OOV row, and where worse.
 
-An item's gain is the mean fall in log loss over its rows, shrunk by how few they are.
+An item's gain is the mean decrease of log loss over its rows, shrunk more if it has fewer rows.
 
 Legend: `n` rows, `m` items.
 """
@@ -12,25 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.evaluation.metrics import losses, sigmoid
-from coldstart.evaluation.shrinkage import shrunk
+from coldstart.evaluation.shrinkage import shrink_means
 
 MIN_ROWS = 20
-"""Rows that an item needs to be listed, or counted among those that gain."""
+"""Items with fewer rows are not listed and not counted."""
 
 
 @dataclass(frozen=True)
 class ItemGains:
-    """Items with at least MIN_ROWS rows, by falling gain, `[m]` each.
+    """Items with at least MIN_ROWS rows, `[m]` each, highest gain first.
 
     Attributes:
         item: Item indices.
-        rows: Evaluated rows of the item.
+        rows: Number of evaluated rows of the item.
         observed: Click rate of these rows.
         before: Mean click probability from the OOV row.
         after: Mean click probability from the proxy.
-        gain: Shrunk fall in log loss per row, in nats; below zero is a loss.
-        mean: Fall in log loss over all rows, those of items left out too.
-        left_out: Items with fewer rows.
+        gain: Shrunk decrease of log loss per row, in nats; negative if the proxy is worse.
+        mean: Mean decrease of log loss over all rows, including those of items left out.
+        left_out: Number of items with fewer rows.
     """
 
     item: NDArray[np.int64]
@@ -43,27 +43,27 @@ class ItemGains:
     left_out: int
 
     @property
-    def better(self) -> float:
-        """Share of the items that gain; NaN without items."""
+    def improved_fraction(self) -> float:
+        """Share of the items with a positive gain; NaN without items."""
         return float((self.gain > 0).mean()) if len(self.gain) else float("nan")
 
 
 def item_gains(
     item: NDArray[np.integer], label: NDArray[np.integer], before: NDArray[np.floating], after: NDArray[np.floating]
 ) -> ItemGains:
-    """Compares two logits of the same rows, `[n]` each, item by item."""
+    """Compares two logits of the same rows, `[n]` each, by item."""
     items, of = np.unique(item, return_inverse=True)
     p_before, p_after = sigmoid(before), sigmoid(after)
-    fell = losses(label, p_before) - losses(label, p_after)
+    decrease = losses(label, p_before) - losses(label, p_after)
 
     def total(values: NDArray[Any] | None = None) -> NDArray[np.float64]:
         return np.bincount(of, weights=values, minlength=len(items)).astype(np.float64)
 
     rows = total().astype(np.int64)
-    mean = total(fell) / np.maximum(rows, 1)
+    mean = total(decrease) / np.maximum(rows, 1)
     freedom = len(item) - len(items)
-    within = float(np.sum((fell - mean[of]) ** 2) / freedom) if freedom > 0 else 0.0
-    gain = shrunk(total(fell), rows, within)
+    within = float(np.sum((decrease - mean[of]) ** 2) / freedom) if freedom > 0 else 0.0
+    gain = shrink_means(total(decrease), rows, within)
     enough = np.flatnonzero(rows >= MIN_ROWS)
     order = enough[np.argsort(-gain[enough], kind="stable")]
     return ItemGains(
@@ -73,6 +73,6 @@ def item_gains(
         before=(total(p_before) / np.maximum(rows, 1))[order],
         after=(total(p_after) / np.maximum(rows, 1))[order],
         gain=gain[order],
-        mean=float(fell.mean()) if len(fell) else float("nan"),
+        mean=float(decrease.mean()) if len(decrease) else float("nan"),
         left_out=int(len(items) - len(enough)),
     )

@@ -1,7 +1,7 @@
 """Ranking and calibration metrics over flat row arrays.
 
-Every figure is a float; NaN says "not defined" (no rows, or one class only) and becomes `null` in JSON. Tied scores are
-in no order: a tied pair counts half in an AUC, and NDCG and recall are means over all orders of the ties.
+Metrics are floats. NaN means undefined (no rows, or one class only) and becomes `null` in JSON. A tied pair counts half
+in an AUC; NDCG and recall are means over all orders of the ties.
 Legend: `n` rows, `u` users.
 """
 
@@ -17,17 +17,17 @@ Integers = NDArray[np.integer]
 
 
 class UserRanking:
-    """Rows of users in the order of their scores. Users with one class only have no figures, and are counted.
+    """Rows of users, ranked by score. Users with one class only have no metrics and are only counted.
 
     Args:
         user: [n] user index per row, ascending.
         label: [n] 0 or 1.
-        score: [n] any monotone score, ascending within a user.
+        score: [n] any monotone score, ascending within each user.
 
     Attributes:
-        user: [u] users that have both classes, ascending.
-        weight: [u] float64, rows (impressions) of the user.
-        left_out: Users that have one class only.
+        user: [u] users with both classes, ascending.
+        weight: [u] float64, rows (impressions) of each user.
+        left_out: Number of users with one class only.
     """
 
     def __init__(self, user: Integers, label: NDArray[Any], score: Floats) -> None:
@@ -44,7 +44,7 @@ class UserRanking:
         self.weight = rows[both].astype(np.float64)
         self.left_out = int((~both).sum())
         self.kept: NDArray[np.bool_] = np.repeat(both, rows)
-        """[n] rows of users that have figures; the arrays below hold only those."""
+        """[n] rows of users with both classes; the arrays below have only these."""
         self._positive = positive[self.kept]
         self._clicked = clicked[both]
         self._starts = np.cumsum(rows[both]) - rows[both]
@@ -60,68 +60,69 @@ class UserRanking:
         self._clicks_tied = _clicks(positive, ties)[tie_of][self.kept] if len(ties) else clicks_before
 
     @cached_property
-    def _beaten(self) -> NDArray[np.float64]:
-        """[kept rows] how many rows of the other class a row ranks rightly against, ties as half."""
+    def _correct_pairs(self) -> NDArray[np.float64]:
+        """[kept rows] rows of the other class that are correctly ordered with this row, ties as half."""
         skips = (self._below - self._clicks_below) + (self._tied - self._clicks_tied) / 2
         clicks = self._clicked[self._of] - self._clicks_below - self._clicks_tied / 2
         return np.asarray(np.where(self._positive, skips, clicks))
 
     @cached_property
     def wins(self) -> NDArray[np.float64]:
-        """[u] pairs of a click and a skip in the right order, ties as half."""
-        return self._per_user(self._beaten * self._positive)
+        """[u] correctly ordered pairs of a click and a skip, ties as half."""
+        return self._per_user(self._correct_pairs * self._positive)
 
     @cached_property
     def auc(self) -> NDArray[np.float64]:
-        """[u] area under the ROC curve: wins as a share of all pairs."""
+        """[u] area under the ROC curve: the share of pairs that are correctly ordered."""
         return self.wins / (self._clicked * (self.weight - self._clicked))
 
     @property
     def mean(self) -> float:
-        """GAUC: mean AUC weighted by impressions, NaN without users."""
+        """GAUC: mean AUC weighted by impressions; NaN without users."""
         return float(np.average(self.auc, weights=self.weight)) if len(self.weight) else float("nan")
 
     @property
-    def pull(self) -> NDArray[np.float64]:
+    def auc_gradient(self) -> NDArray[np.float64]:
         """[kept rows] derivative of the sum of `weight * auc` with respect to a weight on the row.
 
-        A weight counts the row's impressions and its pairs. Summed over the rows of an item, less GAUC for each row and
-        divided by all rows, this is the item's influence on GAUC (infinitesimal jackknife, Efron 1982, section 6.3).
+        The weight multiplies the row's impressions and its pairs. The sum over the rows of an item, minus GAUC for each
+        row and divided by all rows, is the influence of the item on GAUC (infinitesimal jackknife, Efron 1982,
+        section 6.3).
         """
         others = np.where(self._positive, self.weight[self._of] - self._clicked[self._of], self._clicked[self._of])
         own_class = self.weight[self._of] - others
-        mine = self.auc[self._of]
-        return np.asarray(self.weight[self._of] * (self._beaten / others - mine) / own_class + mine)
+        auc = self.auc[self._of]
+        return np.asarray(self.weight[self._of] * (self._correct_pairs / others - auc) / own_class + auc)
 
-    def ndcg(self, top: int) -> NDArray[np.float64]:
-        """[u] normalised discounted cumulative gain of the first `top` rows by falling score (Järvelin, 2002)."""
-        discount = np.append(0.0, np.cumsum(1 / np.log2(np.arange(top) + 2)))
-        gain = self._per_user(self._positive * self._share_of(discount, top))
-        return np.asarray(gain / discount[np.minimum(self._clicked, top)])
+    def ndcg(self, top_k: int) -> NDArray[np.float64]:
+        """[u] normalized discounted cumulative gain of the `top_k` rows with the highest scores (Järvelin, 2002)."""
+        discount = np.append(0.0, np.cumsum(1 / np.log2(np.arange(top_k) + 2)))
+        gain = self._per_user(self._positive * self._mean_over_ties(discount, top_k))
+        return np.asarray(gain / discount[np.minimum(self._clicked, top_k)])
 
-    def recall(self, top: int) -> NDArray[np.float64]:
-        """[u] share of the user's clicks that stand among the first `top` rows by falling score."""
-        return self._per_user(self._positive * self._share_of(np.arange(top + 1.0), top)) / self._clicked
+    def recall(self, top_k: int) -> NDArray[np.float64]:
+        """[u] share of the user's clicks that are among the `top_k` rows with the highest scores."""
+        return self._per_user(self._positive * self._mean_over_ties(np.arange(top_k + 1.0), top_k)) / self._clicked
 
-    def _share_of(self, worth: NDArray[np.float64], top: int) -> NDArray[np.float64]:
-        """Each row's mean worth over the orders of its ties, `worth[k]` being that of the first `k` places."""
-        last = (self.weight[self._of].astype(np.int64) - self._below).clip(max=top)
-        first = (self.weight[self._of].astype(np.int64) - self._below - self._tied).clip(max=top)
-        return np.asarray((worth[last] - worth[first]) / self._tied)
+    def _mean_over_ties(self, cumulative: NDArray[np.float64], top_k: int) -> NDArray[np.float64]:
+        """Each row's mean value over the orders of its ties; `cumulative[k]` is the value of the first `k` ranks."""
+        last = (self.weight[self._of].astype(np.int64) - self._below).clip(max=top_k)
+        first = (self.weight[self._of].astype(np.int64) - self._below - self._tied).clip(max=top_k)
+        return np.asarray((cumulative[last] - cumulative[first]) / self._tied)
 
     def _per_user(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.add.reduceat(values, self._starts) if len(self._starts) else np.zeros(0)
 
 
 def _clicks(positive: NDArray[np.bool_], starts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """How many rows are positive in each run that begins at `starts`."""
+    """Number of positive rows in each run that begins at `starts`."""
     if not len(starts):
         return np.zeros(0, np.int64)
     return np.asarray(np.add.reduceat(positive.astype(np.int64), starts))
 
 
 def rank_users(user: Integers, label: Integers | Floats, score: Floats) -> UserRanking:
-    """Rows in any order, ranked.
+    """Ranks rows that are in any order.
 
     Args:
         user: [n] user index per row.
@@ -133,7 +134,7 @@ def rank_users(user: Integers, label: Integers | Floats, score: Floats) -> UserR
 
 
 def gauc(user: Integers, label: Integers | Floats, score: Floats) -> float:
-    """Impression-weighted mean of per-user AUC; users with one class are left out. Arguments as `rank_users`."""
+    """Mean AUC of users, weighted by impressions; users with one class are left out. Arguments as `rank_users`."""
     return rank_users(user, label, score).mean
 
 
@@ -143,7 +144,7 @@ def auc(label: Integers | Floats, score: Floats) -> float:
 
 
 def logloss(label: Integers | Floats, probability: Floats) -> float:
-    """Mean negative log likelihood, `[n]` each; probabilities are kept off 0 and 1 by the float64 spacing."""
+    """Mean negative log likelihood, `[n]` each; probabilities are clipped to the float64 epsilon."""
     return float(losses(label, probability).mean()) if len(label) else float("nan")
 
 
@@ -162,7 +163,7 @@ class Reliability:
     Attributes:
         predicted: [bins] mean probability.
         observed: [bins] mean label.
-        rows: [bins] rows in the bin; empty bins are absent.
+        rows: [bins] rows; empty bins are absent.
     """
 
     predicted: NDArray[np.float64]
@@ -171,14 +172,14 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: row-weighted mean gap between predicted and observed, NaN without rows."""
+        """Expected calibration error: mean absolute gap, weighted by rows; NaN without rows."""
         if not len(self.rows):
             return float("nan")
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.rows))
 
     @classmethod
     def from_sums(cls, sums: NDArray[np.float64]) -> "Reliability":
-        """From `bin_sums`, added up over all parts of the rows."""
+        """From `bin_sums`, summed over all parts of the rows."""
         rows, predicted, observed = sums[:, sums[0] > 0]
         return cls(predicted / rows, observed / rows, rows)
 
@@ -191,9 +192,9 @@ def bin_sums(
     Args:
         label: [n] labels of a contiguous range of the probabilities.
         probability: [n], in any order.
-        bins: Into how many bins all rows go.
-        below: Rows of lower ranges.
-        total: Rows of all ranges; None if these are all.
+        bins: Number of bins for all rows.
+        below: Rows in lower ranges.
+        total: Rows in all ranges; None if there is only this one.
     """
     p = np.asarray(probability, np.float64)
     place = (below + np.searchsorted(np.sort(p), p, side="left")) * bins // max(len(p) if total is None else total, 1)
@@ -206,18 +207,18 @@ def reliability(label: Integers | Floats, probability: Floats, *, bins: int) -> 
     return Reliability.from_sums(bin_sums(label, probability, bins=bins))
 
 
-def stability(expected: Floats, found: Floats) -> float:
-    """Population stability index of two histograms over the same bins: 0 if alike; above 0.2 is taken for a shift.
+def population_stability_index(expected: Floats, found: Floats) -> float:
+    """Population stability index of two histograms over the same bins: 0 if equal; above 0.2 is usually called a shift.
 
-    The symmetric Kullback-Leibler divergence of the two (Jeffreys, 1946). Half a row is added to each bin, so that an
-    empty one does not make it infinite.
+    The symmetric Kullback-Leibler divergence of the two (Jeffreys, 1946). Half a row is added to each bin, so that
+    empty bins do not make it infinite.
 
     Args:
         expected: [bins] rows per bin.
         found: [bins] rows per bin.
 
     Returns:
-        NaN if either has no rows.
+        The index; NaN if either histogram has no rows.
     """
     if not (np.sum(expected) and np.sum(found)):
         return float("nan")
@@ -227,7 +228,7 @@ def stability(expected: Floats, found: Floats) -> float:
 
 
 def sigmoid(logit: Floats) -> NDArray[np.float64]:
-    """Probability of a click, without overflow at large negative logits."""
+    """Click probability, without overflow at large negative logits."""
     x = np.asarray(logit, np.float64)
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)))

@@ -1,4 +1,4 @@
-"""Charts of the report, as figures whose ink follows the page's light or dark colours when they are put inline."""
+"""Charts of the report. Inlined into a page, they take its light or dark colors."""
 
 import io
 import re
@@ -17,10 +17,10 @@ from coldstart.evaluation.variants import BASELINE
 
 INK, FAINT, PAPER = "#20262e", "#d5dae1", "#fdfdfc"
 PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
-COLOURS = {
+COLORS = {
     "oov": "#8b95a1",
     "id": "#4a7bd0",
-    "mlp_map": "#b98d2f",
+    "content_map": "#b98d2f",
     "coarse": "#2a9d8f",
     "fine": "#e2683c",
     "joint": "#6b4fa0",
@@ -68,7 +68,7 @@ def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:
                 if found["gauc"] is None:
                     axis.annotate("not defined", (0, y), va="center", fontsize=7)
                     continue
-                axis.barh(y, found["gauc"], color=COLOURS.get(name, FAINT), height=0.62)
+                axis.barh(y, found["gauc"], color=COLORS.get(name, FAINT), height=0.62)
                 if found["low"] is not None:
                     axis.plot([found["low"], found["high"]], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
             axis.axvline(0, color=INK, linewidth=0.8)
@@ -98,7 +98,7 @@ def reliability_curves(curves: Mapping[str, Reliability]) -> Figure:
                 markersize=3.5,
                 linewidth=3 if name == BASELINE else 1.4,
                 linestyle=dashes.get(name, "-"),
-                color=COLOURS.get(name, INK),
+                color=COLORS.get(name, INK),
                 label=f"{name} (error {curve.error:.3f})",
             )
         axis.set_xlabel("predicted click rate")
@@ -108,7 +108,7 @@ def reliability_curves(curves: Mapping[str, Reliability]) -> Figure:
 
 
 def warm_up_curves(warm_up: Mapping[str, Any]) -> Figure:
-    """Item GAUC against the clicks that items had in training, with intervals; gaps where it is not defined."""
+    """Item GAUC by train clicks of the items, with intervals; gaps where it is undefined."""
     edges, curves = warm_up["edges"], warm_up["gauc_item"]
     names = [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
     names += [f"{edges[-1]}+"] if edges else []
@@ -122,8 +122,8 @@ def warm_up_curves(warm_up: Mapping[str, Any]) -> Figure:
             )
             x = np.arange(len(points)) + 0.06 * (place - (len(curves) - 1) / 2)
             reach = np.abs(np.stack([value - low, high - value]))
-            colour = COLOURS.get(name, INK)
-            axis.errorbar(x, value, reach, elinewidth=1, label=name, color=colour, marker="o", markersize=4)
+            color = COLORS.get(name, INK)
+            axis.errorbar(x, value, reach, elinewidth=1, label=name, color=color, marker="o", markersize=4)
         shown = zip(names, warm_up["rows"], strict=True)
         axis.set_xticks(range(len(names)), [f"{name}\n{rows:,} rows" for name, rows in shown])
         axis.set_xlabel("clicks of the item in training")
@@ -140,11 +140,11 @@ def score_histograms(histogram: Mapping[str, Any], variants: Sequence[str], slic
         figure = Figure(figsize=(10.4, 2.4), layout="constrained")
         axes = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, variants, strict=True):
-            for kind, colour in (("skipped", COLOURS[BASELINE]), ("clicked", COLOURS["fine"])):
+            for kind, color in (("skipped", COLORS[BASELINE]), ("clicked", COLORS["fine"])):
                 counts = np.array(histogram["counts"][name][slice_name][kind], float)
                 share = counts / counts.sum() if counts.sum() else counts
-                axis.stairs(share, edges, fill=True, color=colour, alpha=0.3)
-                axis.stairs(share, edges, color=colour, linewidth=1.3, label=kind)
+                axis.stairs(share, edges, fill=True, color=color, alpha=0.3)
+                axis.stairs(share, edges, color=color, linewidth=1.3, label=kind)
             axis.set_title(name)
             axis.set_yticks([])
             axis.set_xlim(0, 1)
@@ -159,20 +159,20 @@ def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[An
     """Distribution of slot lengths, and of cosines between fine proxies and ID rows.
 
     Args:
-        norms: Label -> lengths. A label that begins with the name of a variant and a comma takes its colour.
+        norms: Label -> lengths. A label that starts with a variant's name and a comma takes its color.
         cosines: Label -> cosines.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2)
         panels = ((left, "length of the slot vector", norms), (right, "cosine", cosines))
-        for axis, title, given in panels:
-            samples = [(_colour(name), name, values) for name, values in given.items() if len(values)]
+        for axis, title, data in panels:
+            samples = [(_color(name), name, values) for name, values in data.items() if len(values)]
             everything = np.concatenate([np.zeros(0), *(values for _, _, values in samples)])
             edges = np.linspace(everything.min(), everything.max(), 41) if len(everything) else 40
-            for colour, name, values in samples:
-                axis.hist(values, bins=edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
-                axis.hist(values, bins=edges, density=True, histtype="step", color=colour, label=name, linewidth=1.3)
+            for color, name, values in samples:
+                axis.hist(values, bins=edges, density=True, histtype="stepfilled", alpha=0.25, color=color)
+                axis.hist(values, bins=edges, density=True, histtype="step", color=color, label=name, linewidth=1.3)
             axis.set_title(title)
             axis.set_yticks([])
             axis.grid(visible=False)
@@ -182,7 +182,7 @@ def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[An
 
 
 def id_directions(directions: Sequence[Mapping[str, float]]) -> Figure:
-    """Principal directions of the ID table: the share of its variance that each has, and what content explains."""
+    """Principal directions of the ID table: share of the variance, and the part that content explains."""
     share, explained = (
         np.array([max(found["share"] * factor, 0.0) for found, factor in zip(directions, factors, strict=True)])
         for factors in ([1.0] * len(directions), [found["r2"] for found in directions])
@@ -191,11 +191,11 @@ def id_directions(directions: Sequence[Mapping[str, float]]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 2.8), layout="constrained")
         axis = figure.subplots()
-        axis.bar(place, share, color=COLOURS["id"], alpha=0.3, width=0.72, label="in the ID table")
-        axis.bar(place, explained, color=COLOURS["fine"], width=0.72, label="explained by content")
+        axis.bar(place, share, color=COLORS["id"], alpha=0.3, width=0.72, label="in the ID table")
+        axis.bar(place, explained, color=COLORS["fine"], width=0.72, label="explained by content")
         for x, found, height in zip(place, directions, share, strict=True):
-            words = "none" if found["r2"] <= 0 else f"{100 * found['r2']:.0f} %"
-            axis.annotate(words, (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+            label = "none" if found["r2"] <= 0 else f"{100 * found['r2']:.0f} %"
+            axis.annotate(label, (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
         axis.set_xticks(place)
         axis.tick_params(length=0)
         axis.grid(axis="x", visible=False)
@@ -205,14 +205,14 @@ def id_directions(directions: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _colour(label: str) -> str:
-    return COLOURS.get(label.split(",")[0], COLOURS[BASELINE])
+def _color(label: str) -> str:
+    return COLORS.get(label.split(",")[0], COLORS[BASELINE])
 
 
-def training_curves(journals: Mapping[str, Sequence[Mapping[str, Any]]], columns: int = 4) -> Figure | None:
-    """Every figure that a training stage wrote to its journal, or `None` when there is none."""
+def training_curves(metrics_logs: Mapping[str, Sequence[Mapping[str, Any]]], columns: int = 4) -> Figure | None:
+    """Every metric that a training stage logged, or `None` without metrics."""
     panels = []
-    for stage, lines in journals.items():
+    for stage, lines in metrics_logs.items():
         keys = {key: None for line in lines for key, value in line.items() if isinstance(value, int | float)}
         for key in keys:
             points = [(line["done"], line[key]) for line in lines if key in line]
@@ -227,7 +227,7 @@ def training_curves(journals: Mapping[str, Sequence[Mapping[str, Any]]], columns
         for axis, (title, points) in zip(axes, panels, strict=False):
             done, values = zip(*points, strict=True)
             few = len(points) <= 30
-            axis.plot(done, values, color=COLOURS["id"], linewidth=1.2, marker="o" if few else None, markersize=2.5)
+            axis.plot(done, values, color=COLORS["id"], linewidth=1.2, marker="o" if few else None, markersize=2.5)
             axis.set_title(title, fontsize=8.5)
             axis.tick_params(labelsize=7.5, length=0)
             axis.locator_params(nbins=4)
@@ -237,7 +237,7 @@ def training_curves(journals: Mapping[str, Sequence[Mapping[str, Any]]], columns
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element for a page: page colours, no fixed size, ids that clash with no other figure."""
+    """The figure as an inline SVG element: page colors, no fixed size, and ids that are unique by `name`."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

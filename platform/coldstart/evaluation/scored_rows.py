@@ -1,4 +1,4 @@
-"""Scored rows: the evaluated events with the logits of every variant, as they lie in Parquet parts.
+"""Scored rows: the evaluated events with the logits of every variant, stored as Parquet parts.
 
 Legend: `n` rows.
 """
@@ -29,8 +29,8 @@ FACTS = pa.schema(
         pa.field("age_s", pa.float64()),
     ]
 )
-LOGIT, APPEAL = "logit_", "appeal_"
-"""Prefixes of the columns that hold a variant's scores."""
+LOGIT, ITEM_EFFECT = "logit_", "item_effect_"
+"""Prefixes of the columns with a variant's scores."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class ScoredRows:
     Attributes:
         user_idx: User indices.
         item_idx: Item indices.
-        event: Positions in the dataset's flat event order: the key of a row.
+        event: Position in the dataset's flat event order, the key of a row.
         timestamp: Unix seconds.
         label: 0 or 1.
         train_events: Train events of the row's item.
         train_clicks: Train clicks of the row's item.
-        age_s: Seconds from the item's publication to the event, NaN where not known.
+        age_s: Seconds from the item's publication to the event; NaN if unknown.
         logits: Variant -> logits.
-        appeal: Variant -> logits that are the same for every user, NaN where not asked for.
+        item_effect: Variant -> logits that are the same for every user; NaN if not computed.
     """
 
     user_idx: NDArray[np.integer]
@@ -59,7 +59,7 @@ class ScoredRows:
     train_clicks: NDArray[np.integer]
     age_s: NDArray[np.floating]
     logits: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
-    appeal: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    item_effect: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.event)
@@ -70,21 +70,21 @@ class ScoredRows:
             self,
             **{name: getattr(self, name)[rows] for name in FACTS.names},
             logits={name: values[rows] for name, values in self.logits.items()},
-            appeal={name: values[rows] for name, values in self.appeal.items()},
+            item_effect={name: values[rows] for name, values in self.item_effect.items()},
         )
 
     def to_table(self) -> pa.Table:
-        """FACTS and a float column per score; what is NaN becomes null."""
+        """FACTS and a float column per score; NaN becomes null."""
         columns = {
             name: pa.array(getattr(self, name), FACTS.field(name).type, from_pandas=True) for name in FACTS.names
         }
-        for prefix, scores in ((LOGIT, self.logits), (APPEAL, self.appeal)):
+        for prefix, scores in ((LOGIT, self.logits), (ITEM_EFFECT, self.item_effect)):
             columns |= {prefix + name: pa.array(values, from_pandas=True) for name, values in scores.items()}
         return pa.table(columns)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
-        """The rows of a table that `to_table` made."""
+        """The rows of a table from `to_table`."""
 
         def column(name: str) -> NDArray[Any]:
             return np.asarray(table[name].to_numpy())
@@ -93,29 +93,29 @@ class ScoredRows:
             return {name.removeprefix(prefix): column(name) for name in table.column_names if name.startswith(prefix)}
 
         facts: dict[str, Any] = {name: column(name) for name in FACTS.names}
-        return cls(**facts, logits=scores(LOGIT), appeal=scores(APPEAL))
+        return cls(**facts, logits=scores(LOGIT), item_effect=scores(ITEM_EFFECT))
 
     @classmethod
-    def read(cls, directory: Path, *, most: int | None = None) -> Self:
-        """Rows of a directory of parts in the order of events, for one process.
+    def read(cls, directory: Path, *, max_rows: int | None = None) -> Self:
+        """Reads a directory of parts into one process, in the order of events.
 
         Args:
             directory: The parts.
-            most: About how many rows to hold: those of every n-th user. None for all.
+            max_rows: Approximate limit; reads every n-th user if there are more rows. None for all rows.
         """
         files = sorted(directory.glob("part-*.parquet"))
         rows = sum(pq.read_metadata(file).num_rows for file in files)
-        step = 1 if most is None else -(-rows // most)
+        step = 1 if max_rows is None else -(-rows // max_rows)
         tables = (pq.read_table(file) for file in files)
         kept = [table.filter(pa.array(np.asarray(table["user_idx"]) % step == 0)) for table in tables]
         return cls.from_table(pa.concat_tables(kept).sort_by("event"))
 
 
 class EventFacts:
-    """Looks up what is known about evaluated events.
+    """Looks up the facts of evaluated events.
 
     Args:
-        dataset: That the events belong to.
+        dataset: The dataset of the events.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -123,8 +123,8 @@ class EventFacts:
 
     @cached_property
     def _published(self) -> NDArray[np.float64]:
-        """[N + 1] Unix seconds: the catalogue's word if it has one, else the item's first event of any split."""
-        sequences = self._dataset.withheld if self._dataset.withholds else self._dataset.sequences
+        """[N + 1] publication time in Unix seconds: from the catalog, else the item's first event of any split."""
+        sequences = self._dataset.held_out if self._dataset.has_held_out_events else self._dataset.sequences
         first = np.full(self._dataset.num_items + 1, np.inf)
         np.minimum.at(first, sequences.item_idx, sequences.timestamp)
         created = np.asarray(self._dataset.items(["created_at"])["created_at"].to_numpy(), np.float64)
@@ -140,7 +140,7 @@ class EventFacts:
         self,
         event: NDArray[np.int64],
         logits: Mapping[str, NDArray[np.floating]],
-        appeal: Mapping[str, NDArray[np.floating]],
+        item_effect: Mapping[str, NDArray[np.floating]],
     ) -> ScoredRows:
         """Scored rows of flat event positions [n]."""
         sequences = self._dataset.sequences
@@ -156,5 +156,5 @@ class EventFacts:
             train_clicks=self._train_clicks[item],
             age_s=when - self._published[item],
             logits=logits,
-            appeal=appeal,
+            item_effect=item_effect,
         )

@@ -1,4 +1,4 @@
-"""Scores rows and items with several slot tables at once, so that every batch is built once.
+"""Scores rows and items with several slot tables at once, so that each batch is built only once.
 
 Legend: `B` rows, `T` targets, `L` history, `d` ID width, `V` vocabulary, `n` evaluated events, `m` items.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.data.batches import RankBatch
-from coldstart.data.features import NO_FEATURES, Coded
+from coldstart.data.features import NO_FEATURES, EncodedFeatures
 from coldstart.rankers.interface import Ranker
 
 Logits = dict[str, NDArray[np.float32]]
@@ -25,7 +25,7 @@ _NO_ITEM_FEATURES = NO_FEATURES.unknown(0)
 def score_rows(
     ranker: Ranker, batches: Iterable[RankBatch], tables: Mapping[str, Tensor]
 ) -> tuple[NDArray[np.int64], Logits]:
-    """Logits of all counting targets.
+    """Logits of all targets with a positive weight.
 
     Args:
         ranker: In eval mode.
@@ -33,13 +33,13 @@ def score_rows(
         tables: Variant -> slot table [V, d].
 
     Returns:
-        Flat event positions [n], in the order of the batches, and variant -> logits [n] aligned with them.
+        Flat event positions [n], in the order of the batches, and variant -> logits [n] in the same order.
     """
     rows: list[NDArray[np.int64]] = []
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tables}
     for batch in batches:
         counts = batch.weight > 0
-        rows.append(batch.row[counts].numpy())
+        rows.append(batch.event_index[counts].numpy())
         for name, table in tables.items():
             logits[name].append(ranker(batch, table[batch.target_idx])[counts].float().numpy())
     if not rows:
@@ -47,20 +47,20 @@ def score_rows(
     return np.concatenate(rows), {name: np.concatenate(parts) for name, parts in logits.items()}
 
 
-def sample_contexts(batches: Iterable[RankBatch], *, most: int) -> RankBatch:
-    """One evaluated target per row as a context: that user's history at that moment.
+def sample_contexts(batches: Iterable[RankBatch], *, max_rows: int) -> RankBatch:
+    """Samples contexts: a user's history at the time of an evaluated target.
 
     Returns:
-        A batch with `T` = 1 and at most `most` rows, histories padded to the longest.
+        A batch with `T` = 1 and at most `max_rows` rows; histories are padded to the longest.
     """
     chosen: list[RankBatch] = []
     held = 0
     for batch in batches:
-        usable = torch.nonzero(batch.weight.sum(1) > 0).squeeze(1)[: most - held]
+        usable = torch.nonzero(batch.weight.sum(1) > 0).squeeze(1)[: max_rows - held]
         first = batch.weight[usable].argmax(1, keepdim=True)
         chosen.append(_at(batch, usable, first))
         held += len(usable)
-        if held >= most:
+        if held >= max_rows:
             break
     longest = max(part.history_idx.shape[1] for part in chosen)
     parts = [_padded(part, longest) for part in chosen]
@@ -78,10 +78,10 @@ def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
         history_time=batch.history_time[rows],
         target_idx=pick(batch.target_idx),
         target_time=pick(batch.target_time),
-        visible=pick(batch.visible),
+        history_mask=pick(batch.history_mask),
         label=pick(batch.label),
         weight=pick(batch.weight),
-        row=pick(batch.row),
+        event_index=pick(batch.event_index),
         categorical=pick(batch.categorical),
         numeric=pick(batch.numeric),
     )
@@ -89,7 +89,7 @@ def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
 
 def _padded(batch: RankBatch, length: int) -> RankBatch:
     missing = (0, length - batch.history_idx.shape[1])
-    names = ("history_idx", "history_label", "history_time", "visible")
+    names = ("history_idx", "history_label", "history_time", "history_mask")
     return replace(batch, **{name: torch.nn.functional.pad(getattr(batch, name), missing) for name in names})
 
 
@@ -99,13 +99,13 @@ def mean_logits(
     contexts: RankBatch,
     items: NDArray[np.integer],
     tables: Mapping[str, Tensor],
-    item_features: Coded = _NO_ITEM_FEATURES,
+    item_features: EncodedFeatures = _NO_ITEM_FEATURES,
 ) -> Logits:
-    """What a variant thinks of each item regardless of the user: its mean logit over fixed contexts.
+    """Item effects: the mean logit of each item over fixed contexts.
 
     Args:
         ranker: In eval mode.
-        contexts: Rows with `T` = 1; the target's item is replaced, its moment kept.
+        contexts: Rows with `T` = 1. The target's item is replaced, its time is kept.
         items: [m] item indices.
         tables: Variant -> slot table [V, d].
         item_features: [V] by item index, if the dataset has any.
@@ -119,22 +119,24 @@ def mean_logits(
         stop = min(start + CONTEXTS_PER_PASS, total)
         for first in range(0, len(items), ITEMS_PER_PASS):
             part = slice(first, first + ITEMS_PER_PASS)
-            batch = _asked_about(contexts, slice(start, stop), items[part], item_features)
+            batch = _with_targets(contexts, slice(start, stop), items[part], item_features)
             for name, table in tables.items():
                 sums[name][part] += ranker(batch, table[batch.target_idx]).double().sum(0).numpy()
     return {name: (values / max(total, 1)).astype(np.float32) for name, values in sums.items()}
 
 
-def _asked_about(contexts: RankBatch, rows: slice, items: NDArray[np.integer], known: Coded) -> RankBatch:
+def _with_targets(
+    contexts: RankBatch, rows: slice, items: NDArray[np.integer], item_features: EncodedFeatures
+) -> RankBatch:
     part = {f.name: getattr(contexts, f.name)[rows] for f in fields(RankBatch)}
     shape = (len(part["target_idx"]), len(items))
-    for name in ("target_time", "label", "weight", "row"):
+    for name in ("target_time", "label", "weight", "event_index"):
         part[name] = part[name].expand(shape)
-    for name in ("visible", "categorical", "numeric"):
+    for name in ("history_mask", "categorical", "numeric"):
         part[name] = part[name].expand(*shape, -1)
     part["target_idx"] = torch.as_tensor(items, dtype=torch.int64).expand(shape)
-    # Features of the item stand before those of the user and the moment, which stay.
-    for name, values in (("categorical", known.categorical), ("numeric", known.numeric)):
+    # Item features come first. Those of user and context are kept.
+    for name, values in (("categorical", item_features.categorical), ("numeric", item_features.numeric)):
         if values.shape[1]:
             of_items = torch.as_tensor(values[items], dtype=part[name].dtype).expand(*shape, -1)
             part[name] = torch.cat([of_items, part[name][..., values.shape[1] :]], dim=-1)

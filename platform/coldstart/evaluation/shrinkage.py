@@ -1,4 +1,4 @@
-"""Means of few rows, drawn towards what all have in common: a list of the best must not be led by the luckiest.
+"""Shrinks means of few rows to the common mean, so that a list of the best units does not start with the luckiest.
 
 Legend: `m` units (items).
 """
@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shrunk(total: NDArray[np.floating], rows: NDArray[np.integer], within: float) -> NDArray[np.float64]:
+def shrink_means(total: NDArray[np.floating], rows: NDArray[np.integer], within: float) -> NDArray[np.float64]:
     """Normal empirical Bayes means (Morris 1983); the spread between units is DerSimonian and Laird's (1986).
 
     Args:
         total: [m] sums of the rows of each unit.
-        rows: [m] how many those are, above 0.
-        within: Variance of one row about its unit's mean.
+        rows: [m] number of rows of each unit, at least 1.
+        within: Variance of a row around its unit's mean.
 
     Returns:
-        [m]; all alike where the units differ by no more than chance would make them.
+        [m] means; all equal if the units differ no more than by chance.
     """
     if not len(rows) or not within > 0:
         return np.asarray(total / rows, np.float64)
@@ -25,6 +25,6 @@ def shrunk(total: NDArray[np.floating], rows: NDArray[np.integer], within: float
     excess = float(np.sum(weight * (mean - common) ** 2)) - (len(rows) - 1)
     scale = float(weight.sum() - np.sum(weight**2) / weight.sum())
     between = max(excess / scale, 0.0) if scale > 0 else 0.0
-    trust = between * weight / (1 + between * weight)
-    centre = float(np.average(mean, weights=1 / (between + 1 / weight)))
-    return np.asarray(centre + trust * (mean - centre))
+    factor = between * weight / (1 + between * weight)
+    center = float(np.average(mean, weights=1 / (between + 1 / weight)))
+    return np.asarray(center + factor * (mean - center))

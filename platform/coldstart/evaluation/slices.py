@@ -1,4 +1,4 @@
-"""Slices: named subsets of evaluation rows by how much training saw of the row's item, and by the item's age."""
+"""Slices: named subsets of evaluation rows, by train events of the item and by its age."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +10,18 @@ RANGES: dict[str, tuple[int, int | None]] = {
     "mid": (10, 100),
     "warm": (100, None),
 }
-"""Slice name -> train events of the item, from (inclusive) to (exclusive, `None` is no bound)."""
+"""Slice name -> train events of the item, from (inclusive) to (exclusive; `None` is no bound)."""
 FRESH_S = 24 * 3600
 """Age below which an item is fresh, in seconds (IDProxy's definition of a cold note)."""
 SLICES = (*RANGES, "fresh")
 
 
 def slices(train_events: NDArray[np.integer], age_s: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
-    """Slice name -> which rows belong to it.
+    """Slice name -> mask of its rows.
 
     Args:
         train_events: [n] train events of each row's item.
-        age_s: [n] seconds from the item's publication to the row's event; NaN where not known, which is not fresh.
+        age_s: [n] seconds from the item's publication to the row's event; NaN if unknown, which is not fresh.
     """
     found = {
         name: (train_events >= low) & (True if high is None else train_events < high)
@@ -30,8 +30,8 @@ def slices(train_events: NDArray[np.integer], age_s: NDArray[np.floating]) -> di
     return found | {"fresh": age_s < FRESH_S}
 
 
-def meaning(name: str) -> str:
-    """What a slice holds, for people."""
+def describe(name: str) -> str:
+    """Describes a slice for people."""
     if name == "fresh":
         return f"items younger than {FRESH_S // 3600} hours at the event"
     low, high = RANGES[name]
@@ -41,11 +41,11 @@ def meaning(name: str) -> str:
 
 
 def warm_up_edges(train_clicks: NDArray[np.integer]) -> tuple[int, ...]:
-    """Lower edges of the bins of the warm-up curve, two per decade: 0, 1, 3, 10, 30, ... up to the most clicks.
+    """Lower edges of the bins of the warm-up curve, two per decade: 0, 1, 3, 10, 30, ... up to the maximum.
 
     Args:
         train_clicks: [items] train clicks of each item.
     """
-    most = int(train_clicks.max(initial=0))
-    edges = [0, *(step * 10**decade for decade in range(len(str(most))) for step in (1, 3))]
-    return tuple(edge for edge in edges if edge <= most)
+    maximum = int(train_clicks.max(initial=0))
+    edges = [0, *(step * 10**decade for decade in range(len(str(maximum))) for step in (1, 3))]
+    return tuple(edge for edge in edges if edge <= maximum)

@@ -1,7 +1,7 @@
-"""DCN-V2: crossing only (Wang et al. 2021, arXiv:2008.13535; the stacked form of its section 3).
+"""DCN-V2: a cross network and an MLP (Wang et al. 2021, arXiv:2008.13535; the stacked form of its section 3).
 
-The history enters pooled, as the user's taste vector, so the only work per pair of target and event is one weighted
-sum: a pass costs `B T L 2 d` for that and `B T (2 d + f)^2` per crossing layer.
+The history is pooled into the user vector of `UserInterest`, so each pair of target and event costs only one weighted
+sum: a forward pass costs `B T L 2 d` for the pairs and `B T (2 d + f)^2` per cross layer.
 
 Legend: `B` rows, `T` targets, `L` history, `d` ID width, `f` feature width.
 """
@@ -11,34 +11,34 @@ from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.affinity import Affinity
-from coldstart.rankers.age import age_buckets
-from coldstart.rankers.crossing import Crossing
-from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import ReadingRanker
+from coldstart.rankers.biased_mf import BiasedMF
+from coldstart.rankers.cross_network import CrossNetwork
+from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureEmbedding, FeatureSchema
+from coldstart.rankers.interface import InteractionRanker
 from coldstart.rankers.mlp import mlp
+from coldstart.rankers.time_gap import time_gap_buckets
 
 
-class DcnV2(ReadingRanker):
-    """Crosses the slot with the user's taste, habit and the features.
+class DcnV2(InteractionRanker):
+    """Crosses the slot with the user vector, the user's click rate and the features.
 
     Args:
-        vocabulary: `V`, items + 1.
-        settings: The recipe's section.
-        features: What the dataset knows of user, item and context beside the item itself.
+        vocab_size: `V`, items + 1.
+        settings: The recipe's section `ranker`.
+        features: Features of user, item and context in the dataset.
     """
 
-    def __init__(self, vocabulary: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
-        super().__init__(vocabulary, settings, features)
-        self.affinity = Affinity(settings.width)
-        self.known = FeatureEmbedding(features, settings.width)
-        crossed = 2 * settings.width + 2 + self.known.width
-        self.crossing = Crossing(crossed, settings.cross_layers)
-        self.mlp = mlp(crossed, settings.hidden, settings.dropout)
+    def __init__(self, vocab_size: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
+        super().__init__(vocab_size, settings, features)
+        self.biased_mf = BiasedMF(settings.embedding_dim)
+        self.feature_embedding = FeatureEmbedding(features, settings.embedding_dim)
+        crossed = 2 * settings.embedding_dim + 2 + self.feature_embedding.width
+        self.cross_network = CrossNetwork(crossed, settings.cross_layers)
+        self.mlp = mlp(crossed, settings.mlp_units, settings.dropout)
 
-    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
-        age = age_buckets(batch.target_time, batch.history_time, batch.visible)
-        logits, user, habit = self.affinity(batch, slots, self.id_slots(batch.history_idx), age)
-        crossed = self.crossing(torch.cat([slots, user, habit, self.known(batch)], dim=-1))
+    def interact(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, T]` of `BiasedMF`, and the input of the MLP, for slots `[B, T, d]`."""
+        time_gap = time_gap_buckets(batch.target_time, batch.history_time, batch.history_mask)
+        logits, user, user_ctr = self.biased_mf(batch, slots, self.id_slots(batch.history_idx), time_gap)
+        crossed = self.cross_network(torch.cat([slots, user, user_ctr, self.feature_embedding(batch)], dim=-1))
         return logits, crossed

@@ -1,7 +1,7 @@
-"""The default ranker: target attention over the history, then crossing and an MLP, on one item slot.
+"""The default ranker: target attention over the history, then a cross network and an MLP, on one item slot.
 
-After DIN (Zhou et al. 2018, arXiv:1706.06978) and DCN-V2 (Wang et al. 2021, arXiv:2008.13535). A pass costs
-`B T L (H + 3 d)` for the pairs of target and event and `B T (3 d + f)^2` per crossing layer.
+After DIN (Zhou et al. 2018, arXiv:1706.06978) and DCN-V2 (Wang et al. 2021, arXiv:2008.13535). A forward pass costs
+`B T L (H + 3 d)` for the pairs of target and event and `B T (3 d + f)^2` per cross layer.
 
 Legend: `B` rows, `T` targets, `L` history, `H` heads, `d` ID width, `f` feature width, `V` vocabulary (items + 1; row 0
 is OOV).
@@ -12,39 +12,41 @@ from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.affinity import Affinity
-from coldstart.rankers.age import age_buckets
-from coldstart.rankers.attention import PastAttention
-from coldstart.rankers.crossing import Crossing
-from coldstart.rankers.features import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.interface import ReadingRanker
+from coldstart.rankers.biased_mf import BiasedMF
+from coldstart.rankers.cross_network import CrossNetwork
+from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureEmbedding, FeatureSchema
+from coldstart.rankers.history_attention import HistoryAttention
+from coldstart.rankers.interface import InteractionRanker
 from coldstart.rankers.mlp import mlp
+from coldstart.rankers.time_gap import time_gap_buckets
 
 
-class DinDcn(ReadingRanker):
-    """Crosses the slot, what it attends to in the history, its match with the user's taste, habit and features.
+class DinDcn(InteractionRanker):
+    """Crosses the slot, its attention over the history, its match with the user vector, the user's CTR and features.
 
     Args:
-        vocabulary: `V`, items + 1.
-        settings: The recipe's section.
-        features: What the dataset knows of user, item and context beside the item itself.
+        vocab_size: `V`, items + 1.
+        settings: The recipe's section `ranker`.
+        features: Features of user, item and context in the dataset.
     """
 
-    def __init__(self, vocabulary: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
-        super().__init__(vocabulary, settings, features)
-        width = settings.width
-        self.affinity = Affinity(width)
-        self.attention = PastAttention(width, settings.heads)
-        self.known = FeatureEmbedding(features, width)
-        crossed = 3 * width + 2 + self.known.width
-        self.crossing = Crossing(crossed, settings.cross_layers)
-        self.mlp = mlp(crossed, settings.hidden, settings.dropout)
+    def __init__(self, vocab_size: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
+        super().__init__(vocab_size, settings, features)
+        width = settings.embedding_dim
+        self.biased_mf = BiasedMF(width)
+        self.history_attention = HistoryAttention(width, settings.num_heads)
+        self.feature_embedding = FeatureEmbedding(features, width)
+        crossed = 3 * width + 2 + self.feature_embedding.width
+        self.cross_network = CrossNetwork(crossed, settings.cross_layers)
+        self.mlp = mlp(crossed, settings.mlp_units, settings.dropout)
 
-    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Appeal, taste and habit as logits `[B, T]`, and what the MLP reads of slots `[B, T, d]`."""
+    def interact(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, T]` of `BiasedMF`, and the input of the MLP, for slots `[B, T, d]`."""
         history = self.id_slots(batch.history_idx)
-        age = age_buckets(batch.target_time, batch.history_time, batch.visible)
-        logits, user, habit = self.affinity(batch, slots, history, age)
-        interest = self.attention(slots, history, batch.history_label, age)
-        crossed = self.crossing(torch.cat([slots, interest, slots * user, habit, self.known(batch)], dim=-1))
+        time_gap = time_gap_buckets(batch.target_time, batch.history_time, batch.history_mask)
+        logits, user, user_ctr = self.biased_mf(batch, slots, history, time_gap)
+        interest = self.history_attention(slots, history, batch.history_label, time_gap)
+        crossed = self.cross_network(
+            torch.cat([slots, interest, slots * user, user_ctr, self.feature_embedding(batch)], dim=-1)
+        )
         return logits, crossed

@@ -1,4 +1,4 @@
-"""ID tables: item index to ID embedding, by a row of its own or by rows that items share.
+"""ID tables: item index to ID embedding, with one row per item or with rows that items share.
 
 Legend: `d` ID width, `V` vocabulary (items + 1; index 0 is OOV), `m` shared rows (`ranker.table.rows`).
 """
@@ -11,75 +11,75 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Table
 
-START_STD = 0.02
+INIT_STD = 0.02
 
 
 class IdTable(nn.Module, ABC):
     """Item index to ID embedding.
 
     Attributes:
-        vocabulary: `V`; index 0 is the OOV row, which no kind of table shares with an item.
-        width: `d`.
+        vocab_size: `V`; index 0 is the OOV row, which is never shared with an item.
+        embedding_dim: `d`.
     """
 
-    def __init__(self, vocabulary: int, width: int) -> None:
+    def __init__(self, vocab_size: int, embedding_dim: int) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
-        self.width = width
+        self.vocab_size = vocab_size
+        self.embedding_dim = embedding_dim
 
     @abstractmethod
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
 
     @abstractmethod
-    def start_from(self, rows: Tensor, scale: float) -> None:
-        """Adds a first guess `[V, d]`, times `scale`, as far as the table can hold it."""
+    def init_from(self, rows: Tensor, scale: float) -> None:
+        """Adds initial embeddings `[V, d]`, times `scale`, as far as the table can represent them."""
 
     @torch.no_grad()
     def rows(self) -> Tensor:
-        """The whole table `[V, d]`, detached, row 0 included."""
-        out: Tensor = self(torch.arange(self.vocabulary, device=next(self.parameters()).device))
+        """The whole table `[V, d]`, detached, including row 0."""
+        out: Tensor = self(torch.arange(self.vocab_size, device=next(self.parameters()).device))
         return out
 
 
 class FullTable(IdTable):
-    """A row of its own for every item: `V x d` numbers."""
+    """One row per item: `V x d` numbers."""
 
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__(vocabulary, width)
-        self.weight = nn.Embedding(vocabulary, width).weight
-        nn.init.normal_(self.weight, std=START_STD)
+    def __init__(self, vocab_size: int, embedding_dim: int) -> None:
+        super().__init__(vocab_size, embedding_dim)
+        self.weight = nn.Embedding(vocab_size, embedding_dim).weight
+        nn.init.normal_(self.weight, std=INIT_STD)
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
         return F.embedding(item_idx, self.weight, sparse=True)
 
     @torch.no_grad()
-    def start_from(self, rows: Tensor, scale: float) -> None:
-        """Adds the guess times `scale`."""
+    def init_from(self, rows: Tensor, scale: float) -> None:
+        """Adds `rows` times `scale`."""
         self.weight += rows.to(self.weight) * scale
 
 
 class HashedTable(IdTable):
-    """`m` rows for all items, whatever their number: item `i` has row `(i - 1) % m` (Shi et al. 2020, section 2).
+    """A fixed number `m` of rows for all items: item `i` has row `(i - 1) % m` (Shi et al. 2020, section 2).
 
-    Catalogue indices have no gaps, so the remainder is as even as a hash can be: of `n` items, each shares its row
-    with `ceil(n / m) - 1` others or one less, and none does for `m >= n`. A random hash would leave `exp(-n / m)` of
-    the rows empty (37 % at `m = n`). Items that share a row are one item to the ranker, and to a proxy's alignment.
+    Catalog indices have no gaps, so the remainder spreads items evenly: each of `n` items shares its row with
+    `ceil(n / m) - 1` others or one fewer, and with none if `m >= n`. A random hash would leave `exp(-n / m)` of the
+    rows empty (37 % at `m = n`). The ranker and the alignment cannot distinguish items that share a row.
     """
 
-    def __init__(self, vocabulary: int, width: int, rows: int) -> None:
-        super().__init__(vocabulary, width)
-        self.weight = nn.Parameter(torch.randn(rows + 1, width) * START_STD)
+    def __init__(self, vocab_size: int, embedding_dim: int, rows: int) -> None:
+        super().__init__(vocab_size, embedding_dim)
+        self.weight = nn.Parameter(torch.randn(rows + 1, embedding_dim) * INIT_STD)
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
         return F.embedding(self._row(item_idx), self.weight, sparse=True)
 
     @torch.no_grad()
-    def start_from(self, rows: Tensor, scale: float) -> None:
-        """Adds to each row what its items have on average."""
-        row = self._row(torch.arange(self.vocabulary, device=rows.device))
+    def init_from(self, rows: Tensor, scale: float) -> None:
+        """Adds to each row the mean of its items' initial embeddings, times `scale`."""
+        row = self._row(torch.arange(self.vocab_size, device=rows.device))
         self.weight.add_(_mean_by(row, rows, len(self.weight)).to(self.weight), alpha=scale)
 
     def _row(self, item_idx: Tensor) -> Tensor:
@@ -87,18 +87,19 @@ class HashedTable(IdTable):
 
 
 class QuotientRemainderTable(IdTable):
-    """Two small tables; an item's row is the product of its quotient's and its remainder's (Shi et al. 2020, eq. 7).
+    """Two small tables; an item's embedding is the product of its quotient row and its remainder row.
 
-    Item `i` takes quotient `(i - 1) // m` and remainder `(i - 1) % m`, a pair that no other item has, so rows differ
-    although `m + (V - 1) / m` vectors are stored instead of `V`: least at `m = sqrt(V)`.
+    Shi et al. 2020, equation 7. Item `i` has quotient `(i - 1) // m` and remainder `(i - 1) % m`. The pair is unique,
+    so embeddings differ although only `m + (V - 1) / m` vectors are stored instead of `V`; the minimum is at
+    `m = sqrt(V)`.
     """
 
-    def __init__(self, vocabulary: int, width: int, rows: int) -> None:
-        super().__init__(vocabulary, width)
-        quotients = -(-(vocabulary - 1) // rows)
-        # Quotients start about 1, or products of two small numbers would hardly have a gradient.
-        self.quotient = nn.Parameter(1 + torch.randn(quotients + 1, width) * START_STD)
-        self.remainder = nn.Parameter(torch.randn(rows + 1, width) * START_STD)
+    def __init__(self, vocab_size: int, embedding_dim: int, rows: int) -> None:
+        super().__init__(vocab_size, embedding_dim)
+        quotients = -(-(vocab_size - 1) // rows)
+        # Quotients start near 1: a product of two small numbers would have almost no gradient.
+        self.quotient = nn.Parameter(1 + torch.randn(quotients + 1, embedding_dim) * INIT_STD)
+        self.remainder = nn.Parameter(torch.randn(rows + 1, embedding_dim) * INIT_STD)
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """`[...]` int64 to `[..., d]`."""
@@ -106,28 +107,28 @@ class QuotientRemainderTable(IdTable):
         return F.embedding(quotient, self.quotient) * F.embedding(remainder, self.remainder)
 
     @torch.no_grad()
-    def start_from(self, rows: Tensor, scale: float) -> None:
-        """Adds to each remainder what its items have on average; quotients stay as they are."""
-        _, remainder = self._pair(torch.arange(self.vocabulary, device=rows.device))
+    def init_from(self, rows: Tensor, scale: float) -> None:
+        """Adds to each remainder row the mean of its items' initial embeddings, times `scale`; quotients stay."""
+        _, remainder = self._pair(torch.arange(self.vocab_size, device=rows.device))
         self.remainder.add_(_mean_by(remainder, rows, len(self.remainder)).to(self.remainder), alpha=scale)
 
     def _pair(self, item_idx: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the two tables; row 0 of both is the OOV item's alone."""
-        known = item_idx > 0
-        place, shared = (item_idx - 1).clamp(min=0), len(self.remainder) - 1
-        return torch.where(known, 1 + place // shared, 0), torch.where(known, 1 + place % shared, 0)
+        """Row numbers in the two tables; row 0 of both belongs to the OOV item alone."""
+        is_item = item_idx > 0
+        position, m = (item_idx - 1).clamp(min=0), len(self.remainder) - 1
+        return torch.where(is_item, 1 + position // m, 0), torch.where(is_item, 1 + position % m, 0)
 
 
-def make_id_table(vocabulary: int, width: int, settings: Table) -> IdTable:
-    """The table that the recipe's `ranker.table` asks for."""
+def make_id_table(vocab_size: int, embedding_dim: int, settings: Table) -> IdTable:
+    """Creates the table that the recipe selects in `ranker.table`."""
     if settings.kind == "hashed":
-        return HashedTable(vocabulary, width, settings.rows)
+        return HashedTable(vocab_size, embedding_dim, settings.rows)
     if settings.kind == "quotient_remainder":
-        return QuotientRemainderTable(vocabulary, width, settings.rows)
-    return FullTable(vocabulary, width)
+        return QuotientRemainderTable(vocab_size, embedding_dim, settings.rows)
+    return FullTable(vocab_size, embedding_dim)
 
 
 def _mean_by(group: Tensor, rows: Tensor, groups: int) -> Tensor:
-    """Means `[groups, d]` of the rows of each group; zero where a group is empty."""
+    """Mean row `[groups, d]` of each group; zero for an empty group."""
     total = rows.new_zeros(groups, rows.shape[1]).index_add_(0, group, rows)
     return total / torch.bincount(group, minlength=groups).clamp(min=1).unsqueeze(1)

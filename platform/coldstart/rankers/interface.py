@@ -1,4 +1,4 @@
-"""The ranker interface, built around item slots.
+"""The ranker interface: a CTR model that scores vectors in item slots.
 
 Legend: `B` rows, `T` targets, `L` history, `d` ID width, `V` vocabulary (items + 1; row 0 is OOV).
 """
@@ -10,75 +10,75 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.features import NO_FEATURES, FeatureSchema
+from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureSchema
 from coldstart.rankers.id_table import make_id_table
 
-START_SCALE = 0.3
+INIT_SCALE = 0.3
 
 
 class Ranker(nn.Module, ABC):
     """A CTR model with an ID table and a slot for the target's vector.
 
     Args:
-        vocabulary: `V`, items + 1.
-        settings: The recipe's section.
-        features: What the dataset knows of user, item and context beside the item itself.
+        vocab_size: `V`, items + 1.
+        settings: The recipe's section `ranker`.
+        features: Features of user, item and context in the dataset.
 
     Attributes:
-        id_table: Maps item indices to ID embeddings; row 0 stands for every item without a trained row.
-        trained: Bool buffer `[V]`; whether the item was in training. False rows resolve to row 0.
+        id_table: Maps item indices to ID embeddings; row 0 (OOV) is used for every item without a trained row.
+        trained: Bool buffer `[V]`, True for items with a trained row; all others resolve to row 0.
     """
 
     trained: Tensor
 
-    def __init__(self, vocabulary: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
+    def __init__(self, vocab_size: int, settings: RankerSettings, features: FeatureSchema = NO_FEATURES) -> None:
         super().__init__()
         self.settings = settings
         self.features = features
-        self.id_table = make_id_table(vocabulary, settings.width, settings.table)
-        self.register_buffer("trained", torch.zeros(vocabulary, dtype=torch.bool))
+        self.id_table = make_id_table(vocab_size, settings.embedding_dim, settings.table)
+        self.register_buffer("trained", torch.zeros(vocab_size, dtype=torch.bool))
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """`V`, items + 1."""
         return len(self.trained)
 
     @property
-    def width(self) -> int:
-        """`d`, of an ID embedding and of a slot."""
-        return self.settings.width
+    def embedding_dim(self) -> int:
+        """`d`, width of an ID embedding and of a slot."""
+        return self.settings.embedding_dim
 
     @property
-    def history(self) -> int:
-        """Longest history a target sees, in events."""
-        return self.settings.history
+    def max_history(self) -> int:
+        """Longest history of a target, in events."""
+        return self.settings.max_history
 
     def resolve(self, item_idx: Tensor) -> Tensor:
-        """Item indices with every untrained one replaced by 0 (OOV). Shape is kept."""
+        """Item indices with every untrained item replaced by 0 (OOV). The shape does not change."""
         return item_idx * self.trained[item_idx]
 
     def id_slots(self, item_idx: Tensor) -> Tensor:
-        """ID embeddings of items, OOV for untrained ones: `[...]` int64 -> `[..., d]`."""
+        """ID embeddings of items, the OOV row for untrained ones: `[...]` int64 -> `[..., d]`."""
         slots: Tensor = self.id_table(self.resolve(item_idx))
         return slots
 
     def id_rows(self) -> Tensor:
-        """The whole ID table `[V, d]`, detached, whatever lies behind it."""
+        """The whole ID table `[V, d]`, detached, for every kind of table."""
         return self.id_table.rows()
 
-    def start_from(self, rows: Tensor) -> None:
-        """Puts a first guess of appeal (column 0) and tastes, `[V, d]`, into the ID table."""
-        self.id_table.start_from(rows, START_SCALE)
+    def init_from(self, rows: Tensor) -> None:
+        """Initializes the ID table from `svd_item_init`: rows `[V, d]`, with the item effect in column 0."""
+        self.id_table.init_from(rows, INIT_SCALE)
 
     @abstractmethod
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
+        """Click logits `[B, T]`, with `slots` `[B, T, d]` in place of the targets' ID embeddings."""
 
 
-class ReadingRanker(Ranker):
-    """A ranker in two parts: what is read off a slot in the light of the history, and an MLP that weighs it.
+class InteractionRanker(Ranker):
+    """A ranker in two parts: the interaction of a slot with the history, and an MLP on top.
 
-    All of the platform's rankers are of this kind; several slots of one item can be read by the same first part.
+    All built-in rankers are of this kind. The joint ranker applies the first part to several slots of one item.
 
     Attributes:
         mlp: The second part, `[..., w]` to `[..., 1]`.
@@ -87,11 +87,11 @@ class ReadingRanker(Ranker):
     mlp: nn.Sequential
 
     @abstractmethod
-    def read(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, T]` that need no MLP, and what the MLP reads, `[B, T, w]`, of slots `[B, T, d]`."""
+    def interact(self, batch: RankBatch, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, T]` that bypass the MLP, and the MLP's input `[B, T, w]`, for slots `[B, T, d]`."""
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Click logits `[B, T]` with `slots` `[B, T, d]` standing where the targets' ID embeddings stand."""
-        logits, read = self.read(batch, slots)
-        out: Tensor = logits + self.mlp(read).squeeze(-1)
+        """Click logits `[B, T]`, with `slots` `[B, T, d]` in place of the targets' ID embeddings."""
+        logits, mlp_input = self.interact(batch, slots)
+        out: Tensor = logits + self.mlp(mlp_input).squeeze(-1)
         return out

@@ -1,4 +1,4 @@
-"""The last, dense part of a ranker."""
+"""The MLP at the end of a ranker, and its dropout."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,19 @@ DRAW = 2**16
 
 
 class Dropout(nn.Module):
-    """Dropout by two random bytes a number: on a CPU, drawing floats would take a third of the MLP's time.
+    """Dropout that draws two random bytes per element; on a CPU, drawing floats would take a third of the MLP's time.
 
     Args:
-        share: Of the numbers that are zeroed in training, to 1 in 65,536; the rest grow so that the mean stays.
+        p: Share of elements that training sets to zero, in steps of 1 / 65,536; the others are scaled up so that the
+            mean stays the same.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.dropped = round(share * DRAW)
+        self.dropped = round(p * DRAW)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, some of it zeroed while training."""
+        """`x`, with random elements set to zero in training mode."""
         if not (self.training and self.dropped):
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
@@ -27,11 +28,11 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         """For `print`."""
-        return f"share={self.dropped / DRAW:.3g}"
+        return f"p={self.dropped / DRAW:.3g}"
 
 
 def mlp(width: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:
-    """`[..., width]` to `[..., 1]`, zero before the first step so that a ranker starts from its other parts."""
+    """`[..., width]` to `[..., 1]`. The output starts at zero, so a new ranker scores with its other parts alone."""
     layers: list[nn.Module] = []
     for units in hidden:
         layers += [nn.Linear(width, units), nn.ReLU(), Dropout(dropout)]

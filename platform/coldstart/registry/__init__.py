@@ -1,37 +1,38 @@
-"""The registry: every trained model in MLflow with its lineage, releases that fit together, gated promotion.
+"""The registry: every trained model in MLflow with its lineage, consistent releases, gated promotion.
 
 The only room that imports `mlflow`.
 """
 
-import os
+# ruff: noqa: E402 - MLflow reads its environment when it is imported
 
-# Read by MLflow and GitPython when they are imported: no usage reports, no progress bars, no links, no git.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-# A request waits out the restart of a server (five retries, about a minute), not an outage.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-# Everything registered here is models from code over safetensors and JSON, so nothing needs pickle to load.
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+from coldstart.config import runtime_env
 
-from coldstart.registry.promotion import decide, enact, promote, rollback, sentence, withdraw
-from coldstart.registry.registry import ModelVersion, Registry
+runtime_env.set_mlflow_defaults()
+
+from coldstart.registry.alias_state import read_alias_state, reconcile_alias, resolve
+from coldstart.registry.promotion import (
+    apply_promotion,
+    describe_event,
+    plan_promotion,
+    promote,
+    rollback,
+    stop_challenger,
+)
+from coldstart.registry.registry import EvaluationOutputs, ModelVersion, Registry
 from coldstart.registry.release import Release
-from coldstart.registry.standing import look, resolve, settle
 
 __all__ = [
+    "EvaluationOutputs",
     "ModelVersion",
     "Registry",
     "Release",
-    "decide",
-    "enact",
-    "look",
+    "apply_promotion",
+    "describe_event",
+    "plan_promotion",
     "promote",
+    "read_alias_state",
+    "reconcile_alias",
     "resolve",
     "rollback",
-    "sentence",
-    "settle",
-    "withdraw",
+    "stop_challenger",
 ]

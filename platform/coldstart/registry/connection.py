@@ -1,4 +1,4 @@
-"""Reaching MLflow: a client with explicit URIs, that fails within seconds and says what to mend."""
+"""Connecting to MLflow: a client with explicit URIs, which fails within seconds with a readable error."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from coldstart.config import UserError
 
 PROBE_SECONDS = 5.0
-_one_probe = threading.Lock()
+_probe_lock = threading.Lock()
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -28,24 +28,24 @@ def connect(tracking_uri: str) -> MlflowClient:
     Raises:
         UserError: nothing answers there, or what answers is not MLflow.
     """
-    _quiet()
+    _reduce_logging()
     if tracking_uri.startswith("sqlite:///"):
         _make_parent(tracking_uri)
     else:
         _probe_socket(tracking_uri)
-    with _impatient(), answering(tracking_uri, "mend it or set registry.tracking_uri"):
+    with _short_timeouts(), explain_mlflow_errors(tracking_uri, "repair it or set registry.tracking_uri"):
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         client.search_registered_models(max_results=1)
     return client
 
 
 @contextmanager
-def answering(tracking_uri: str, then: str) -> Iterator[None]:
-    """Turns a failure of MLflow inside the block into a sentence.
+def explain_mlflow_errors(tracking_uri: str, advice: str) -> Iterator[None]:
+    """Turns MLflow's exceptions inside the block into one readable error.
 
     Args:
-        tracking_uri: Shown, without its password.
-        then: What the user can rely on and do.
+        tracking_uri: Shown without its password.
+        advice: What the user can rely on and do.
 
     Raises:
         UserError: MLflow, or the database behind it, failed.
@@ -54,7 +54,7 @@ def answering(tracking_uri: str, then: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"MLflow at {_shown(tracking_uri)} does not work: {reason}; {then}") from error
+        raise UserError(f"MLflow at {_without_password(tracking_uri)} does not work: {reason}; {advice}") from error
 
 
 def database_path(sqlite_uri: str) -> Path:
@@ -63,34 +63,33 @@ def database_path(sqlite_uri: str) -> Path:
 
 
 def artifact_root(tracking_uri: str) -> str | None:
-    """Where experiments of a SQLite registry keep artifacts: beside the database; `None` leaves it to the server."""
+    """Where a SQLite registry keeps artifacts: next to the database; `None` leaves the choice to the server."""
     if not tracking_uri.startswith("sqlite:///"):
         return None
     path = database_path(tracking_uri)
     return (path.parent / f"{path.stem}-artifacts").absolute().as_uri()
 
 
-def pages(ask: Callable[[str | None], Any]) -> list[Any]:
-    """All entries behind a paged question."""
-    found: list[Any] = []
+def fetch_all_pages(fetch_page: Callable[[str | None], Any]) -> list[Any]:
+    """All entries of a paged search."""
+    entries: list[Any] = []
     token = None
     while True:
-        page = ask(token)
-        found += page
+        page = fetch_page(token)
+        entries += page
         token = page.token
         if not token:
-            return found
+            return entries
 
 
-def _quiet() -> None:
-    """Keeps migration chatter, MLflow's own INFO lines and each retry off the terminal; what fails is raised."""
+def _reduce_logging() -> None:
+    """Hides migration logs, MLflow's INFO lines and its retries; failures are still raised."""
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
-def _shown(tracking_uri: str) -> str:
-    """The address without a password."""
+def _without_password(tracking_uri: str) -> str:
     if "@" not in tracking_uri:
         return tracking_uri
     return make_url(tracking_uri).render_as_string(hide_password=True)
@@ -101,9 +100,7 @@ def _make_parent(sqlite_uri: str) -> None:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"the registry's directory {parent} cannot be made: {error.strerror}; set paths.runs"
-        ) from error
+        raise UserError(f"cannot create the registry's directory {parent}: {error.strerror}; set paths.runs") from error
 
 
 def _probe_socket(tracking_uri: str) -> None:
@@ -116,22 +113,22 @@ def _probe_socket(tracking_uri: str) -> None:
         socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
     except OSError as error:
         raise UserError(
-            f"no MLflow at {_shown(tracking_uri)}: {host}:{port} does not answer ({error}); start the server, "
-            "or leave registry.tracking_uri out for SQLite beside the runs"
+            f"no MLflow at {_without_password(tracking_uri)}: {host}:{port} does not answer ({error}); start the "
+            "server, or remove registry.tracking_uri to use SQLite next to the runs"
         ) from error
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Requests wait out a server's restart (see `coldstart.registry`), which is wrong for a first probe.
+def _short_timeouts() -> Iterator[None]:
+    """Shortens the timeouts for the first probe; normal requests outlast a restart of the server.
 
-    MLflow reads these settings from the environment alone. They are always there, so only values change: threads that
-    copy the environment meanwhile, as Ray does, come to no harm.
+    MLflow reads these settings from the environment only. `coldstart.registry` always sets them, so only their values
+    change here: threads that copy the environment meanwhile, as Ray does, are not affected.
     """
-    hasty = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(PROBE_SECONDS)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    with _one_probe:
-        before = {name: os.environ[name] for name in hasty}
-        os.environ.update(hasty)
+    short = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(PROBE_SECONDS)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    with _probe_lock:
+        before = {name: os.environ[name] for name in short}
+        os.environ.update(short)
         try:
             yield
         finally:

@@ -1,25 +1,26 @@
-"""The chain of what a version was made from, down to the dataset."""
+"""The lineage of a version: the models it was made from, down to the dataset."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from coldstart.config import UserError
+from coldstart.registry.alias_state import read_alias_state
 from coldstart.registry.packaging import KINDS
-from coldstart.registry.registry import FINGERPRINT, Registry, upstream_versions
-from coldstart.registry.standing import look
+from coldstart.registry.registry import Registry
+from coldstart.registry.version_tags import DATASET, FINGERPRINT, PROXIES, upstream_versions
 
 
 @dataclass(frozen=True)
-class Link:
-    """One thing in a chain.
+class LineageNode:
+    """One model, item table or dataset in a lineage.
 
     Attributes:
         kind: adaptor, proxies, encoder, ranker or dataset.
-        fingerprint: What identifies it; `None` if it was not told.
+        fingerprint: `None` if it is unknown.
         version: Registered version; `None` for proxies and datasets, which have none.
         created: Unix seconds of the registration.
         run_id: MLflow run with recipe, metrics and dataset.
-        missing: Whether the version is gone from the registry.
+        missing: Whether the version was deleted from the registry.
     """
 
     kind: str
@@ -34,8 +35,8 @@ class Link:
         return asdict(self)
 
 
-def lineage(registry: Registry, reference: str) -> list[Link]:
-    """The links from a version down to its dataset.
+def lineage(registry: Registry, reference: str) -> list[LineageNode]:
+    """The nodes from a version down to its dataset.
 
     Args:
         registry: The project's registry.
@@ -44,24 +45,24 @@ def lineage(registry: Registry, reference: str) -> list[Link]:
     Raises:
         UserError: not a reference, or there is no such version.
     """
-    kind, number = _resolve(registry, reference)
-    entry = registry.version(kind, number)
-    links = [_link(registry, kind, number)]
+    kind, number = _parse_reference(registry, reference)
+    registered = registry.version(kind, number)
+    nodes = [_node(registry, kind, number)]
     if kind == "adaptor":
-        links.append(Link("proxies", entry.tags.get("coldstart.proxies")))
-    pinned = upstream_versions(entry)
-    links += [_link(registry, above, pinned[above]) for above in reversed(KINDS) if above in pinned]
-    return [*links, Link("dataset", entry.tags.get("coldstart.dataset"))]
+        nodes.append(LineageNode("proxies", registered.tags.get(PROXIES)))
+    upstream = upstream_versions(registered)
+    nodes += [_node(registry, kind, upstream[kind]) for kind in reversed(KINDS) if kind in upstream]
+    return [*nodes, LineageNode("dataset", registered.tags.get(DATASET))]
 
 
-def _resolve(registry: Registry, reference: str) -> tuple[str, int]:
+def _parse_reference(registry: Registry, reference: str) -> tuple[str, int]:
     kind, at, alias = reference.partition("@")
     if at:
         registry.model_name(kind)
-        standing = look(registry, alias)
-        if standing.version is None:
-            raise UserError(f"no {alias} stands in {registry.project}; `coldstart models` lists what is registered")
-        versions = {"adaptor": standing.version} | upstream_versions(registry.version("adaptor", standing.version))
+        state = read_alias_state(registry, alias)
+        if state.version is None:
+            raise UserError(f"{registry.project} has no {alias}; `coldstart models` lists the registered versions")
+        versions = {"adaptor": state.version} | upstream_versions(registry.version("adaptor", state.version))
         return kind, versions[kind]
     kind, _, number = reference.partition("/")
     registry.model_name(kind)
@@ -70,9 +71,10 @@ def _resolve(registry: Registry, reference: str) -> tuple[str, int]:
     return kind, int(number)
 
 
-def _link(registry: Registry, kind: str, number: int) -> Link:
+def _node(registry: Registry, kind: str, number: int) -> LineageNode:
     try:
-        entry = registry.version(kind, number)
+        registered = registry.version(kind, number)
     except UserError:
-        return Link(kind, None, number, missing=True)
-    return Link(kind, entry.tags.get(FINGERPRINT), number, entry.creation_timestamp / 1000, entry.run_id)
+        return LineageNode(kind, None, number, missing=True)
+    created = registered.creation_timestamp / 1000
+    return LineageNode(kind, registered.tags.get(FINGERPRINT), number, created, registered.run_id)

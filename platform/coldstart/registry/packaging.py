@@ -1,4 +1,4 @@
-"""Writing an artifact as an MLflow model directory: signature, input example, pinned requirements, code, no pickle."""
+"""Writes an artifact as an MLflow model directory: signature, input example, pinned requirements, code, no pickle."""
 
 import logging
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _SIGNATURES = {
             [
                 ColSpec(DataType.string, "title", required=False),
                 ColSpec(DataType.string, "text", required=False),
-                ColSpec(DataType.binary, "picture", required=False),
+                ColSpec(DataType.binary, "image", required=False),
             ]
         ),
         Schema([ColSpec(_VECTOR, "coarse"), ColSpec(_MATRIX, "states")]),
@@ -58,12 +58,12 @@ def package(artifact: Artifact, destination: Path, *, model: Model, proxies: Art
     """Writes `artifact` as a pyfunc model directory that `mlflow.pyfunc.load_model` reads.
 
     Args:
-        artifact: Verified stage artifact; it lies unchanged under `artifacts/<kind>`.
-        destination: Directory to make.
-        model: MLflow's description of the model, already tied to its run.
-        proxies: Only for an adaptor: proxies of the catalogue, whose first row is the input example.
+        artifact: Verified stage artifact; copied unchanged to `artifacts/<kind>`.
+        destination: Directory to create.
+        model: MLflow's description of the model, already linked to its run.
+        proxies: Only for an adaptor: proxies of the catalog, whose first row is the input example.
     """
-    # MLflow warns of our plain `predict` signature and of its own requirement look-ups; neither is the user's business.
+    # MLflow warns about our untyped `predict` and about its own requirement checks; users can act on neither.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     try:
         mlflow.pyfunc.save_model(
@@ -80,8 +80,8 @@ def package(artifact: Artifact, destination: Path, *, model: Model, proxies: Art
         logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
-def check_schema(kind: str, source: str, tracking_uri: str) -> bool:
-    """Whether a registered model takes and gives what this release serves."""
+def has_current_signature(kind: str, source: str, tracking_uri: str) -> bool:
+    """Whether a registered model has the inputs and outputs of this coldstart version."""
     path = download_artifacts(artifact_uri=f"{source}/MLmodel", tracking_uri=tracking_uri)
     signature: ModelSignature | None = Model.load(path).signature
     return bool(signature == _SIGNATURES[kind])
@@ -98,27 +98,27 @@ def _example(artifact: Artifact, proxies: Artifact | None) -> pd.DataFrame:
 
 def _ranker_row(artifact: Artifact) -> dict[str, Any]:
     table = pq.read_table(artifact.path / "vocabulary.parquet", columns=["item_id", "trained"])
-    known = table.filter(table["trained"])["item_id"].slice(0, 5).to_pylist()
+    trained = table.filter(table["trained"])["item_id"].slice(0, 5).to_pylist()
     return {
-        "history_item_ids": known[:2],
-        "history_labels": [1, 0][: len(known)],
-        "history_times": [1_700_000_000, 1_700_000_600][: len(known)],
-        "candidate_item_ids": [*known[2:], "an-item-nobody-knows"],
+        "history_item_ids": trained[:2],
+        "history_labels": [1, 0][: len(trained)],
+        "history_times": [1_700_000_000, 1_700_000_600][: len(trained)],
+        "candidate_item_ids": [*trained[2:], "an-unknown-item"],
         "now": 1_700_001_200,
     }
 
 
 def _encoder_row() -> dict[str, Any]:
-    picture = BytesIO()
-    Image.new("RGB", (32, 32), (200, 120, 40)).save(picture, "PNG")
-    return {"title": "A quiet harbour at dusk", "text": "Two boats and a lamp.", "picture": picture.getvalue()}
+    image = BytesIO()
+    Image.new("RGB", (32, 32), (200, 120, 40)).save(image, "PNG")
+    return {"title": "A quiet harbour at dusk", "text": "Two boats and a lamp.", "image": image.getvalue()}
 
 
 def _adaptor_row(proxies: Artifact | None) -> dict[str, Any]:
     if proxies is None:
-        raise UserError("an adaptor is registered together with the proxies it was trained on; pass proxies")
-    about = proxies.about
+        raise UserError("an adaptor is registered together with the proxies it was trained on; pass them as proxies")
+    metadata = proxies.metadata
     first = next(pq.ParquetFile(sorted(proxies.path.glob("proxies/part-*.parquet"))[0]).iter_batches(batch_size=1))
     row = first.slice(0, 1).to_pylist()[0]
-    states = np.reshape(row["states"], (about["groups"], -1))
+    states = np.reshape(row["states"], (metadata["groups"], -1))
     return {"coarse": row["coarse"], "states": states.tolist()}

@@ -1,4 +1,4 @@
-"""Promotion: a decision with evidence. Decided first, without changing anything; enacted against the state it saw."""
+"""Promotion in two steps: plan it without changing anything, then apply the plan to the state it was based on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,42 +6,49 @@ from typing import Any
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Registry as Settings
-from coldstart.registry.connection import answering
-from coldstart.registry.gates import Measure, Verdict, judge
-from coldstart.registry.ledger import PROMOTED, REFUSED, ROLLED_BACK, WITHDRAWN, Chain, Entry, Record
+from coldstart.registry.alias_state import (
+    CHALLENGER,
+    CHAMPION,
+    AliasStatus,
+    apply_to_mlflow,
+    read_alias_state,
+    reconcile_alias,
+)
+from coldstart.registry.connection import explain_mlflow_errors
+from coldstart.registry.gates import GateResult, Measure, evaluate_gates
+from coldstart.registry.promotion_log import PROMOTED, REFUSED, ROLLED_BACK, STOPPED, Event, LoggedEvent, LogSnapshot
 from coldstart.registry.registry import Registry
 from coldstart.registry.release import Release
-from coldstart.registry.standing import CHALLENGER, CHAMPION, State, finish, look, settle
 
-GATES = "coldstart.gates."
-"""Tags that hold the latest verdicts of a version."""
-_IN_DOUBT = "if the decision is on record it counts, else nothing has changed: `coldstart history` shows which"
+GATE_TAG_PREFIX = "coldstart.gates."
+"""Tags with the latest gate results of a version."""
+_OUTAGE_ADVICE = "the decision counts if it was logged, else nothing has changed: check `coldstart history`"
 
 
 @dataclass(frozen=True)
-class Decision:
+class PromotionPlan:
     """What a promotion would do, and why.
 
     Attributes:
         alias: The alias.
-        previous: Adaptor version that stands there, if any.
+        previous: Adaptor version that the alias points to now, if any.
         release: The candidate, verified.
-        verdicts: One per gate.
-        chain: State of the record that this was decided on.
-        standing: The record by which the version stands there already, if it does.
+        gate_results: One per gate.
+        snapshot: The promotion log that the plan is based on.
+        existing: The event by which the alias points to this version already, if it does.
     """
 
     alias: str
     previous: int | None
     release: Release
-    verdicts: tuple[Verdict, ...]
-    chain: Chain
-    standing: Record | None
+    gate_results: tuple[GateResult, ...]
+    snapshot: LogSnapshot
+    existing: LoggedEvent | None
 
     @property
     def passed(self) -> bool:
-        """Whether no gate refuses."""
-        return all(verdict.passed is not False for verdict in self.verdicts)
+        """Whether no gate failed."""
+        return all(result.passed is not False for result in self.gate_results)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,216 +58,213 @@ class Decision:
             "version": self.release.versions["adaptor"],
             "versions": self.release.versions,
             "passed": self.passed,
-            "gates": [verdict.as_dict() for verdict in self.verdicts],
+            "gates": [result.as_dict() for result in self.gate_results],
         }
 
 
-def decide(
-    registry: Registry,
-    kind: str,
-    version: int,
-    settings: Settings,
-    *,
-    alias: str = CHAMPION,
-    measure: Measure | None = None,
-) -> Decision:
-    """Judges a version for an alias; changes nothing.
-
-    Args:
-        registry: The project's registry.
-        kind: `adaptor`; ranker and encoder move with it.
-        version: Version to promote.
-        settings: Gates; they hold for the champion, a challenger only has to be a whole release.
-        alias: champion or challenger.
-        measure: Measures golden requests.
+def check_promotable(registry: Registry, kind: str) -> None:
+    """Refuses kinds that have no promotion of their own.
 
     Raises:
-        UserError: no such version or alias, an inconsistent release, another kind, or somebody changed the record.
+        UserError: ranker and encoder move with the adaptor of their release, or the kind is unknown.
     """
-    _only_adaptor(registry, kind)
-    chain = registry.ledger.trusted()
-    standing = look(registry, alias, chain)
-    _not_condemned(chain, version)
-    release = registry.release(version)
-    already = standing.record if standing.state is State.SETTLED and standing.version == version else None
-    champion = standing.version if standing.version != version and not standing.trouble else None
-    if alias != CHAMPION:
-        settings = settings.model_copy(update={"gates": (), "licences": ()})
-    verdicts = judge(registry, release, champion, settings, measure)
-    return Decision(alias, standing.version, release, tuple(verdicts), chain, already)
-
-
-def enact(registry: Registry, decision: Decision, *, why: str = "", override: bool = False) -> Record:
-    """Records a decision and, if no gate refuses or they are overridden, moves the aliases.
-
-    Args:
-        registry: The project's registry.
-        decision: From `decide`; must have been taken on the present state.
-        why: Recorded; must be given to override.
-        override: Promote although gates refuse.
-
-    Returns:
-        The record; the one of before if the version stands there already.
-
-    Raises:
-        UserError: overriding without a reason; `OvertakenError` if somebody else's decision came first.
-    """
-    if override and not why:
-        raise UserError("--override goes on record with its reason; give it: --why TEXT")
-    if decision.standing is not None:
-        return decision.standing
-    moves = decision.passed or override
-    entry = Entry(
-        action=PROMOTED if moves else REFUSED,
-        alias=decision.alias,
-        previous=decision.previous,
-        version=decision.release.versions["adaptor"],
-        versions=decision.release.versions if moves else {},
-        fingerprints=decision.release.fingerprints,
-        gates=[verdict.as_dict() for verdict in decision.verdicts],
-        override=override and not decision.passed,
-        why=why,
-    )
-    record = registry.ledger.append(entry, decision.chain)
-    if moves:
-        finish(registry, decision.alias)
-    _tag(registry, decision)
-    return record
-
-
-def promote(
-    registry: Registry,
-    kind: str,
-    version: int,
-    settings: Settings,
-    *,
-    alias: str = CHAMPION,
-    measure: Measure | None = None,
-    why: str = "",
-    override: bool = False,
-) -> Record:
-    """Settles the alias, decides and enacts; arguments and errors as theirs."""
-    _only_adaptor(registry, kind)
-    with answering(registry.tracking_uri, _IN_DOUBT):
-        settle(registry, alias)
-        decision = decide(registry, kind, version, settings, alias=alias, measure=measure)
-        return enact(registry, decision, why=why, override=override)
-
-
-def rollback(registry: Registry, kind: str, *, to: int | None = None, why: str = "") -> Record:
-    """Returns the champion alias to an earlier release, bit for bit; only its consistency is checked.
-
-    Args:
-        registry: The project's registry.
-        kind: `adaptor`; ranker and encoder move with it.
-        to: Adaptor version that was champion before; default the one before the present.
-        why: Recorded.
-
-    Raises:
-        UserError: there is no such earlier release, or it is no longer what it was.
-    """
-    _only_adaptor(registry, kind)
-    with answering(registry.tracking_uri, _IN_DOUBT):
-        return _roll_back(registry, to, why)
-
-
-def withdraw(registry: Registry, *, why: str = "") -> Record:
-    """Takes the challenger alias away; its versions stay registered.
-
-    Args:
-        registry: The project's registry.
-        why: Recorded.
-
-    Raises:
-        UserError: there is no challenger.
-    """
-    with answering(registry.tracking_uri, _IN_DOUBT):
-        standing = settle(registry, CHALLENGER)
-        if standing.version is None:
-            raise UserError(
-                "there is no challenger to withdraw; `coldstart promote adaptor VERSION --to challenger` names one"
-            )
-        entry = Entry(WITHDRAWN, CHALLENGER, previous=standing.version, version=None, versions={}, why=why)
-        record = registry.ledger.append(entry, registry.ledger.trusted())
-        finish(registry, CHALLENGER)
-        return record
-
-
-def sentence(record: Record) -> str:
-    """A decision about an alias, for people."""
-    entry = record.entry
-    parts = ", ".join(f"{kind} {number}" for kind, number in entry.versions.items())
-    failed = "; ".join(gate["note"] for gate in entry.gates if gate["passed"] is False)
-    if entry.action == REFUSED:
-        return f"refused: adaptor version {entry.version} does not become {entry.alias}: {failed}"
-    if entry.version is None:
-        return f"no {entry.alias} stands (before: version {entry.previous})"
-    origin = f" (before: version {entry.previous})" if entry.previous not in (None, entry.version) else ""
-    loud = f"; GATES OVERRIDDEN: {failed}" if entry.override else ""
-    return f"{entry.alias} is adaptor version {entry.version}{origin}: {parts}{loud}"
-
-
-def _roll_back(registry: Registry, to: int | None, why: str) -> Record:
-    standing = settle(registry, CHAMPION)
-    chain = registry.ledger.trusted()
-    target = _earlier(chain, standing.version, to).entry
-    assert target.version is not None
-    _not_condemned(chain, target.version)
-    release = registry.release(target.version)
-    changed = [part for part, known in target.fingerprints.items() if release.fingerprints[part] != known]
-    if changed:
-        raise UserError(
-            f"release {release.name} is not what it was when it stood as champion: {', '.join(changed)} changed; "
-            "roll back to another version with --to"
-        )
-    entry = Entry(
-        action=ROLLED_BACK,
-        alias=CHAMPION,
-        previous=standing.version,
-        version=target.version,
-        versions=release.versions,
-        fingerprints=release.fingerprints,
-        why=why,
-    )
-    record = registry.ledger.append(entry, chain)
-    finish(registry, CHAMPION)
-    return record
-
-
-def _earlier(chain: Chain, version: int | None, to: int | None) -> Record:
-    path: Sequence[Record] = chain.releases(CHAMPION)
-    if to is None:
-        path = [record for record in path if record.entry.version != version]
-        if not path:
-            raise UserError("there is no release before the present champion; `coldstart history` shows what was")
-        return path[-1]
-    stood = [record for record in chain.in_force(CHAMPION) if record.entry.version == to and record.entry.versions]
-    if not stood:
-        raise UserError(
-            f"adaptor version {to} was never champion, so there is nothing to roll back to; "
-            f"`coldstart promote adaptor {to}` judges it"
-        )
-    return stood[-1]
-
-
-def _only_adaptor(registry: Registry, kind: str) -> None:
     if kind != "adaptor":
         registry.model_name(kind)
         raise UserError(
-            f"a {kind} moves with the release it belongs to; name an adaptor made for it: "
+            f"a {kind} moves with the release it belongs to; name an adaptor that was made for it: "
             "`coldstart promote adaptor VERSION`"
         )
 
 
-def _not_condemned(chain: Chain, version: int) -> None:
-    if version in chain.condemned("adaptor"):
+def plan_promotion(
+    registry: Registry, version: int, settings: Settings, *, alias: str = CHAMPION, measure: Measure | None = None
+) -> PromotionPlan:
+    """Evaluates the gates for a version and an alias; changes nothing.
+
+    Args:
+        registry: The project's registry.
+        version: Adaptor version to promote; its ranker and encoder move with it.
+        settings: Gates; they apply to the champion, a challenger only has to be a complete release.
+        alias: champion or challenger.
+        measure: Measures golden requests.
+
+    Raises:
+        UserError: no such version or alias, an inconsistent release, or somebody changed the log.
+    """
+    snapshot = registry.promotion_log.read_verified()
+    state = read_alias_state(registry, alias, snapshot)
+    _check_not_deleted(snapshot, version)
+    release = registry.release(version)
+    existing = state.last_event if state.status is AliasStatus.IN_SYNC and state.version == version else None
+    champion = state.version if state.version != version and not state.problem else None
+    if alias != CHAMPION:
+        settings = settings.model_copy(update={"gates": (), "allowed_licenses": ()})
+    results = evaluate_gates(registry, release, champion, settings, measure)
+    return PromotionPlan(alias, state.version, release, tuple(results), snapshot, existing)
+
+
+def apply_promotion(
+    registry: Registry, plan: PromotionPlan, *, reason: str = "", override: bool = False
+) -> LoggedEvent:
+    """Logs a planned promotion and, if no gate failed or failures are overridden, moves the aliases.
+
+    Args:
+        registry: The project's registry.
+        plan: From `plan_promotion`; must be based on the current state.
+        reason: Logged; required to override.
+        override: Promote although gates failed.
+
+    Returns:
+        The logged event; the earlier one if the alias points to this version already.
+
+    Raises:
+        UserError: override without a reason.
+        ConflictError: another decision came first.
+    """
+    if override and not reason:
+        raise UserError("--override needs a reason, which is logged; add --reason TEXT")
+    if plan.existing is not None:
+        return plan.existing
+    moves = plan.passed or override
+    event = Event(
+        action=PROMOTED if moves else REFUSED,
+        alias=plan.alias,
+        previous=plan.previous,
+        version=plan.release.versions["adaptor"],
+        versions=plan.release.versions if moves else {},
+        fingerprints=plan.release.fingerprints,
+        gates=[result.as_dict() for result in plan.gate_results],
+        override=override and not plan.passed,
+        reason=reason,
+    )
+    logged = registry.promotion_log.append(event, plan.snapshot)
+    if moves:
+        apply_to_mlflow(registry, plan.alias)
+    _tag_gate_results(registry, plan)
+    return logged
+
+
+def promote(
+    registry: Registry,
+    version: int,
+    settings: Settings,
+    *,
+    alias: str = CHAMPION,
+    measure: Measure | None = None,
+    reason: str = "",
+    override: bool = False,
+) -> LoggedEvent:
+    """Reconciles the alias, plans and applies; arguments and errors as in `plan_promotion` and `apply_promotion`."""
+    with explain_mlflow_errors(registry.tracking_uri, _OUTAGE_ADVICE):
+        reconcile_alias(registry, alias)
+        plan = plan_promotion(registry, version, settings, alias=alias, measure=measure)
+        return apply_promotion(registry, plan, reason=reason, override=override)
+
+
+def rollback(registry: Registry, *, to: int | None = None, reason: str = "") -> LoggedEvent:
+    """Returns the champion alias to an earlier release, byte for byte; no gate applies, only consistency is checked.
+
+    Args:
+        registry: The project's registry.
+        to: Adaptor version that was champion before; default: the one before the current champion.
+        reason: Logged.
+
+    Raises:
+        UserError: there is no such earlier release, or it has changed since.
+    """
+    with explain_mlflow_errors(registry.tracking_uri, _OUTAGE_ADVICE):
+        return _roll_back(registry, to, reason)
+
+
+def stop_challenger(registry: Registry, *, reason: str = "") -> LoggedEvent:
+    """Removes the challenger alias; its versions stay registered.
+
+    Args:
+        registry: The project's registry.
+        reason: Logged.
+
+    Raises:
+        UserError: there is no challenger.
+    """
+    with explain_mlflow_errors(registry.tracking_uri, _OUTAGE_ADVICE):
+        state = reconcile_alias(registry, CHALLENGER)
+        if state.version is None:
+            raise UserError(
+                "there is no challenger to stop; `coldstart promote adaptor VERSION --to challenger` sets one"
+            )
+        event = Event(STOPPED, CHALLENGER, previous=state.version, version=None, versions={}, reason=reason)
+        logged = registry.promotion_log.append(event, registry.promotion_log.read_verified())
+        apply_to_mlflow(registry, CHALLENGER)
+        return logged
+
+
+def describe_event(logged: LoggedEvent) -> str:
+    """A decision about an alias, for people."""
+    event = logged.event
+    parts = ", ".join(f"{kind} {number}" for kind, number in event.versions.items())
+    failed = "; ".join(gate["note"] for gate in event.gates if gate["passed"] is False)
+    if event.action == REFUSED:
+        return f"refused: adaptor version {event.version} does not become {event.alias}: {failed}"
+    if event.version is None:
+        return f"there is no {event.alias} now (before: version {event.previous})"
+    before = f" (before: version {event.previous})" if event.previous not in (None, event.version) else ""
+    overridden = f"; GATES OVERRIDDEN: {failed}" if event.override else ""
+    return f"{event.alias} is adaptor version {event.version}{before}: {parts}{overridden}"
+
+
+def _roll_back(registry: Registry, to: int | None, reason: str) -> LoggedEvent:
+    state = reconcile_alias(registry, CHAMPION)
+    snapshot = registry.promotion_log.read_verified()
+    target = _rollback_target(snapshot, state.version, to).event
+    assert target.version is not None
+    _check_not_deleted(snapshot, target.version)
+    release = registry.release(target.version)
+    changed = [part for part, logged in target.fingerprints.items() if release.fingerprints[part] != logged]
+    if changed:
+        raise UserError(
+            f"release {release.name} has changed since it was champion: {', '.join(changed)}; "
+            "roll back to another version with --to"
+        )
+    event = Event(
+        action=ROLLED_BACK,
+        alias=CHAMPION,
+        previous=state.version,
+        version=target.version,
+        versions=release.versions,
+        fingerprints=release.fingerprints,
+        reason=reason,
+    )
+    written = registry.promotion_log.append(event, snapshot)
+    apply_to_mlflow(registry, CHAMPION)
+    return written
+
+
+def _rollback_target(snapshot: LogSnapshot, version: int | None, to: int | None) -> LoggedEvent:
+    history: Sequence[LoggedEvent] = snapshot.release_history(CHAMPION)
+    if to is None:
+        history = [logged for logged in history if logged.event.version != version]
+        if not history:
+            raise UserError("there is no release before the current champion; `coldstart history` lists all of them")
+        return history[-1]
+    effective = snapshot.effective(CHAMPION)
+    matches = [logged for logged in effective if logged.event.version == to and logged.event.versions]
+    if not matches:
+        raise UserError(
+            f"adaptor version {to} was never champion, so no rollback to it is possible; "
+            f"`coldstart promote adaptor {to}` evaluates its gates"
+        )
+    return matches[-1]
+
+
+def _check_not_deleted(snapshot: LogSnapshot, version: int) -> None:
+    if version in snapshot.deleted_versions("adaptor"):
         raise UserError(f"adaptor version {version} was deleted by `coldstart gc`; register it again to use it")
 
 
-def _tag(registry: Registry, decision: Decision) -> None:
-    """Keeps the latest verdicts with the version, where MLflow shows them; the record keeps them for good."""
-    name, number = registry.model_name("adaptor"), str(decision.release.versions["adaptor"])
-    for verdict in decision.verdicts:
-        outcome = {True: "passed", False: "refused", None: "not compared"}[verdict.passed]
-        key = GATES + verdict.label.replace(" ", "-")
-        registry.client.set_model_version_tag(name, number, key, f"{outcome}: {verdict.note}")
+def _tag_gate_results(registry: Registry, plan: PromotionPlan) -> None:
+    """Shows the latest gate results at the version in MLflow; the promotion log keeps them permanently."""
+    name, number = registry.model_name("adaptor"), str(plan.release.versions["adaptor"])
+    for result in plan.gate_results:
+        outcome = {True: "passed", False: "failed", None: "not compared"}[result.passed]
+        key = GATE_TAG_PREFIX + result.name.replace(" ", "-")
+        registry.client.set_model_version_tag(name, number, key, f"{outcome}: {result.note}")

@@ -1,7 +1,7 @@
-"""The MLflow model that every registered version carries: code over one artifact directory, nothing pickled.
+"""The MLflow model inside every registered version: code for one artifact directory, without pickle.
 
 MLflow copies this file into the model ("models from code") and runs it at load time, in any process that has the
-`coldstart` package. Legend: `d` ID width, `D` MLLM width, `G` layer groups.
+`coldstart` package installed. Legend: `d` ID width, `D` MLLM width, `G` layer groups.
 """
 
 import base64
@@ -23,12 +23,12 @@ class RankerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Verifies and loads the artifact."""
-        from coldstart.rankers import load_ranker, vocabulary
+        from coldstart.rankers import load_ranker, read_item_index
         from coldstart.rankers.storage import read_item_features
 
         path = _verified(context, "ranker")
         self.ranker = load_ranker(path)
-        self.vocabulary = vocabulary(path)
+        self.item_index = read_item_index(path)
         self.item_features = read_item_features(path, self.ranker.features)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -41,24 +41,24 @@ class RankerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _row(self, row: dict[str, Any]) -> list[float]:
         from coldstart.data.batches import rank_request
-        from coldstart.data.features import Coded, of_candidates
+        from coldstart.data.features import EncodedFeatures, candidate_features
 
         now, schema = row.get("now"), self.ranker.features
-        candidates = np.array([self.vocabulary.get(item, 0) for item in row["candidate_item_ids"]], np.int64)
-        item = Coded(self.item_features.categorical[candidates], self.item_features.numeric[candidates])
-        user, moment = (row.get(name) for name in ("user_features", "context"))
+        candidates = np.array([self.item_index.get(item, 0) for item in row["candidate_item_ids"]], np.int64)
+        item = EncodedFeatures(self.item_features.categorical[candidates], self.item_features.numeric[candidates])
+        user, context_values = (row.get(name) for name in ("user_features", "context"))
         batch = rank_request(
-            [self.vocabulary.get(item, 0) for item in row["history_item_ids"]],
+            [self.item_index.get(item, 0) for item in row["history_item_ids"]],
             list(row["history_labels"]),
             list(row["history_times"]),
             candidates,
             int(time.time()) if now is None or pd.isna(now) else int(now),
-            history=self.ranker.history,
-            features=of_candidates(
+            history=self.ranker.max_history,
+            features=candidate_features(
                 schema,
                 item,
-                schema.read("user", user if isinstance(user, dict) else {}),
-                schema.read("context", moment if isinstance(moment, dict) else {}),
+                schema.encode_values("user", user if isinstance(user, dict) else {}),
+                schema.encode_values("context", context_values if isinstance(context_values, dict) else {}),
             ),
         )
         with torch.inference_mode():
@@ -77,11 +77,11 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.encoder = Encoder.load(_verified(context, "encoder"), "cpu")
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Columns title, text, picture (encoded image bytes, or base64 of them); each may be missing or null."""
+        """Columns title, text, image (encoded image bytes, or base64 of them); each may be missing or null."""
         from coldstart.data.content import Content
 
         contents = [
-            Content(_words(row.get("title")), _words(row.get("text")), _picture(row.get("picture")))
+            Content(_text(row.get("title")), _text(row.get("text")), _image(row.get("image")))
             for row in model_input.to_dict("records")
         ]
         with torch.inference_mode():
@@ -111,11 +111,11 @@ def _verified(context: Any, kind: str) -> Path:
     return read_artifact(Path(context.artifacts[kind]), kind).path
 
 
-def _words(value: Any) -> str | None:
+def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _picture(value: Any) -> bytes | None:
+def _image(value: Any) -> bytes | None:
     if isinstance(value, str):
         return base64.b64decode(value, validate=True)
     return value if isinstance(value, bytes) else None

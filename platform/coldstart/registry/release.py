@@ -1,4 +1,4 @@
-"""A release: one adaptor version with the exact encoder, ranker and dataset it was made for."""
+"""A release: one adaptor version with the exact encoder, ranker and dataset that it was made for."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from coldstart.config import Artifact, UserError
 
 @dataclass(frozen=True)
 class Release:
-    """Models that fit together, on local disk and verified.
+    """Models of one lineage, verified and on local disk.
 
     Attributes:
         project: Prefix of the registered models.
-        alias: Alias it was asked for by; `None` when asked for by version.
+        alias: Alias that was resolved; `None` if the release was requested by version.
         versions: kind -> version of adaptor, encoder and ranker.
         dataset: Fingerprint of the dataset that all of them were made from.
         ranker: The ranker's artifact.
         encoder: The encoder's artifact.
         adaptor: The adaptor's artifact; its fingerprint names the proxy space.
-        proxies: Coarse proxies and layer states of the catalogue, which the adaptor was trained on.
+        proxies: Coarse proxies and layer states of the catalog, which the adaptor was trained on.
     """
 
     project: str
@@ -44,7 +44,7 @@ def check_consistent(release: Release) -> None:
     """Compares lineage and widths of the parts of a release.
 
     Raises:
-        UserError: says which part disagrees, and how.
+        UserError: names the part that disagrees.
     """
     parts = {"ranker": release.ranker, "encoder": release.encoder, "proxies": release.proxies}
     for user in (release.encoder, release.proxies, release.adaptor):
@@ -52,22 +52,22 @@ def check_consistent(release: Release) -> None:
             used = user.lineage.get(kind)
             if used is not None and used != part.fingerprint:
                 raise UserError(
-                    f"release {release.name}: the {user.kind} was made with {kind} {used[:12]}, the release has "
-                    f"{part.fingerprint[:12]}; a proxy means nothing outside the ID space it was aligned with"
+                    f"release {release.name}: the {user.kind} was made with {kind} {used[:12]}, but the release has "
+                    f"{part.fingerprint[:12]}; a proxy is valid only in the ID space it was aligned with"
                 )
     for part in (*parts.values(), release.adaptor):
         if part.lineage.get("dataset") != release.dataset:
             raise UserError(
                 f"release {release.name}: the adaptor was made from dataset {release.dataset[:12]}, the {part.kind} "
-                f"from {str(part.lineage.get('dataset'))[:12]}; make the {part.kind} and what follows anew"
+                f"from {str(part.lineage.get('dataset'))[:12]}; run the stages from the {part.kind} on again"
             )
-    for meaning, name, of_adaptor in (
+    for quantity, key, adaptor_key in (
         ("ID widths", "width", "width"),
         ("layer groups", "groups", "groups"),
         ("MLLM widths", "hidden", "state_width"),
     ):
-        told = {part.kind: part.about[name] for part in parts.values() if name in part.about}
-        told |= {"adaptor": release.adaptor.about[of_adaptor]} if of_adaptor in release.adaptor.about else {}
-        if len(set(told.values())) > 1:
-            shown = ", ".join(f"{kind} {value}" for kind, value in told.items())
-            raise UserError(f"release {release.name}: {meaning} differ ({shown}); train them from one recipe")
+        values = {part.kind: part.metadata[key] for part in parts.values() if key in part.metadata}
+        values |= {"adaptor": release.adaptor.metadata[adaptor_key]} if adaptor_key in release.adaptor.metadata else {}
+        if len(set(values.values())) > 1:
+            shown = ", ".join(f"{kind} {value}" for kind, value in values.items())
+            raise UserError(f"release {release.name}: {quantity} differ ({shown}); train all parts with one recipe")

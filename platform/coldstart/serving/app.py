@@ -1,4 +1,4 @@
-"""The HTTP application of one gateway: routers, errors and limits put together."""
+"""Builds the HTTP application of one gateway from routers, error handlers and middleware."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,38 +8,40 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from coldstart.serving import errors, openapi
-from coldstart.serving.guard import Guard
-from coldstart.serving.request_id import RequestId
+from coldstart.serving.request_guard import RequestGuard
+from coldstart.serving.request_id import RequestIdMiddleware
 from coldstart.serving.routes import routers
-from coldstart.serving.routes.rank import ShortWay
-from coldstart.serving.schemas import ErrorAnswer
+from coldstart.serving.routes.rank import RankFastPath
+from coldstart.serving.schemas import ErrorResponse
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
 
 
-def make_app(gateway: "Gateway", *, named_outside: bool = False) -> FastAPI:
-    """The HTTP application of one gateway replica.
+def make_app(gateway: "Gateway", *, proxy_adds_request_id: bool = False) -> FastAPI:
+    """Builds the HTTP application of one gateway replica.
 
     Args:
-        gateway: Does the work.
-        named_outside: Whether the server around it writes the request's id into the answer.
+        gateway: The gateway.
+        proxy_adds_request_id: Whether the proxy in front writes the request id into the response.
     """
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
+    error_responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
     }
 
     @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with gateway.running():
             yield
 
-    app = FastAPI(title="coldstart", version="1", responses=problems, docs_url=None, redoc_url=None, lifespan=running)
-    app.add_middleware(Guard, settings=gateway.settings.security, max_bytes=gateway.settings.max_request_bytes)
-    app.add_middleware(RequestId, announced=not named_outside)
-    errors.install(app)
+    app = FastAPI(
+        title="coldstart", version="1", responses=error_responses, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.add_middleware(RequestGuard, settings=gateway.settings.security, max_bytes=gateway.settings.max_request_bytes)
+    app.add_middleware(RequestIdMiddleware, add_header=not proxy_adds_request_id)
+    errors.install_error_handlers(app)
     for router in routers(gateway):
         app.include_router(router)
-    app.router.routes.insert(0, Route("/v1/rank", ShortWay(gateway), methods=["POST"]))
-    openapi.describe(app, tokens=gateway.settings.security.tokens_file is not None)
+    app.router.routes.insert(0, Route("/v1/rank", RankFastPath(gateway), methods=["POST"]))
+    openapi.complete_schema(app, tokens=gateway.settings.security.tokens_file is not None)
     return app

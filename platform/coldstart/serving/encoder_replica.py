@@ -9,33 +9,33 @@ from ray import serve
 from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
-from coldstart.serving.batching import BatchWatch, must_be_finite, sized, tune
-from coldstart.serving.heaps import tend
-from coldstart.serving.scoring import GOLDEN_CONTENT, Reading
+from coldstart.serving.batching import StallDetector, check_finite, set_batch_limits, with_batch_size
+from coldstart.serving.malloc import limit_heap_growth
+from coldstart.serving.scoring import GOLDEN_CONTENT, EncoderOutput
 
 
 class EncoderReplica:
-    """Content -> coarse proxy and layer states."""
+    """Computes coarse proxies and layer states from contents."""
 
     def __init__(self, path: Path, settings: Serving) -> None:
-        tend()
+        limit_heap_growth()
         torch.set_num_threads(1)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = Encoder.load(path, self.device)
-        self.watch = BatchWatch(settings.request_timeout_s)
-        tune(self._read, settings)
-        must_be_finite("encoder", *self._forward([GOLDEN_CONTENT])[0])
+        self.stall_detector = StallDetector(settings.request_timeout_s)
+        set_batch_limits(self._encode, settings)
+        check_finite("encoder", *self._forward([GOLDEN_CONTENT])[0])
 
-    async def read(self, content: Content) -> tuple[Reading, int]:
-        """Reads one item; with it the size of the batch, if it is the first of one."""
-        return await self.watch.wait(self._read(content))
+    async def encode(self, content: Content) -> tuple[EncoderOutput, int]:
+        """Encodes one item; also returns the batch size if it is the first of its batch, else 0."""
+        return await self.stall_detector.wait(self._encode(content))
 
     @serve.batch
-    async def _read(self, contents: list[Content]) -> list[tuple[Reading, int]]:
-        with self.watch.batch():
-            return sized(await asyncio.to_thread(self._forward, contents))
+    async def _encode(self, contents: list[Content]) -> list[tuple[EncoderOutput, int]]:
+        with self.stall_detector.batch():
+            return with_batch_size(await asyncio.to_thread(self._forward, contents))
 
-    def _forward(self, contents: list[Content]) -> list[Reading]:
+    def _forward(self, contents: list[Content]) -> list[EncoderOutput]:
         with torch.inference_mode():
             inputs = self.encoder.inputs(self.encoder.prepare(contents), self.device)
             coarse, states = (part.float().cpu().numpy() for part in self.encoder(inputs))
@@ -43,4 +43,4 @@ class EncoderReplica:
 
     def check_health(self) -> None:
         """Called by Serve."""
-        self.watch.check()
+        self.stall_detector.check()

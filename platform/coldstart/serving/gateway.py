@@ -1,4 +1,4 @@
-"""One replica of the HTTP side."""
+"""A gateway replica: the HTTP server in front of the models."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,38 +10,39 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from coldstart.config.recipe import Data, Serving
+from coldstart.serving.ab_router import ABRouter
+from coldstart.serving.ab_test import ABTest
 from coldstart.serving.app import make_app
-from coldstart.serving.arm import Arm
-from coldstart.serving.board import Line
-from coldstart.serving.call import RankCall
-from coldstart.serving.catalogue import Catalogue
-from coldstart.serving.heaps import tend
-from coldstart.serving.items import Items
-from coldstart.serving.models import Models, Within
+from coldstart.serving.catalog import Catalog
+from coldstart.serving.item_service import ItemService
+from coldstart.serving.local_handle import LocalHandle
+from coldstart.serving.malloc import limit_heap_growth
+from coldstart.serving.model_handles import ModelHandles
 from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.rank_call import RankCall
 from coldstart.serving.ranker_replica import RankerReplica
-from coldstart.serving.request_id import incoming
-from coldstart.serving.schemas import FeedbackAnswer, FeedbackRequest, HealthAnswer, RankAnswer, ReleaseAnswer
-from coldstart.serving.traffic import Traffic
-from coldstart.serving.trial import Trial
-from coldstart.serving.watch import Watch
-from coldstart.serving.watch_answers import WatchAnswer
+from coldstart.serving.release_server import ReleaseServer
+from coldstart.serving.request_id import current_request
+from coldstart.serving.schemas import FeedbackRequest, FeedbackResponse, HealthResponse, RankResponse, ReleaseResponse
+from coldstart.serving.stats_aggregator import AggregatorClient
+from coldstart.serving.stats_collector import StatsCollector
+from coldstart.serving.stats_schemas import ServingStats
 
 
 @dataclass(frozen=True)
-class Served:
-    """A release as a gateway is told of it.
+class ReleaseSpec:
+    """What a gateway needs to serve a release.
 
     Attributes:
-        release: Names only, so that a gateway needs neither MLflow nor the models.
-        ranker_dir: The ranker's artifact, for its item ids.
-        adaptor_dir: The adaptor's, for how it hands items over.
+        release: Names and versions, so that a gateway needs neither MLflow nor the model files.
+        ranker_dir: The ranker artifact, for its item ids and features.
+        adaptor_dir: The adaptor artifact, for the weights of ID rows.
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
-        ranker: Handle of the ranker deployment; None where gateways hold the ranker.
+        ranker: Handle of the ranker deployment; None if gateways hold the ranker.
     """
 
-    release: ReleaseAnswer
+    release: ReleaseResponse
     ranker_dir: Path
     adaptor_dir: Path
     encoder: DeploymentHandle[Any]
@@ -50,75 +51,75 @@ class Served:
 
 
 class Gateway:
-    """One replica of the HTTP side.
+    """A gateway replica.
 
     Args:
-        served: The champion, and the challenger if there is one.
-        trial: The challenger's.
-        settings: The recipe's section.
-        data: Limits of pictures.
-        store_dir: Where published proxies are kept.
-        board: What gateways share; `None` for one alone.
-        dataset: Directory of the dataset the release was made from, for the console's pictures; it may be missing.
+        specs: The champion, and the challenger if there is one.
+        ab_test: The challenger's A/B test.
+        settings: `serving` of the recipe.
+        data: Limits of images.
+        store_dir: Parent directory of the proxy stores.
+        aggregator: Actor that combines the statistics of all gateways; None for a single gateway.
+        dataset: Directory of the release's dataset, for the console's images; it may be missing.
     """
 
     def __init__(
         self,
-        served: Sequence[Served],
-        trial: Trial | None,
+        specs: Sequence[ReleaseSpec],
+        ab_test: ABTest | None,
         settings: Serving,
         data: Data,
         store_dir: Path,
-        board: Any | None = None,
+        aggregator: Any | None = None,
         dataset: Path | None = None,
     ) -> None:
-        tend()
+        limit_heap_growth()
         self.settings, self.data, self.dataset = settings, data, dataset
-        self.watch = Watch(settings, trial.number if trial else None)
-        champion, challenger = (*(self._arm(one, store_dir) for one in served), None)[:2]
+        self.stats = StatsCollector(settings, ab_test.id if ab_test else None)
+        champion, challenger = (*(self._release_server(spec, store_dir) for spec in specs), None)[:2]
         assert champion is not None
-        self.traffic = Traffic(champion, challenger, trial, settings, self.watch, Line(board))
-        self.items = Items([arm for arm in (champion, challenger) if arm])
+        self.router = ABRouter(champion, challenger, ab_test, settings, self.stats, AggregatorClient(aggregator))
+        self.items = ItemService([server for server in (champion, challenger) if server])
 
-    def _arm(self, served: Served, store_dir: Path) -> Arm:
-        store = ProxyStore(store_dir, served.release.fingerprints["adaptor"], self.settings.store)
-        ranker = served.ranker or Within(RankerReplica(served.ranker_dir, self.settings))
-        models = Models(served.encoder, served.adaptor, ranker, self.settings, self.watch)
-        catalogue = Catalogue(served.ranker_dir, served.adaptor_dir, store)
-        return Arm(served.release, models, catalogue, store, self.settings, self.data, self.watch)
+    def _release_server(self, spec: ReleaseSpec, store_dir: Path) -> ReleaseServer:
+        store = ProxyStore(store_dir, spec.release.fingerprints["adaptor"], self.settings.store)
+        ranker = spec.ranker or LocalHandle(RankerReplica(spec.ranker_dir, self.settings))
+        models = ModelHandles(spec.encoder, spec.adaptor, ranker, self.settings, self.stats)
+        catalog = Catalog(spec.ranker_dir, spec.adaptor_dir, store)
+        return ReleaseServer(spec.release, models, catalog, store, self.settings, self.data, self.stats)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        # The hook by which Serve asks a replica for its HTTP application.
-        return make_app(self, named_outside=True)
+        # Serve calls this to get the replica's HTTP application.
+        return make_app(self, proxy_adds_request_id=True)
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """While the HTTP application is up."""
-        return self.traffic.running()
+        """Runs the background tasks while the HTTP application is up."""
+        return self.router.running()
 
     @property
-    def champion(self) -> Arm:
-        """The release that answers all who are not in a trial."""
-        return self.traffic.champion
+    def champion(self) -> ReleaseServer:
+        """The release that serves all users outside of an A/B test."""
+        return self.router.champion
 
     @property
-    def release(self) -> ReleaseAnswer:
-        """What is served."""
-        return self.traffic.release
+    def release(self) -> ReleaseResponse:
+        """The served release."""
+        return self.router.release
 
-    async def rank(self, call: RankCall) -> RankAnswer:
+    async def rank(self, call: RankCall) -> RankResponse:
         """Scores the candidates of one user."""
-        return await self.traffic.rank(call)
+        return await self.router.rank(call)
 
-    def feedback(self, request: FeedbackRequest) -> FeedbackAnswer:
-        """Takes what users did with items that were ranked for them."""
-        self.watch.feedback(incoming().request_id, request.events)
-        return FeedbackAnswer(accepted=len(request.events))
+    def feedback(self, request: FeedbackRequest) -> FeedbackResponse:
+        """Accepts what users did with ranked items."""
+        self.stats.add_feedback(current_request().request_id, request.events)
+        return FeedbackResponse(accepted=len(request.events))
 
-    def figures(self) -> WatchAnswer:
-        """How serving does, over all gateways."""
-        return self.traffic.summary()
+    def serving_stats(self) -> ServingStats:
+        """Statistics over all gateways."""
+        return self.router.stats_summary()
 
-    async def health(self) -> HealthAnswer:
-        """Answers when all models of the champion answer a golden request; a challenger is never waited for."""
+    async def health(self) -> HealthResponse:
+        """Checks that all models of the champion answer a golden request; does not wait for a challenger."""
         await self.champion.health()
-        return HealthAnswer(status="ready", release=self.release.release)
+        return HealthResponse(status="ready", release=self.release.release)

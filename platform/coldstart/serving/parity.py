@@ -1,6 +1,5 @@
-"""Whether the models that were put up answer as the release does offline, before any traffic reaches them."""
+"""Checks that deployed models reproduce the offline scores of their release, before they receive traffic."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,95 +10,84 @@ from ray import serve
 from coldstart.config import UserError
 from coldstart.config.recipe import Serving
 from coldstart.registry import Release
-from coldstart.serving.golden import Golden, golden
+from coldstart.serving.golden_requests import GoldenRequests, load_golden_requests
+from coldstart.serving.local_handle import LocalHandle
 from coldstart.serving.ranker_replica import RankerReplica
-from coldstart.serving.scoring import Floats, RankQuery
 
-Ask = Callable[[Any], Any]
-"""An argument -> something whose `result` is the answer, as a deployment's method is called."""
+RemoteCall = Callable[[Any], Any]
+"""Argument -> response with a method `result`, like `handle.method.remote` of Ray Serve."""
 TOLERANCE = 1e-5
-_SECONDS = 60.0
-_READINGS = 4
+_TIMEOUT_S = 60.0
+_ITEMS = 4
 
 
 def check_parity(release: Release, settings: Serving, adaptor: str, ranker: str | None = None) -> None:
-    """Asks the deployments of a release its golden requests.
+    """Sends the golden requests of a release to its deployments.
 
-    The encoder has answered its own golden request when it came up; the texts and pictures that its offline readings
-    were made of are not part of a release.
+    The encoder is not compared: a release does not contain the texts and images of its offline embeddings. Each encoder
+    replica answers a golden request when it starts.
 
     Args:
-        release: What was put up.
-        settings: The recipe's section.
-        adaptor: Application of its adaptor.
-        ranker: Application of its ranker; None where gateways hold it.
+        release: The deployed release.
+        settings: The recipe's `serving` section.
+        adaptor: Name of the adaptor's application.
+        ranker: Name of the ranker's application; `None` if the gateways hold the ranker.
 
     Raises:
-        UserError: an answer differs from the offline one; says how much.
+        UserError: a deployment differs from the offline scores by more than TOLERANCE.
     """
-    # Not from this program, and in a process that ends: whoever has called a deployment goes on listening to its Serve,
-    # and knows no other, when that one is long gone.
-    asking = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_ask)
-    judge(release, ray.get(asking.remote(release, settings, adaptor, ranker)))
+    # In a worker process that exits afterwards: a process that has called a deployment stays connected to that Serve
+    # instance, and would not find the next one.
+    measure = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_measure_deployments)
+    check_gaps(release, ray.get(measure.remote(release, settings, adaptor, ranker)))
 
 
-def judge(release: Release, gaps: dict[str, float]) -> None:
-    """Refuses gaps that are too large.
+def check_gaps(release: Release, gaps: dict[str, float]) -> None:
+    """Checks gaps against TOLERANCE.
 
     Raises:
-        UserError: says how large.
+        UserError: a gap is too large.
     """
-    # Written so that a gap that is not a number is refused too.
+    # `not all` also refuses NaN.
     if not all(gap <= TOLERANCE for gap in gaps.values()):
         shown = ", ".join(f"{kind} {gap:.1e}" for kind, gap in gaps.items())
         raise UserError(
-            f"release {release.name} is refused: golden requests differ from its offline answers by {shown}, at most "
-            f"{TOLERANCE:g} is allowed; do the serving machines run the same versions as this one, on whole files?"
+            f"release {release.name} is refused: its deployments differ from its offline scores by {shown} on golden "
+            f"requests, at most {TOLERANCE:g} is allowed; check that the serving machines have the same package "
+            "versions as this one, and that the files of the release are not damaged"
         )
 
 
-def gaps(release: Release, adapt: Ask, rank: Ask) -> dict[str, float]:
-    """Largest difference to the offline answers, by kind of model.
+def measure_gaps(release: Release, adapt: RemoteCall, rank: RemoteCall) -> dict[str, float]:
+    """Largest difference from the offline results, by model.
 
     Args:
-        release: Whose offline answers.
-        adapt: Calls its adaptor.
-        rank: Calls its ranker.
+        release: The release whose offline results are compared.
+        adapt: Calls the deployed adaptor.
+        rank: Calls the deployed ranker.
     """
-    drawn = golden(release)
-    return {"ranker": _ranker_gap(drawn, rank), "adaptor": _adaptor_gap(drawn, adapt)}
+    requests = load_golden_requests(release)
+    return {"ranker": _ranker_gap(requests, rank), "adaptor": _adaptor_gap(requests, adapt)}
 
 
-def _ask(release: Release, settings: Serving, adaptor: str, ranker: str | None) -> dict[str, float]:
-    scoring = serve.get_app_handle(ranker).rank.remote if ranker else _Within(release, settings).remote
-    return gaps(release, serve.get_app_handle(adaptor).adapt.remote, scoring)
+def _measure_deployments(release: Release, settings: Serving, adaptor: str, ranker: str | None) -> dict[str, float]:
+    scoring = (
+        serve.get_app_handle(ranker).rank.remote
+        if ranker
+        else LocalHandle(RankerReplica(release.ranker.path, settings)).remote
+    )
+    return measure_gaps(release, serve.get_app_handle(adaptor).adapt.remote, scoring)
 
 
-class _Within:
-    """The ranker as a gateway holds it."""
-
-    def __init__(self, release: Release, settings: Serving) -> None:
-        self.ranker = RankerReplica(release.ranker.path, settings)
-
-    def remote(self, queries: list[RankQuery]) -> "_Within":
-        """Scores queries at once."""
-        self.answers = asyncio.run(self.ranker.rank(queries))
-        return self
-
-    def result(self, timeout_s: float) -> list[Floats | Exception]:
-        """What was scored."""
-        return self.answers
-
-
-def _ranker_gap(drawn: Golden, rank: Ask) -> float:
-    answers = rank(drawn.queries()).result(timeout_s=_SECONDS)
+def _ranker_gap(requests: GoldenRequests, rank: RemoteCall) -> float:
+    answers = rank(requests.queries()).result(timeout_s=_TIMEOUT_S)
     for answer in answers:
         if isinstance(answer, Exception):
-            raise RuntimeError("the ranker does not answer golden requests") from answer
-    return float(np.abs(np.concatenate(answers) - drawn.offline()).max())
+            raise RuntimeError("the ranker failed on golden requests") from answer
+    return float(np.abs(np.concatenate(answers) - requests.offline()).max())
 
 
-def _adaptor_gap(drawn: Golden, adapt: Ask) -> float:
-    readings = list(zip(drawn.coarse, drawn.states, strict=True))[:_READINGS]
-    made = [adapt(reading).result(timeout_s=_SECONDS)[0] for reading in readings]
-    return float(np.abs(np.array(made) - drawn.fine[:_READINGS]).max())
+def _adaptor_gap(requests: GoldenRequests, adapt: RemoteCall) -> float:
+    inputs = list(zip(requests.coarse, requests.states, strict=True))[:_ITEMS]
+    proxies = [adapt(one).result(timeout_s=_TIMEOUT_S)[0] for one in inputs]
+    return float(np.abs(np.array(proxies) - requests.fine[:_ITEMS]).max())

@@ -1,1 +1,1 @@
-"""Distributed training: the launch on Ray Train, engines, checkpoints, and the loops that run on each rank."""
+"""Distributed training: the launch on Ray Train, engines, checkpoints, and the trainers that run on each rank."""

@@ -1,4 +1,4 @@
-"""Resumable checkpoints: engine state of all ranks under one directory per step, complete or not there at all."""
+"""Resumable checkpoints: the engine state of all ranks in one directory per step; incomplete ones are ignored."""
 
 import json
 import logging
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from coldstart.training.ranks import barrier, rank, world_size
+from coldstart.training.distributed import barrier, rank, world_size
 from coldstart.training.resharding import load_resharded
-from coldstart.training.snapshot import HostMemory, Snapshot, checksum
+from coldstart.training.snapshot import PinnedBufferPool, Snapshot, checksum
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The newest checkpoints of one training.
 
-    A rank that has written its files says so in `rank-<n>.json`; the checkpoint counts once all ranks have, and only
-    then is an older one removed. No rank waits for another to write.
-    Engine state is pickled by torch, so the directory must be storage that only this project writes.
+    After writing its files a rank writes `rank-<n>.json`. A checkpoint is complete when all ranks have done so, and
+    older ones are removed only then. No rank waits for the writes of another.
+    Torch pickles the engine state, so only this project may have write access to the directory.
 
     Attributes:
-        root: Directory that all ranks see.
-        key: What the state depends on; a checkpoint with another key is not resumed.
+        root: Directory on storage shared by all ranks.
+        key: Digest of everything that the state depends on; checkpoints with another key are not resumed.
     """
 
     def __init__(
@@ -37,48 +37,48 @@ class Checkpoints:
         *,
         keep: int = 2,
         background: bool = False,
-        tell: Callable[[str], None] = log.warning,
+        on_warning: Callable[[str], None] = log.warning,
     ) -> None:
-        """`keep` newest ones stay; `background` writes them while the caller goes on; `tell` hears what went wrong."""
+        """Keeps the `keep` newest checkpoints, and writes them in the background with `background`."""
         self.root = root
         self.key = key
         self._keep = keep
-        self._memory = HostMemory() if background else None
-        self._tell = tell
+        self._buffers = PinnedBufferPool() if background else None
+        self._on_warning = on_warning
         self._writer: threading.Thread | None = None
-        self._problem: str | None = None
+        self._error: str | None = None
 
     def save(self, engine: Any, step: int, **facts: float) -> float:
-        """Saves the engine after `step` steps, with facts to be read back. Called by all ranks.
+        """Saves the engine after `step` steps, and `facts` with it. Called by all ranks.
 
-        A checkpoint that cannot be written is told at the next call and is no reason to stop: the one before stays.
+        If a checkpoint cannot be written, the next call warns; the previous checkpoint stays and training continues.
 
         Returns:
-            Seconds that the caller waited.
+            Seconds that the call took.
         """
-        began = time.perf_counter()
-        self.settle()
+        start = time.perf_counter()
+        self.wait_for_writes()
         if rank() == 0:
-            self._make_room(step)
+            self._prepare(step)
         barrier()
-        snapshot = Snapshot(engine, self.root, f"step-{step}", self._memory)
+        snapshot = Snapshot(engine, self.root, f"step-{step}", self._buffers)
         part = {"step": step, "key": self.key, "ranks": world_size(), "facts": facts}
-        if self._memory is None:
+        if self._buffers is None:
             self._write(snapshot, part, rank())
         else:
             self._writer = threading.Thread(target=self._write, args=(snapshot, part, rank()))
             self._writer.start()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
-    def settle(self) -> None:
-        """Waits until what is being written is on disk, or told to have failed. Called by all ranks."""
+    def wait_for_writes(self) -> None:
+        """Waits until background writes have finished, and warns if they failed. Called by all ranks."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-        problems = [problem for problem in _of_all_ranks(self._problem) if problem]
-        self._problem = None
-        if problems and rank() == 0:
-            self._tell(f"a checkpoint could not be written: {problems[0]}; training goes on, free some space")
+        errors = [error for error in _of_all_ranks(self._error) if error]
+        self._error = None
+        if errors and rank() == 0:
+            self._on_warning(f"a checkpoint could not be written: {errors[0]}; training continues, free disk space")
             self._remove_all_but(1)
 
     def newest(self, *, before: int | None = None) -> dict[str, Any] | None:
@@ -86,39 +86,41 @@ class Checkpoints:
         for folder in self._folders():
             if before is not None and _step(folder) >= before:
                 continue
-            about = _read(folder)
-            if about is None:
-                self._tell(f"checkpoint {folder} is incomplete; falling back to the one before")
-            elif about["key"] == self.key:
-                return about
+            info = _read(folder)
+            if info is None:
+                self._on_warning(f"checkpoint {folder} is incomplete; falling back to the previous one")
+            elif info["key"] == self.key:
+                return info
         return None
 
     def load(self, engine: Any) -> dict[str, Any] | None:
-        """Puts the newest intact checkpoint into the engine and returns what `newest` does. Called by all ranks.
+        """Loads the newest intact checkpoint into the engine and returns its `newest` entry. Called by all ranks.
 
-        It may have been saved by another number of ranks.
+        Another number of ranks may have saved it.
 
         Raises:
-            UserError: it was, and this engine's state cannot be cut anew.
+            UserError: another number of ranks saved it, and this engine's state cannot be resharded.
         """
-        about = self._newest_intact()
-        if about is None:
+        info = self._newest_intact()
+        if info is None:
             return None
-        name = f"step-{about['step']}"
-        if about["ranks"] == world_size():
+        name = f"step-{info['step']}"
+        if info["ranks"] == world_size():
             engine.load_checkpoint(str(self.root), tag=name)
-            return about
-        load_resharded(engine, self.root, name, ranks=about["ranks"])
+            return info
+        load_resharded(engine, self.root, name, ranks=info["ranks"])
         if rank() == 0:
-            self._tell(f"the checkpoint of {about['ranks']} ranks goes on with {world_size()} at step {about['step']}")
-        return about
+            self._on_warning(
+                f"the checkpoint of {info['ranks']} ranks is continued with {world_size()} at step {info['step']}"
+            )
+        return info
 
     def clear(self) -> None:
-        """Removes all of them."""
+        """Removes all checkpoints."""
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _write(self, snapshot: Snapshot, part: dict[str, Any], number: int) -> None:
-        """Writes a rank's files and then says so; runs beside the training if that is wanted."""
+        """Writes a rank's files and then its `rank-<n>.json`; may run in a thread."""
         folder = self.root / f"step-{part['step']}"
         try:
             files = snapshot.write(number)
@@ -127,45 +129,45 @@ class Checkpoints:
             draft.write_text(json.dumps(part | {"files": files}))
             draft.replace(folder / f"rank-{number}.json")
         except OSError as error:
-            self._problem = f"{folder} on rank {number}: {error}"
+            self._error = f"{folder} on rank {number}: {error}"
 
-    def _make_room(self, step: int) -> None:
-        """Removes what is too old, and whatever an earlier attempt left of this step."""
+    def _prepare(self, step: int) -> None:
+        """Removes old checkpoints, and files that an earlier attempt left for this step."""
         self._remove_all_but(self._keep)
         shutil.rmtree(self.root / f"step-{step}", ignore_errors=True)
 
-    def _remove_all_but(self, kept: int) -> None:
+    def _remove_all_but(self, keep: int) -> None:
         complete = [folder for folder in self._folders() if _read(folder) is not None]
         for folder in self._folders():
-            if len(complete) >= kept and _step(folder) < _step(complete[kept - 1]):
+            if len(complete) >= keep and _step(folder) < _step(complete[keep - 1]):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        """Newest first."""
+        """Folders of all checkpoints, newest first."""
         return sorted(self.root.glob("step-*"), key=_step, reverse=True)
 
     def _newest_intact(self) -> dict[str, Any] | None:
-        """The newest whose files are what was written; rank 0 looks, as others may see storage at another time."""
+        """The newest checkpoint with correct checksums; rank 0 selects it, as ranks may see storage differently."""
         before = None
         while True:
-            about: dict[str, Any] | None = _of_all_ranks(self.newest(before=before) if rank() == 0 else None)[0]
-            if about is None:
+            info: dict[str, Any] | None = _of_all_ranks(self.newest(before=before) if rank() == 0 else None)[0]
+            if info is None:
                 return None
-            folder = self.root / f"step-{about['step']}"
+            folder = self.root / f"step-{info['step']}"
             damaged = [name for names in _of_all_ranks(self._damaged(folder)) for name in names]
             if not damaged:
-                return about
+                return info
             if rank() == 0:
-                self._tell(f"checkpoint {folder} is damaged ({damaged[0]}); falling back to the one before")
-            before = about["step"]
+                self._on_warning(f"checkpoint {folder} is damaged ({damaged[0]}); falling back to the previous one")
+            before = info["step"]
 
     def _damaged(self, folder: Path) -> list[str]:
-        """Files of this rank's part, and of every so manieth one, that are not what was written."""
-        found = []
+        """Corrupt files among this rank's shards; the ranks divide the shards among them."""
+        damaged = []
         for number in range(rank(), json.loads((folder / "rank-0.json").read_text())["ranks"], world_size()):
             files = json.loads((folder / f"rank-{number}.json").read_text())["files"]
-            found += [name for name, (_, crc) in files.items() if checksum(folder / name) != crc]
-        return found
+            damaged += [name for name, (_, crc) in files.items() if checksum(folder / name) != crc]
+        return damaged
 
 
 def _step(folder: Path) -> int:
@@ -173,26 +175,26 @@ def _step(folder: Path) -> int:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What rank 0 wrote, if all ranks of that time have written theirs and all files have their size."""
-    about: dict[str, Any] | None = None
+    """The `rank-0.json` of a checkpoint if all ranks have written theirs and all files have the right size."""
+    info: dict[str, Any] | None = None
     number, ranks = 0, 1
     while number < ranks:
         part = folder / f"rank-{number}.json"
         if not part.is_file():
             return None
-        told: dict[str, Any] = json.loads(part.read_text())
-        files = ((folder / name, size) for name, (size, _) in told["files"].items())
+        content: dict[str, Any] = json.loads(part.read_text())
+        files = ((folder / name, size) for name, (size, _) in content["files"].items())
         if not all(file.is_file() and file.stat().st_size == size for file, size in files):
             return None
-        about = about or told
-        number, ranks = number + 1, about["ranks"]
-    return about
+        info = info or content
+        number, ranks = number + 1, info["ranks"]
+    return info
 
 
-def _of_all_ranks(mine: Any) -> list[Any]:
-    """What every rank has, in order of rank."""
+def _of_all_ranks(value: Any) -> list[Any]:
+    """The values of all ranks, in order of rank."""
     if not dist.is_initialized():
-        return [mine]
-    everyone: list[Any] = [None] * world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,8 +1,8 @@
-"""A checkpoint that was saved by another number of ranks: cut anew by way of DeepSpeed's universal format.
+"""Loads a checkpoint with another number of ranks, through DeepSpeed's universal checkpoint format.
 
-ZeRO keeps a share of the optimizer's state on each rank. The universal format holds every parameter whole, with its
-moments, and each rank takes its new share from there. What is taken is the same to the bit; sums over ranks are not,
-since another number of them adds in another order.
+ZeRO keeps a part of the optimizer state on each rank. The universal format holds every full parameter with its moments,
+and each rank loads its new part from there. The state is bit-identical; later sums over ranks are not, since they add
+in another order.
 """
 
 import contextlib
@@ -13,47 +13,47 @@ from pathlib import Path
 from typing import Any
 
 from coldstart.config import UserError
-from coldstart.training.ranks import barrier, rank, world_size
+from coldstart.training.distributed import barrier, rank, world_size
 
 
 def load_resharded(engine: Any, root: Path, name: str, *, ranks: int) -> None:
-    """Puts a checkpoint of `ranks` ranks into an engine of as many as there are now. Called by all ranks.
+    """Loads a checkpoint of `ranks` ranks into an engine with the current number of ranks. Called by all ranks.
 
     Args:
         engine: A DeepSpeed engine that has not yet trained.
-        root: Directory of checkpoints; has room for another copy of this one.
-        name: Of the checkpoint, a directory within.
-        ranks: How many saved it.
+        root: Directory of checkpoints, with space for another copy of this one.
+        name: Directory of the checkpoint in `root`.
+        ranks: Number of ranks that saved it.
 
     Raises:
-        UserError: DeepSpeed cannot cut this engine's state anew.
+        UserError: DeepSpeed cannot reshard the state of this engine.
     """
     if not list((root / name).glob("*_optim_states.pt")):
-        # Without ZeRO every rank has the same state, and one has saved it.
+        # Without ZeRO every rank has the same state, and one rank saved it.
         engine.load_checkpoint(str(root), tag=name)
         return
     if engine.zero_nvme_offload_optimizer():
         raise UserError(
-            f"coarse.offload.optimizer nvme: a checkpoint of {ranks} ranks cannot go on with {world_size()}, its state "
-            f"lies on the disks of those ranks; set cluster.workers: {ranks}, or start anew without offload"
+            f"coarse.offload.optimizer nvme: a checkpoint of {ranks} ranks cannot be continued with {world_size()}, "
+            f"as its state is on the disks of those ranks; set cluster.workers: {ranks}, or restart without offload"
         )
-    whole = f"whole-{name}"
+    universal = f"universal-{name}"
     if rank() == 0:
-        shutil.rmtree(root / whole, ignore_errors=True)
-        _convert(root / name, root / whole)
+        shutil.rmtree(root / universal, ignore_errors=True)
+        _convert(root / name, root / universal)
     barrier()
     groups = engine.optimizer.param_groups
     decays = [group["weight_decay"] for group in groups]
-    # A setting of the engine's configuration, but which checkpoint is resumed is known only once there is an engine.
+    # A configuration value, but the checkpoint to resume is known only after the engine exists.
     engine._config.load_universal_checkpoint = True
     try:
-        engine.load_checkpoint(str(root), tag=whole)
+        engine.load_checkpoint(str(root), tag=universal)
     finally:
         engine._config.load_universal_checkpoint = False
-    _mend(engine, decays)
+    _repair(engine, decays)
     barrier()
     if rank() == 0:
-        shutil.rmtree(root / whole)
+        shutil.rmtree(root / universal)
 
 
 def _convert(source: Path, target: Path) -> None:
@@ -62,25 +62,25 @@ def _convert(source: Path, target: Path) -> None:
     arguments = Namespace(
         input_folder=str(source),
         output_folder=str(target),
-        # More would be processes forked from one that has threads.
+        # More workers would be forked from a process with threads.
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
         inject_missing_state=True,
     )
-    # It draws bars and prints every step of its own.
+    # It prints progress bars and every step.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ds_to_universal.main(arguments)
 
 
-def _mend(engine: Any, decays: list[float]) -> None:
-    """Puts right what DeepSpeed 0.19 loads wrongly with ZeRO-3 when there is more than one group of parameters."""
+def _repair(engine: Any, decays: list[float]) -> None:
+    """Corrects state that DeepSpeed 0.19 loads wrongly with ZeRO-3 and more than one parameter group."""
     optimizer = engine.optimizer.optimizer
-    # All groups get the settings of the first.
+    # All groups got the settings of the first.
     for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay
-    # All groups count their steps in one tensor, which then advances once for each.
+    # All groups share one step counter, which would advance once per group.
     for state in optimizer.state.values():
         if "step" in state:
             state["step"] = state["step"].clone()

@@ -1,8 +1,8 @@
-"""A rank's share of a checkpoint: taken out of the engine between two steps, on disk when the disk is done with it.
+"""A rank's part of a checkpoint: copied from the engine between two steps and written to disk during later steps.
 
 DeepSpeed's own decoupled writer waits for the files before the next optimizer step, needs a compiled extension, and
-moves live weights into shared memory. Here, what the engine would write is copied to host memory, and written from
-there while the steps go on.
+moves live weights into shared memory. Here the engine's state is copied to host memory and written from there while
+training continues.
 """
 
 import os
@@ -13,90 +13,90 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PIECE_BYTES = 2**24
+_CHUNK_BYTES = 2**24
 
 
-class HostMemory:
-    """Copies of tensors in host memory that is used again for the next copies, in the order they are asked for."""
+class PinnedBufferPool:
+    """Host memory for copies of tensors, pinned for GPU tensors, which the next checkpoint reuses in the same order."""
 
     def __init__(self) -> None:
         self._copies: list[Tensor] = []
         self._used = 0
 
     def rewind(self) -> None:
-        """Gives all of it up to be used again."""
+        """Makes all buffers available again."""
         self._used = 0
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """A copy, which a GPU may still be writing until `settle`."""
-        fits = self._used < len(self._copies) and _same(self._copies[self._used], tensor)
-        if not fits:
+        """A copy, which may be incomplete until `synchronize`."""
+        reusable = self._used < len(self._copies) and _matches(self._copies[self._used], tensor)
+        if not reusable:
             del self._copies[self._used :]
             self._copies.append(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda))
         copy = self._copies[self._used]
         self._used += 1
         return copy.copy_(tensor.detach(), non_blocking=True)
 
-    def settle(self) -> None:
-        """Waits until all copies are made."""
+    def synchronize(self) -> None:
+        """Waits until all copies are complete."""
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
 
 
-def _same(copy: Tensor, tensor: Tensor) -> bool:
+def _matches(copy: Tensor, tensor: Tensor) -> bool:
     return copy.shape == tensor.shape and copy.dtype == tensor.dtype and copy.is_pinned() == tensor.is_cuda
 
 
 class Snapshot:
-    """What an engine saves, by file: as it is, or copied so that the engine may go on.
+    """The state that an engine saves, by file, with or without a copy.
 
-    It stands in the place of DeepSpeed's checkpoint engine while `save_checkpoint` runs, which then touches no disk.
+    It replaces DeepSpeed's checkpoint engine while `save_checkpoint` runs, so that nothing is written to disk then.
 
     Args:
         engine: A DeepSpeed engine.
         root: Directory of checkpoints.
-        name: Of this one, a directory within.
-        memory: Where copies go; `None` keeps the engine's own tensors, which must not change before `write`.
+        name: Directory of this checkpoint in `root`.
+        buffers: Memory for the copies; None keeps the engine's own tensors, which must not change before `write`.
     """
 
-    def __init__(self, engine: Any, root: Path, name: str, memory: HostMemory | None) -> None:
-        self._folder, self._memory = root / name, memory
+    def __init__(self, engine: Any, root: Path, name: str, buffers: PinnedBufferPool | None) -> None:
+        self._folder, self._buffers = root / name, buffers
         self._states: dict[Path, Any] = {}
-        self._usual = engine.checkpoint_engine
-        if memory is not None:
-            memory.rewind()
+        self._original = engine.checkpoint_engine
+        if buffers is not None:
+            buffers.rewind()
         engine.checkpoint_engine = self
         try:
             engine.save_checkpoint(str(root), tag=name, save_latest=False)
         finally:
-            engine.checkpoint_engine = self._usual
-        if memory is not None:
-            memory.settle()
+            engine.checkpoint_engine = self._original
+        if buffers is not None:
+            buffers.synchronize()
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else DeepSpeed asks of its checkpoint engine."""
-        return getattr(self._usual, name)
+        """All other attributes of DeepSpeed's checkpoint engine."""
+        return getattr(self._original, name)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Directories are made by `write`."""
+        """Does nothing: `write` creates directories."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """What DeepSpeed calls instead of writing a file."""
-        self._states[Path(path)] = state_dict if self._memory is None else self._copied(state_dict)
+        """Called by DeepSpeed for each file; keeps or copies the state."""
+        self._states[Path(path)] = state_dict if self._buffers is None else self._copy(state_dict)
 
     def write(self, rank: int) -> dict[str, list[int]]:
         """Writes this rank's files to disk.
 
         Returns:
-            Name within the checkpoint -> size in bytes and CRC-32.
+            Size in bytes and CRC-32 of each file, by its path in the checkpoint.
 
         Raises:
-            OSError: the disk is full, or gone; what was written until then is removed.
+            OSError: the disk is full or missing; the files written so far are removed.
         """
         try:
             for path, state in self._states.items():
                 _write(path, state)
-            # What lies on a local NVMe disk is copied by DeepSpeed itself.
+            # DeepSpeed itself copies the state on a local NVMe disk.
             offloaded = self._folder / "offloaded_tensors" / f"rank{rank:02d}"
             files = [*self._states, *(file for file in offloaded.rglob("*") if file.is_file())]
             return {str(file.relative_to(self._folder)): [file.stat().st_size, checksum(file)] for file in files}
@@ -107,15 +107,15 @@ class Snapshot:
         finally:
             self._states = {}
 
-    def _copied(self, item: Any) -> Any:
-        assert self._memory is not None
+    def _copy(self, item: Any) -> Any:
+        assert self._buffers is not None
         if isinstance(item, Tensor):
-            return self._memory.copy(item)
+            return self._buffers.copy(item)
         if isinstance(item, dict):
-            # Dictionaries of other kinds take the same argument; what they hold is all that is loaded.
-            return type(item)((key, self._copied(value)) for key, value in item.items())
+            # Subclasses of dict take the same argument, and loading needs only their items.
+            return type(item)((key, self._copy(value)) for key, value in item.items())
         if type(item) in (list, tuple):
-            return type(item)(self._copied(value) for value in item)
+            return type(item)(self._copy(value) for value in item)
         return item
 
 
@@ -125,13 +125,13 @@ def _write(path: Path, state: Any) -> None:
         try:
             torch.save(state, stream)
         except RuntimeError as error:
-            # Torch's writer fails once more when it is closed after the failure that says why.
-            raise _told_by_system(error) or error from None
+            # Closing torch's writer raises a second error, whose context holds the cause.
+            raise _find_os_error(error) or error from None
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _told_by_system(error: BaseException | None) -> OSError | None:
+def _find_os_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -141,6 +141,6 @@ def checksum(path: Path) -> int:
     """CRC-32 of a file."""
     value = 0
     with path.open("rb") as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            value = zlib.crc32(piece, value)
+        while chunk := stream.read(_CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
     return value

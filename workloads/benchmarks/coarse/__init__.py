@@ -1,1 +1,1 @@
-"""The coarse stage measured: what it costs above a plain script, and what it holds in memory and on disk."""
+"""Benchmarks of coarse alignment: overhead over a plain DeepSpeed script, memory, and checkpoints."""

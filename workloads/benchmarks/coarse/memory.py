@@ -1,7 +1,7 @@
-"""Peak memory of a step by ZeRO stage against `training/footprint.py`, and how long checkpoints hold it up.
+"""Peak memory of a step by ZeRO stage, compared to `training/memory_estimate.py`, and stalls by checkpoints.
 
-Two ranks without Ray train an encoder of 190 million parameters, most of whose memory is not activations. What is
-measured is the resident set at its highest during two steps, above what it was before the model was made.
+Two ranks without Ray train an encoder of 190 million parameters, whose memory is mostly not activations. The result is
+the peak resident set during two steps, minus the resident set before the model was created.
 """
 
 import gc
@@ -17,36 +17,36 @@ import torch
 import torch.distributed as dist
 
 from coldstart.config.recipe import Coarse
-from workloads.benchmarks.coarse import bare
+from workloads.benchmarks.coarse import random_encoders
 
 MODEL, RANKS = "190m", 2
-ITEM = {"picture_size": 56, "text_tokens": 8}
+ITEM = {"image_size": 56, "text_tokens": 8}
 CHECKPOINTS = 3
 
 
 def by_stage(train: str, dtype: str) -> list[dict[str, float]]:
-    """Bytes at the peak and as planned, of the rank that holds most, for every stage."""
-    size = bare.footprint(MODEL, train=train, dtype=getattr(torch, dtype), checkpointing=False, **ITEM)
-    found = []
+    """Measured and estimated peak bytes of the largest rank, for every stage."""
+    size = random_encoders.estimate_memory(MODEL, train=train, dtype=getattr(torch, dtype), checkpointing=False, **ITEM)
+    results = []
     for stage in size.stages:
         peak = max(rank["peak"] for rank in _ranks("peak", stage, train, dtype))
-        found.append({"stage": stage, "measured": peak, "planned": size.total(stage, RANKS, 1)})
-    return found
+        results.append({"stage": stage, "measured": peak, "planned": size.total(stage, RANKS, 1)})
+    return results
 
 
 def stalls() -> dict[str, Any]:
-    """Seconds that a checkpoint holds up training, written meanwhile and written at once; bytes of it."""
-    found: dict[str, Any] = {}
+    """Seconds that a synchronous or background checkpoint blocks training, and its bytes."""
+    results: dict[str, Any] = {}
     for name, background in (("async", "1"), ("sync", "")):
-        told = _ranks("stall", 2, "all", "float32", background)
-        found[name] = [max(seconds) for seconds in zip(*(rank["stalls"] for rank in told), strict=True)]
-        found["bytes"] = told[0]["bytes"]
-    return found
+        ranks = _ranks("stall", 2, "all", "float32", background)
+        results[name] = [max(seconds) for seconds in zip(*(rank["stalls"] for rank in ranks), strict=True)]
+        results["bytes"] = ranks[0]["bytes"]
+    return results
 
 
 def _ranks(*arguments: Any) -> list[dict[str, Any]]:
-    """What `_rank` tells on each of the ranks, in fresh processes."""
-    # Freed memory goes back at once, so that the resident set is what is in use.
+    """Results of `_rank` on each of the ranks, in new processes."""
+    # Freed memory is returned at once, so that the resident set is the memory in use.
     environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", MALLOC_MMAP_THRESHOLD_="65536")
     module = ["--standalone", "--nproc-per-node", str(RANKS), "-m", "workloads.benchmarks.coarse.memory"]
     with tempfile.TemporaryDirectory() as room:
@@ -57,8 +57,8 @@ def _ranks(*arguments: Any) -> list[dict[str, Any]]:
         return [json.loads((Path(room) / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
 
-def _rank(room: Path, what: str, stage: int, train: str, dtype: str, background: bool) -> dict[str, Any]:
-    # Programs are not planned; on a GPU they would not lie in its memory.
+def _rank(room: Path, mode: str, stage: int, train: str, dtype: str, background: bool) -> dict[str, Any]:
+    # Imported before the measurement: libraries are not part of the estimate, and not in GPU memory.
     import deepspeed  # noqa: F401
 
     from coldstart.training.checkpoint import Checkpoints
@@ -68,8 +68,10 @@ def _rank(room: Path, what: str, stage: int, train: str, dtype: str, background:
     settings = Coarse(batch=RANKS, zero_stage=stage, learning_rate=1e-5)
     config = deepspeed_config(settings, dtype=dtype)
     before = _resident("VmRSS")
-    encoder = bare.make_encoder(MODEL, train=train, dtype=getattr(torch, dtype), device="cpu", checkpointing=False)
-    inputs = bare.collate(bare.make_rows(encoder, 1, seed=dist.get_rank(), **ITEM))
+    encoder = random_encoders.make_encoder(
+        MODEL, train=train, dtype=getattr(torch, dtype), device="cpu", checkpointing=False
+    )
+    inputs = random_encoders.collate(random_encoders.make_rows(encoder, 1, seed=dist.get_rank(), **ITEM))
     engine = start_engine(encoder, settings, config, total_steps=100)
 
     def step() -> None:
@@ -77,9 +79,9 @@ def _rank(room: Path, what: str, stage: int, train: str, dtype: str, background:
         engine.backward(coarse[:, 0].mean())
         engine.step()
 
-    # The first one makes the optimizer's states.
+    # The first step allocates the optimizer state.
     step()
-    if what == "peak":
+    if mode == "peak":
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
         step()
@@ -90,9 +92,9 @@ def _rank(room: Path, what: str, stage: int, train: str, dtype: str, background:
         for _ in range(4):
             step()
         seconds.append(checkpoints.save(engine, number + 1))
-    checkpoints.settle()
-    whole = sum(file.stat().st_size for file in (room / "kept" / f"step-{CHECKPOINTS}").rglob("*") if file.is_file())
-    return {"stalls": seconds, "bytes": whole}
+    checkpoints.wait_for_writes()
+    size = sum(file.stat().st_size for file in (room / "kept" / f"step-{CHECKPOINTS}").rglob("*") if file.is_file())
+    return {"stalls": seconds, "bytes": size}
 
 
 def _resident(kind: str) -> int:
@@ -101,10 +103,10 @@ def _resident(kind: str) -> int:
 
 
 def main() -> None:
-    """One of the ranks."""
-    room, what, stage, train, dtype, *background = sys.argv[1:]
-    told = _rank(Path(room), what, int(stage), train, dtype, any(background))
-    (Path(room) / f"{dist.get_rank()}.json").write_text(json.dumps(told))
+    """Runs one rank."""
+    room, mode, stage, train, dtype, *background = sys.argv[1:]
+    result = _rank(Path(room), mode, int(stage), train, dtype, any(background))
+    (Path(room) / f"{dist.get_rank()}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Step time of the coarse stage, through Ray Train with all it watches, against the plain script of the same step."""
+"""Step time of coarse alignment on Ray Train, against a plain DeepSpeed script of the same step."""
 
 import os
 import shutil
@@ -16,35 +16,35 @@ import numpy as np
 import psutil
 import torch
 
-from coldstart.config import Journal, Recipe, write_artifact
+from coldstart.config import MetricsLog, Recipe, write_artifact
 from coldstart.data.dataset import Dataset
-from coldstart.encoders import make_mllm
+from coldstart.encoders import create_tiny_mllm
 from coldstart.rankers import DinDcn, save_ranker
 from workloads import align_coarse, prepare
-from workloads.job import ray_cluster
+from workloads.runner import ray_cluster
 
 WARM_UP = 3
-"""Steps at the start of a round that are left out."""
+"""Steps at the start of a round that are not counted."""
 
 
-def recipe(runs: Path, *, ranks: int, batch: int, picture_size: int, items: int) -> Recipe:
-    """Ranks of one thread each, on generated items."""
+def recipe(runs: Path, *, ranks: int, batch: int, image_size: int, items: int) -> Recipe:
+    """A recipe for ranks of one thread each, on generated items."""
     return Recipe.model_validate(
         {
             "name": "bench",
             "seed": 5,
             "paths": {"runs": runs},
-            "data": {"generated": {"items": items, "users": 300, "events": 40 * items, "weeks": 2, "picture_size": 64}},
-            "ranker": {"width": 32},
-            "encoder": {"picture_size": picture_size, "layer_groups": 2},
-            "coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout": 0.01},
-            "cluster": {"workers": ranks, "data_cpus": 2},
+            "data": {"generated": {"items": items, "users": 300, "events": 40 * items, "weeks": 2, "image_size": 64}},
+            "ranker": {"embedding_dim": 32},
+            "encoder": {"image_size": image_size, "layer_groups": 2},
+            "coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout_fraction": 0.01},
+            "cluster": {"workers": ranks, "ray_data_cpus": 2},
         }
     )
 
 
-def make(settings: Recipe) -> None:
-    """Dataset, an ID table of random rows, and the tiny MLLM."""
+def prepare_run(settings: Recipe) -> None:
+    """Creates the dataset, an ID table of random rows, and the tiny MLLM."""
     with ray_cluster(settings):
         dataset = prepare.run(settings)
     torch.manual_seed(0)
@@ -54,56 +54,60 @@ def make(settings: Recipe) -> None:
     lineage = {"dataset": dataset.fingerprint}
     with write_artifact(settings.run_dir / "ranker", "ranker", lineage, {}) as draft:
         save_ranker(ranker, draft, ids)
-    about = {"picture_size": settings.encoder.picture_size, "seed": settings.seed}
-    with write_artifact(settings.run_dir / "mllm", "mllm", lineage, about) as draft:
-        make_mllm(draft, Dataset.open(dataset.path).texts(), **about)
+    metadata = {"image_size": settings.encoder.image_size, "seed": settings.seed}
+    with write_artifact(settings.run_dir / "mllm", "mllm", lineage, metadata) as draft:
+        create_tiny_mllm(draft, Dataset.open(dataset.path).texts(), **metadata)
 
 
-def ours(settings: Recipe) -> dict[str, Any]:
-    """Seconds of the steps of the stage, processor seconds of all its processes, and its last loss."""
+def platform(settings: Recipe) -> dict[str, Any]:
+    """Step seconds of the stage, CPU seconds of all its processes, and its last loss."""
     shutil.rmtree(settings.run_dir / "encoder", ignore_errors=True)
-    journal = settings.run_dir / "journals" / f"{align_coarse.STAGE}.jsonl"
-    journal.unlink(missing_ok=True)
+    metrics_log = settings.run_dir / "metrics" / f"{align_coarse.STAGE}.jsonl"
+    metrics_log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "workloads.benchmarks.coarse.overhead", str(_written(settings))]
-    return _watched(command, Journal(journal))
+    return _watched(command, MetricsLog(metrics_log))
 
 
-def plain(settings: Recipe) -> dict[str, Any]:
-    """The same of the plain script."""
-    out = settings.run_dir / "plain.jsonl"
+def baseline(settings: Recipe) -> dict[str, Any]:
+    """Like `platform`, for the DeepSpeed script."""
+    out = settings.run_dir / "baseline.jsonl"
     out.unlink(missing_ok=True)
     ranks = str(settings.cluster.workers)
-    module = ["--standalone", "--nproc-per-node", ranks, "-m", "workloads.benchmarks.coarse.plain"]
+    module = ["--standalone", "--nproc-per-node", ranks, "-m", "workloads.benchmarks.coarse.deepspeed_baseline"]
     command = [sys.executable, "-m", "torch.distributed.run", *module, str(_written(settings)), str(out)]
-    return _watched(command, Journal(out))
+    return _watched(command, MetricsLog(out))
 
 
 def rounds(settings: Recipe, count: int) -> list[dict[str, Any]]:
-    """Both in turns, the first of them changing."""
-    kinds = [("ours", ours), ("plain", plain)]
+    """Runs both in every round, in alternating order."""
+    kinds = [("platform", platform), ("baseline", baseline)]
     return [
         {name: run(settings) for name, run in (kinds if number % 2 == 0 else kinds[::-1])} for number in range(count)
     ]
 
 
-def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the rounds.
 
     Returns:
-        `seconds` and `cpu` of a step by contender; `overhead` as a share of the plain script's median step with its
-        `lowest` and `highest` round, the same `of_cpu`, and `at_best` that of the fastest tenth of all steps.
+        `seconds` and `cpu` of a step by program; `overhead` relative to the baseline's median step, with the `lowest`
+        and `highest` round; `cpu_overhead` likewise; and `fastest`, the overhead in the fastest tenth of all steps.
     """
-    every = {name: [second for pair in found for second in pair[name]["seconds"]] for name in ("ours", "plain")}
+    names = ("platform", "baseline")
+    every = {name: [second for pair in results for second in pair[name]["seconds"]] for name in names}
     fastest = {name: float(np.quantile(values, 0.1)) for name, values in every.items()}
-    wall = [statistics.median(pair["ours"]["seconds"]) / statistics.median(pair["plain"]["seconds"]) for pair in found]
-    cpu = [pair["ours"]["cpu"] / pair["plain"]["cpu"] for pair in found]
+    wall = [
+        statistics.median(pair["platform"]["seconds"]) / statistics.median(pair["baseline"]["seconds"])
+        for pair in results
+    ]
+    cpu = [pair["platform"]["cpu"] / pair["baseline"]["cpu"] for pair in results]
     return {
         "seconds": {name: statistics.median(values) for name, values in every.items()},
-        "cpu": {name: statistics.median(pair[name]["cpu"] for pair in found) for name in every},
+        "cpu": {name: statistics.median(pair[name]["cpu"] for pair in results) for name in every},
         "overhead": _spread(wall),
-        "of_cpu": _spread(cpu),
-        "at_best": fastest["ours"] / fastest["plain"] - 1,
-        "steps": len(every["ours"]),
+        "cpu_overhead": _spread(cpu),
+        "fastest": fastest["platform"] / fastest["baseline"] - 1,
+        "steps": len(every["platform"]),
     }
 
 
@@ -112,29 +116,29 @@ def _spread(ratios: list[float]) -> dict[str, float]:
 
 
 def steps(ended: Sequence[float]) -> list[float]:
-    """Seconds of each step; the last is left out, since an epoch's measurement follows it."""
+    """Seconds of each step, without the last, which includes the evaluation after the epoch."""
     return [float(second) for second in np.diff(ended)[WARM_UP - 1 : -1]]
 
 
-def _watched(command: list[str], journal: Journal) -> dict[str, Any]:
-    """Runs a contender and looks at the processor time of its processes after each of its steps."""
+def _watched(command: list[str], metrics_log: MetricsLog) -> dict[str, Any]:
+    """Runs a program and reads the CPU time of its processes after each step."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", DS_ACCELERATOR="cpu")
-    # What `training/launch.py` gives its ranks, so that it is not what is compared.
+    # As `training/launch.py` sets for its ranks, so that both programs use the same allocator settings.
     environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
     lines: list[dict[str, Any]] = []
-    used: list[float] = []
-    with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, env=environment, stdout=told, stderr=subprocess.STDOUT)
+    cpu_seconds: list[float] = []
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            for line in journal.follow():
+            for line in metrics_log.follow():
                 if "loss" in line:
                     lines.append(line)
-                    used.append(_processor_seconds(process.pid))
+                    cpu_seconds.append(_processor_seconds(process.pid))
             time.sleep(0.02)
         if process.returncode:
-            told.seek(0)
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{told.read()[-3000:]}")
-    counted = used[WARM_UP - 1 : -1]
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()[-3000:]}")
+    counted = cpu_seconds[WARM_UP - 1 : -1]
     return {
         "seconds": steps([line["time"] for line in lines]),
         "cpu": (counted[-1] - counted[0]) / (len(counted) - 1),
@@ -143,7 +147,7 @@ def _watched(command: list[str], journal: Journal) -> dict[str, Any]:
 
 
 def _processor_seconds(root: int) -> float:
-    """Of a process and all that came from it, those that have ended included."""
+    """CPU seconds of a process and all its descendants, ended ones included."""
     total = 0.0
     top = psutil.Process(root)
     for process in [top, *top.children(recursive=True)]:
@@ -159,6 +163,6 @@ def _written(settings: Recipe) -> Path:
 
 
 if __name__ == "__main__":
-    given = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
-    with ray_cluster(given):
-        align_coarse.run(given)
+    loaded = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    with ray_cluster(loaded):
+        align_coarse.run(loaded)

@@ -1,1 +1,1 @@
-"""Our rankers against those of torch-rechub and FuxiCTR, on the same rows."""
+"""Benchmark of coldstart's rankers against those of torch-rechub and FuxiCTR on the same rows."""

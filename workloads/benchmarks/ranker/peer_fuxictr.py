@@ -1,4 +1,4 @@
-"""DIN built from FuxiCTR's layers, on its data loader and trained by its `BaseModel.fit`."""
+"""DIN built from FuxiCTR's layers, with its data loader and its `BaseModel.fit`."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -10,7 +10,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
 from fuxictr.pytorch.models import BaseModel
-from peer import Watch, columns, grouped_auc, run
+from peer_program import EpochTimer, columns, grouped_auc, run
 
 CONTEXT = ["rate", "seen", "gap"]
 CONTEXT_VALUES = 64
@@ -20,7 +20,7 @@ MARK_WIDTH = 4
 class Din(BaseModel):  # type: ignore[misc]
     """Attention of the target over (history item, mark), then an MLP."""
 
-    def __init__(self, feature_map: FeatureMap, task: dict[str, Any], watch: Watch) -> None:
+    def __init__(self, feature_map: FeatureMap, task: dict[str, Any], timer: EpochTimer) -> None:
         super().__init__(
             feature_map,
             monitor="gAUC",
@@ -31,14 +31,14 @@ class Din(BaseModel):  # type: ignore[misc]
             model_root=task["out"],
             verbose=0,
         )
-        self.watch = watch
-        self.metric = grouped_auc(columns(task["rows"], "valid"), watch)
-        width = task["width"]
+        self.epoch_timer = timer
+        self.metric = grouped_auc(columns(task["rows"], "valid"), timer)
+        width = task["embedding_dim"]
         self.embedding = FeatureEmbeddingDict(feature_map, width)
         self.attention = DIN_Attention(width + MARK_WIDTH, attention_units=task["attention"], hidden_activations="Dice")
         self.deep = MLP_Block(
             input_dim=2 * width + MARK_WIDTH + len(CONTEXT) * width,
-            hidden_units=task["hidden"],
+            hidden_units=task["mlp_units"],
             dropout_rates=task["dropout"],
             output_dim=1,
             output_activation=self.output_activation,
@@ -58,28 +58,28 @@ class Din(BaseModel):  # type: ignore[misc]
         return {"y_pred": self.deep(torch.cat([embedded["target"], interest, *context], dim=-1))}
 
     def train_epoch(self, data_generator: Any) -> None:
-        """As inherited, timed."""
-        with self.watch.epoch():
+        """Times the inherited method."""
+        with self.epoch_timer.epoch():
             super().train_epoch(data_generator)
 
     def eval_step(self) -> None:
-        """As inherited; it is called inside `train_epoch`, after the last step."""
-        with self.watch.pause():
+        """Pauses the timer; the library calls this method inside `train_epoch`, after the last step."""
+        with self.epoch_timer.pause():
             super().eval_step()
 
     def evaluate_metrics(self, y_true: Any, y_pred: Any, metrics: Any, group_id: Any = None) -> dict[str, float]:
-        """The library's own grouped AUC starts a pool of processes for every call."""
+        """Replaces the library's grouped AUC, which starts a pool of processes for every call."""
         return {"gAUC": self.metric(y_true, y_pred)}
 
 
 class FuxiCtr:
-    """The model with its loaders."""
+    """The model and its data loaders."""
 
-    def __init__(self, task: dict[str, Any], watch: Watch) -> None:
+    def __init__(self, task: dict[str, Any], timer: EpochTimer) -> None:
         self.task = task
         self.features = FeatureMap("rows", task["rows"])
-        table = {"vocab_size": task["vocabulary"], "padding_idx": 0}
-        sequence = {"type": "sequence", "max_len": task["history"], "padding_idx": 0}
+        table = {"vocab_size": task["vocab_size"], "padding_idx": 0}
+        sequence = {"type": "sequence", "max_len": task["max_history"], "padding_idx": 0}
         self.features.features = OrderedDict(
             target={"type": "categorical", **table},
             history={**sequence, **table, "share_embedding": "target"},
@@ -87,11 +87,11 @@ class FuxiCtr:
             **{name: {"type": "categorical", "vocab_size": CONTEXT_VALUES} for name in CONTEXT},
         )
         self.features.labels = ["label"]
-        self.model = Din(self.features, task, watch)
+        self.model = Din(self.features, task, timer)
         Path(self.model.model_dir).mkdir(exist_ok=True)
 
     def fit(self) -> None:
-        """Trains; the library puts the best weights back."""
+        """Trains; the library restores the best weights."""
         train, valid = self._load(stage="train")
         self.model.fit(train, epochs=self.task["epochs"], validation_data=valid)
 

@@ -1,8 +1,8 @@
-"""DIN and DCNv2 of torch-rechub, trained by its `CTRTrainer` on its `DataGenerator`."""
+"""DIN and DCNv2 of torch-rechub, with its `CTRTrainer` and `DataGenerator`."""
 
 from typing import Any
 
-from peer import Watch, columns, grouped_auc, run
+from peer_program import EpochTimer, columns, grouped_auc, run
 from torch.utils.data import DataLoader
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.models.ranking import DIN, DCNv2
@@ -14,32 +14,32 @@ CONTEXT_VALUES = 64
 
 
 class TimedTrainer(CTRTrainer):
-    """The library's trainer under a watch."""
+    """The library's trainer with an epoch timer."""
 
-    watch: Watch
+    epoch_timer: EpochTimer
 
     def train_one_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        """As inherited."""
-        with self.watch.epoch():
+        """Times the inherited method."""
+        with self.epoch_timer.epoch():
             return super().train_one_epoch(*args, **kwargs)
 
 
 class Rechub:
     """One model, its trainer and its loaders."""
 
-    def __init__(self, task: dict[str, Any], watch: Watch) -> None:
+    def __init__(self, task: dict[str, Any], timer: EpochTimer) -> None:
         self.task = task
-        width = task["width"]
-        target = SparseFeature("target", task["vocabulary"], width, padding_idx=0)
+        width = task["embedding_dim"]
+        target = SparseFeature("target", task["vocab_size"], width, padding_idx=0)
         pooling = "concat" if task["model"] == "din" else "mean"
         history = [
-            SequenceFeature(name, task["vocabulary"], width, pooling, shared_with="target", padding_idx=0)
+            SequenceFeature(name, task["vocab_size"], width, pooling, shared_with="target", padding_idx=0)
             for name in SEQUENCES
         ]
         context = [SparseFeature(name, CONTEXT_VALUES, width) for name in CONTEXT]
-        deep = {"dims": task["hidden"], "dropout": task["dropout"]}
+        deep = {"dims": task["mlp_units"], "dropout": task["dropout"]}
         if task["model"] == "din":
-            # Its attention pairs each history with a target.
+            # The library's attention needs one target per history.
             model = DIN(context, history, [target] * len(history), deep, {"dims": task["attention"]})
         else:
             model = DCNv2([target, *history, *context], task["cross_layers"], deep, use_low_rank_mixture=False)
@@ -52,11 +52,11 @@ class Rechub:
             earlystop_patience=task["patience"],
             model_path=task["out"],
         )
-        self.trainer.watch = watch
-        self.trainer.evaluate_fn = grouped_auc(self.valid, watch)
+        self.trainer.epoch_timer = timer
+        self.trainer.evaluate_fn = grouped_auc(self.valid, timer)
 
     def fit(self) -> None:
-        """Trains; the library puts the best weights back only when it stopped early."""
+        """Trains and restores the best weights; the library itself restores them only after an early stop."""
         train = columns(self.task["rows"], "train")
         loaders = DataGenerator(_inputs(train), train["label"]).generate_dataloader(
             _inputs(self.valid),

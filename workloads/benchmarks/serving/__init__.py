@@ -1,1 +1,1 @@
-"""How fast the application is, against a ceiling without Ray and against Serve as it comes."""
+"""Throughput and latency of the application, against a ceiling without Ray and against Serve's defaults."""

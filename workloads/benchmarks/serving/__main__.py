@@ -1,6 +1,8 @@
-"""The application against bare uvicorn with the same ranker, and against Serve as it comes; a step in load; a swap.
+"""Measures the application against bare uvicorn with the same ranker and against Serve's defaults.
 
 make bench-serve
+
+Parts: steady load, a separate ranker deployment, a swap of releases under load, and a step in load.
 """
 
 import argparse
@@ -12,97 +14,99 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workloads.benchmarks.serving import made, parity, table
+from workloads.benchmarks.results_page import RESULTS, add_section
+from workloads.benchmarks.serving import fixtures, parity, report
 from workloads.benchmarks.serving.ports import free_port
-from workloads.console import CONSOLE
+from workloads.progress import CONSOLE
 
 HISTORY = 50
 CLIENTS = (1, 4, 16, 64)
-FEW = (1, 16)
-PARTS = ("steady", "forms", "swap", "step")
+FEW_CLIENTS = (1, 16)
+PARTS = ("steady", "placement", "swap", "step")
 COLD = 8
-"""Candidates of a request that are ranked by their proxy, in the shape `cold`."""
-RESULTS = Path(__file__).parents[1] / "RESULTS.md"
+"""Candidates per request that are ranked by their proxy, in the shape `cold`."""
+SHAPES = {"32": (32, 0), "200": (200, 0), "cold": (32, COLD)}
+"""Name of a request shape -> candidates, and how many of them are cold."""
+PAGE = RESULTS / "serving.md"
 _START_SECONDS = 300
 STEP = {
     "max_replicas": 3,
     "max_batch": 8,
-    "ranker_calls": 2,
-    "max_waiting": 16,
+    "max_inflight_calls": 2,
+    "max_queue": 16,
     "request_timeout_s": 5.0,
-    "scaling": {"gateway": 8.0, "look_back_s": 5.0, "upscale_delay_s": 5.0},
+    "scaling": {"gateway": 8.0, "look_back_period_s": 5.0, "upscale_delay_s": 5.0},
 }
 
 
 @dataclass
-class Contender:
-    """A server that is up.
+class ServerProcess:
+    """A running server.
 
     Attributes:
-        name: bare, or one of `served.KINDS`.
-        url: Where.
-        process: Its root.
+        name: `uvicorn`, or one of `application_server.VARIANTS`.
+        url: Base URL.
+        process: Root of its process tree.
     """
 
     name: str
     url: str
     process: "subprocess.Popen[str]"
 
-    def tell(self, word: str) -> str:
-        """Says a word to it and waits for its answer."""
+    def send(self, command: str) -> str:
+        """Sends a command and returns the reply."""
         assert self.process.stdin is not None
-        print(word, file=self.process.stdin, flush=True)
-        return self.hear()
+        print(command, file=self.process.stdin, flush=True)
+        return self.read_line()
 
-    def hear(self) -> str:
-        """Its next line.
+    def read_line(self) -> str:
+        """Returns the next line that the server prints.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: the server failed or ended.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line or line.startswith("failed"):
-            raise RuntimeError(f"{self.name}: {line or 'ended without a word'}")
+            raise RuntimeError(f"{self.name}: {line or 'the process ended without output'}")
         return line
 
 
 @contextmanager
-def bare(run: Path, proxies_of: str = "ours") -> Iterator[Contender]:
-    """The ceiling; it reads the proxies that another contender has stored."""
-    port, space = free_port(), made.release(run).adaptor.fingerprint
-    store = run.parent / f"store-{proxies_of}"
-    command = ["-m", "workloads.benchmarks.serving.bare", "--run", run, "--store", store, "--space", space]
+def uvicorn_baseline(run: Path, store_of: str = "coldstart") -> Iterator[ServerProcess]:
+    """Starts the ceiling, which reads the proxy store of an application server that runs already."""
+    port, space = free_port(), fixtures.release(run).adaptor.fingerprint
+    store = run.parent / f"store-{store_of}"
+    command = ["-m", "workloads.benchmarks.serving.uvicorn_baseline", "--run", run, "--store", store, "--space", space]
     process = subprocess.Popen([sys.executable, *map(str, command), "--port", str(port)], text=True)
     try:
-        _until_it_listens(port)
-        yield Contender("bare", f"http://127.0.0.1:{port}", process)
+        _wait_for_port(port)
+        yield ServerProcess("uvicorn", f"http://127.0.0.1:{port}", process)
     finally:
         process.terminate()
         process.wait()
 
 
 @contextmanager
-def served(kind: str, run: Path, **settings: Any) -> Iterator[Contender]:
-    """The application in one of its `KINDS`, once it has said that it is ready."""
+def application(variant: str, run: Path, **settings: Any) -> Iterator[ServerProcess]:
+    """Starts the application in one of its `VARIANTS`; its first line says that it is ready."""
     port = free_port()
-    command = ["-m", "workloads.benchmarks.serving.served", "--kind", kind, "--run", run, "--port", port]
+    command = ["-m", "workloads.benchmarks.serving.application_server", "--variant", variant, "--run", run]
     process = subprocess.Popen(
-        [sys.executable, *map(str, command), "--settings", json.dumps(settings)],
+        [sys.executable, *map(str, command), "--port", str(port), "--settings", json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    contender = Contender(kind, f"http://127.0.0.1:{port}", process)
     try:
-        yield contender
+        yield ServerProcess(variant, f"http://127.0.0.1:{port}", process)
     finally:
         with suppress(BrokenPipeError):
             assert process.stdin is not None
@@ -110,140 +114,144 @@ def served(kind: str, run: Path, **settings: Any) -> Iterator[Contender]:
         process.wait(_START_SECONDS)
 
 
-def bodies(rng: np.random.Generator, candidates: int, cold: int, count: int = 200) -> list[dict[str, Any]]:
-    """Rank requests with a full history; `cold` of the candidates have no ID row."""
-    asked = []
+def make_bodies(rng: np.random.Generator, candidates: int, cold: int, count: int = 200) -> list[dict[str, Any]]:
+    """Returns rank requests with a full history; `cold` of the candidates have no ID row."""
+    bodies = []
     for _ in range(count):
-        seen = rng.integers(0, made.TRAINED, HISTORY)
-        names = [*rng.integers(0, made.TRAINED, candidates - cold), *rng.integers(made.TRAINED, made.ITEMS, cold)]
-        rng.shuffle(names)
-        events = zip(seen, rng.integers(0, 2, HISTORY), 1_700_000_000 + np.arange(HISTORY), strict=True)
-        asked.append(
+        past = rng.integers(0, fixtures.TRAINED, HISTORY)
+        warm = rng.integers(0, fixtures.TRAINED, candidates - cold)
+        targets = [*warm, *rng.integers(fixtures.TRAINED, fixtures.ITEMS, cold)]
+        rng.shuffle(targets)
+        events = zip(past, rng.integers(0, 2, HISTORY), 1_700_000_000 + np.arange(HISTORY), strict=True)
+        bodies.append(
             {
-                "history": [{"item_id": made.IDS[i], "label": int(y), "timestamp": int(t)} for i, y, t in events],
-                "candidates": [{"item_id": made.IDS[i]} for i in names],
+                "history": [{"item_id": fixtures.IDS[i], "label": int(y), "timestamp": int(t)} for i, y, t in events],
+                "candidates": [{"item_id": fixtures.IDS[i]} for i in targets],
                 "now": 1_700_000_100,
             }
         )
-    return asked
+    return bodies
 
 
-def load(cells: list[dict[str, Any]], work: Path) -> list[dict[str, Any]]:
-    """Sends a plan of cells from a process of its own."""
+def run_load(cells: list[dict[str, Any]], work: Path) -> list[dict[str, Any]]:
+    """Sends the requests of a plan from a process of its own, and returns the cells with what clients received."""
     plan, result = work / "plan.json", work / "result.json"
     plan.write_text(json.dumps(cells))
-    subprocess.run([sys.executable, Path(__file__).with_name("load.py"), plan, result], check=True)
-    done: list[dict[str, Any]] = json.loads(result.read_text())
-    return done
+    subprocess.run([sys.executable, Path(__file__).with_name("load_generator.py"), plan, result], check=True)
+    measured: list[dict[str, Any]] = json.loads(result.read_text())
+    return measured
 
 
-def steady(
-    contenders: list[Contender],
+def steady_load(
+    servers: list[ServerProcess],
     shapes: dict[str, Path],
     work: Path,
     seconds: float,
     plan: Iterable[tuple[str, tuple[int, ...], int]],
 ) -> list[dict[str, Any]]:
-    """Every contender in turn, several short rounds of each shape and number of clients of a plan."""
+    """Loads all servers in turn, in several short rounds of each shape and number of clients of a plan."""
     cells = []
     for shape, clients, rounds in plan:
-        for turn in range(rounds):
-            for many in clients:
-                order = contenders[turn % len(contenders) :] + contenders[: turn % len(contenders)]
-                cells += [_cell(one, shape, shapes[shape], [_step(many, seconds, warm_s=1.0)]) for one in order]
-    return load(cells, work)
+        for number in range(rounds):
+            for count in clients:
+                order = servers[number % len(servers) :] + servers[: number % len(servers)]
+                cells += [_cell(one, shape, shapes[shape], [_step(count, seconds, warm_s=1.0)]) for one in order]
+    return run_load(cells, work)
 
 
 def step_in_load(run: Path, shape: Path, work: Path) -> dict[str, Any]:
-    """Six clients, then sixty, who come back when they are told to."""
-    with served("ours", run, **STEP) as one:
-        one.hear()
-        (cell,) = load([_cell(one, "step", shape, [_step(6, 10, warm_s=2.0), _step(60, 45)])], work)
-        return cell | {"replicas": json.loads(one.tell("replicas").partition(" ")[2])}
+    """Loads with six clients, then with sixty; clients obey Retry-After."""
+    with application("coldstart", run, **STEP) as server:
+        server.read_line()
+        (cell,) = run_load([_cell(server, "step", shape, [_step(6, 10, warm_s=2.0), _step(60, 45)])], work)
+        return cell | {"replicas": json.loads(server.send("replicas").partition(" ")[2])}
 
 
-def swap_under_load(ours: Contender, shape: Path, work: Path) -> dict[str, Any]:
-    """A promotion and its rollback while four clients ask."""
-    told: list[str] = []
+def swap_under_load(server: ServerProcess, shape: Path, work: Path) -> dict[str, Any]:
+    """Promotes a release and rolls it back while four clients send requests."""
+    replies: list[str] = []
 
     def swap() -> None:
         time.sleep(5)
-        told.extend(ours.tell("swap") for _ in range(2))
+        replies.extend(server.send("swap") for _ in range(2))
 
-    promotion = threading.Thread(target=swap)
-    promotion.start()
-    (cell,) = load([_cell(ours, "swap", shape, [_step(4, 75)])], work)
-    promotion.join()
-    return cell | {"told": told}
+    thread = threading.Thread(target=swap)
+    thread.start()
+    (cell,) = run_load([_cell(server, "swap", shape, [_step(4, 75)])], work)
+    thread.join()
+    return cell | {"swaps": replies}
 
 
 def _step(clients: int, seconds: float, warm_s: float = 0.0) -> dict[str, Any]:
     return {"clients": clients, "seconds": seconds, "warm_s": warm_s}
 
 
-def _cell(contender: Contender, shape: str, path: Path, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    about = {"contender": contender.name, "url": contender.url, "pids": [contender.process.pid]}
-    return about | {"shape": shape, "bodies": str(path), "steps": steps}
+def _cell(server: ServerProcess, shape: str, path: Path, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    target = {"server": server.name, "url": server.url, "pids": [server.process.pid]}
+    return target | {"shape": shape, "bodies": str(path), "steps": steps}
 
 
-def _until_it_listens(port: int) -> None:
+def _wait_for_port(port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         with suppress(OSError):
             socket.create_connection(("127.0.0.1", port)).close()
             return
         time.sleep(0.2)
-    raise RuntimeError(f"nobody listens on port {port}")
+    raise RuntimeError(f"no server listens on port {port} after {_START_SECONDS} s")
+
+
+def measure(work: Path, parts: Iterable[str], seconds: float) -> dict[str, Any]:
+    """Runs the parts in a work directory and returns a summary of each."""
+    run = fixtures.write_run(work).run_dir
+    fixtures.write_second_adaptor(run)
+    rng = np.random.default_rng(17)
+    files = {name: work / f"{name}.json" for name in SHAPES}
+    for name, (candidates, cold) in SHAPES.items():
+        files[name].write_text(json.dumps(make_bodies(rng, candidates, cold)))
+    results: dict[str, Any] = {}
+    with application("coldstart", run) as server:
+        if "steady" in parts:
+            with application("serve_defaults", run) as defaults:
+                CONSOLE.print(f"{server.read_line()} {defaults.read_line()}")
+                with uvicorn_baseline(run) as ceiling:
+                    results["parity"] = parity.max_score_difference(server.url, run, rows=1000)
+                    plan = (("32", CLIENTS, 3), ("200", FEW_CLIENTS, 2), ("cold", FEW_CLIENTS, 2))
+                    cells = steady_load([server, ceiling, defaults], files, work, seconds, plan)
+                    results["steady"] = report.summarize_cells(cells)
+        else:
+            server.read_line()
+        if "swap" in parts:
+            results["swap"] = report.summarize_swap(swap_under_load(server, files["cold"], work))
+    if "placement" in parts:
+        with application("separate_ranker", run) as separate, application("serve_unbounded", run) as unbounded:
+            CONSOLE.print(f"{separate.read_line()} {unbounded.read_line()}")
+            with uvicorn_baseline(run, "separate_ranker") as ceiling:
+                cells = steady_load([separate, ceiling, unbounded], files, work, seconds, (("32", FEW_CLIENTS, 3),))
+                results["placement"] = report.summarize_cells(cells)
+    if "step" in parts:
+        results["step"] = report.summarize_step(step_in_load(run, files["32"], work))
+    return results
 
 
 def main() -> None:
-    """Measures everything and adds a section to RESULTS.md."""
+    """Measures everything and adds a section to the results page."""
     parser = argparse.ArgumentParser(prog="python -m workloads.benchmarks.serving", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.5, help="of a measured round (default: 3.5)")
-    parser.add_argument("--only", choices=PARTS, action="append", help="leave the others out")
-    parser.add_argument("--out", type=Path, help="where the figures go as JSON (default: only RESULTS.md)")
-    parser.add_argument("--dry", action="store_true", help="print the section, leave RESULTS.md alone")
-    given = parser.parse_args()
-    parts = given.only or PARTS
-    began, found = time.monotonic(), {}
+    parser.add_argument("--seconds", type=float, default=3.5, help="length of a measured round (default: 3.5)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="run only this part; repeatable")
+    parser.add_argument("--out", type=Path, help="also write the measurements to this JSON file")
+    parser.add_argument("--dry", action="store_true", help=f"print the section and leave {PAGE.name} as it is")
+    arguments = parser.parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
-        work = Path(folder)
-        run = made.make(work).run_dir
-        made.another(run)
-        rng = np.random.default_rng(17)
-        shapes = {"32": (32, 0), "200": (200, 0), "cold": (32, COLD)}
-        files = {name: work / f"{name}.json" for name in shapes}
-        for name, (candidates, cold) in shapes.items():
-            files[name].write_text(json.dumps(bodies(rng, candidates, cold)))
-        with ExitStack() as up:
-            ours = up.enter_context(served("ours", run))
-            if "steady" in parts:
-                with ExitStack() as others:
-                    plain = others.enter_context(served("plain", run))
-                    CONSOLE.print(f"{ours.hear()} {plain.hear()}")
-                    ceiling = others.enter_context(bare(run))
-                    found["parity"] = parity.worst(ours.url, run, rows=1000)
-                    plan = (("32", CLIENTS, 3), ("200", FEW, 2), ("cold", FEW, 2))
-                    found["steady"] = table.cells(steady([ours, ceiling, plain], files, work, given.seconds, plan))
-            else:
-                ours.hear()
-            if "swap" in parts:
-                found["swap"] = table.swap(swap_under_load(ours, files["cold"], work))
-        if "forms" in parts:
-            with served("apart", run) as apart, served("roomy", run) as roomy:
-                CONSOLE.print(f"{apart.hear()} {roomy.hear()}")
-                with bare(run, "apart") as ceiling:
-                    plan = (("32", FEW, 3),)
-                    found["forms"] = table.cells(steady([apart, ceiling, roomy], files, work, given.seconds, plan))
-        if "step" in parts:
-            found["step"] = table.step(step_in_load(run, files["32"], work))
-    found["minutes"] = (time.monotonic() - began) / 60
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1))
-    section = table.section(found)
+        results = measure(Path(folder), arguments.only or PARTS, arguments.seconds)
+    results["minutes"] = (time.monotonic() - started) / 60
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1))
+    section = report.section(results)
     CONSOLE.print(section, soft_wrap=True, markup=False)
-    if not given.dry:
-        RESULTS.write_text(RESULTS.read_text().rstrip() + "\n\n" + section)
+    if not arguments.dry:
+        add_section(PAGE, section)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Steady load while models are promoted and replicas die: what comes back, and what stays in memory."""
+"""Steady load while releases are promoted and replicas are killed: failed requests, wrong scores and memory growth."""

@@ -1,8 +1,8 @@
-"""Soaks a server in steady load while replicas are killed and releases are promoted, rolled back and aborted.
+"""Loads a server steadily while replicas are killed and releases are promoted, rolled back and aborted.
 
-`python -m workloads.benchmarks.soak --minutes 30`; exit code 1 if a request failed, an answer was not that of the
-release it names, the challenger was not aborted, or the memory of a gateway, a model or the server grew
-faster than that of an idle replica.
+`python -m workloads.benchmarks.soak --minutes 30` exits with code 1 if a request failed, a response differs from the
+offline scores of the release that it names, the challenger was not aborted, or the memory of a gateway, a model or the
+server grew faster than that of an idle replica.
 """
 
 import base64
@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from coldstart.client import Client, Retries
+from coldstart.client import Client, RetryPolicy
 from coldstart.config import Recipe, UserError, dump_recipe, load_recipe, read_artifact
 from coldstart.config.recipe import Paths
 from coldstart.config.recipe import Registry as RegistrySettings
@@ -32,25 +32,27 @@ from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.registry import Registry, promote, rollback
 from workloads import pipeline
-from workloads.benchmarks.soak import control
-from workloads.benchmarks.soak.processes import OF_RAY, SETTLE_S, Family
-from workloads.benchmarks.soak.releases import Request, draw_requests, expected, make_release, register
-from workloads.benchmarks.soak.table import section
-from workloads.console import CONSOLE
-from workloads.job import find_recipe, ray_cluster, readable_errors, recipe_arguments
+from workloads.benchmarks.results_page import RESULTS, add_section
+from workloads.benchmarks.soak import idle_replicas
+from workloads.benchmarks.soak.process_tree import RAY_ROLES, SETTLE_S, ProcessTree
+from workloads.benchmarks.soak.releases import Request, draw_requests, expected_scores, make_release, register_release
+from workloads.benchmarks.soak.report import section
+from workloads.progress import CONSOLE
+from workloads.recipes import find_recipe
+from workloads.runner import ray_cluster, readable_errors, recipe_arguments
 
-RESULTS = Path(__file__).parents[1] / "RESULTS.md"
+PAGE = RESULTS / "soak.md"
 REQUESTS, CANDIDATES, NEW_ITEMS = 64, 32, 8
 REMEMBERED = 10_000
 PROMOTIONS, ROLLBACK, CHALLENGE = (0.03, 0.09, 0.15), 0.21, 0.27
-"""When things happen, as shares of the run: early, since every one of them puts up new processes, whose memory is
-watched for the rest of it. Replicas are killed all the time."""
-VICTIMS = ("gateway", "ranker", "encoder", "adaptor")
-_SAMPLE_S, _STARTS_WITHIN, _DEADLINE_S = 5.0, 300.0, 60.0
+"""Times of these actions as fractions of the run. They are early because each starts new processes, whose memory is
+measured until the end. Replicas are killed all the time."""
+KILLED_ROLES = ("gateway", "ranker", "encoder", "adaptor")
+_SAMPLE_S, _START_SECONDS, _DEADLINE_S = 5.0, 300.0, 60.0
 _PUBLISH_EVERY_S = 0.2
 _POLL_S = 0.2
-"""Often, for the same reason: an encoder alone holds a little more for its first 3,000 items, a server for as many
-looks at the registry, and then no more; what grows for good grows the faster."""
+"""Short intervals, because an encoder grows during its first 3,000 items and a server during as many registry polls;
+both are through with this before their memory is measured, and real growth shows faster."""
 
 
 @dataclass
@@ -58,57 +60,58 @@ class Soak:
     """One run.
 
     Attributes:
-        recipe: With a run directory, a registry and a port of its own.
-        registry: Where its releases are registered.
-        log: What happened: seconds since the load began, and a sentence.
+        recipe: Recipe with its own run directory, registry and port.
+        registry: Registry of its releases.
+        log: Seconds since the load started and a sentence, for each action.
+        started: `time.monotonic()` at the start of the load.
     """
 
     recipe: Recipe
     registry: Registry
     log: list[tuple[float, str]]
-    began: float = 0.0
+    started: float = 0.0
 
     @property
     def url(self) -> str:
-        """Of the server."""
+        """Base URL of the server."""
         return f"http://{self.recipe.serving.host}:{self.recipe.serving.port}"
 
     def note(self, sentence: str) -> None:
-        """Logs what happened."""
-        second = round(time.monotonic() - self.began, 1)
+        """Logs an action."""
+        second = round(time.monotonic() - self.started, 1)
         self.log.append((second, sentence))
         CONSOLE.print(f"[dim]{second:7.1f} s[/]  {sentence}", soft_wrap=True)
 
     def promote(self, version: int, alias: str = "champion") -> None:
         """Moves an alias to a version."""
-        promote(self.registry, "adaptor", version, self.recipe.registry, alias=alias, why="soak")
+        promote(self.registry, version, self.recipe.registry, alias=alias, reason="soak")
         self.note(f"adaptor {version} is {alias}")
 
     def roll_back(self) -> None:
         """Moves the champion alias back by one."""
-        version = rollback(self.registry, "adaptor", why="soak").entry.versions["adaptor"]
+        version = rollback(self.registry, reason="soak").event.versions["adaptor"]
         self.note(f"rolled back to adaptor {version}")
 
 
 def prepare(base: Recipe, seed: int) -> tuple[Soak, dict[str, Any]]:
-    """Makes five releases, promotes the first, and returns the plan of the load beside them."""
+    """Makes five releases and returns the soak and the plan of its load."""
     work = base.run_dir / "soak"
     shutil.rmtree(work, ignore_errors=True)
     dataset = Dataset.open(base.run_dir / "dataset")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Five releases of five lineages share a name in the registry; none of the project's own is touched.
+    # A registry of its own: the five releases have five lineages under one name.
     recipe = base.model_copy(
         update={
             "paths": Paths(runs=work / "served"),
             "registry": RegistrySettings(gates=()),
-            # What a gateway remembers is full before its memory is watched.
+            # A small feedback buffer, so that it is full before the gateway's memory is measured.
             "serving": base.serving.model_copy(
                 update={
                     "port": port,
-                    "poll_s": _POLL_S,
-                    "watch": base.serving.watch.model_copy(update={"remembered_rows": REMEMBERED}),
+                    "poll_interval_s": _POLL_S,
+                    "stats": base.serving.stats.model_copy(update={"feedback_buffer_rows": REMEMBERED}),
                 }
             ),
         }
@@ -118,115 +121,115 @@ def prepare(base: Recipe, seed: int) -> tuple[Soak, dict[str, Any]]:
     registry = Registry(recipe.tracking_uri, recipe.project)
     contents = _new_items(dataset)
     requests = draw_requests(dataset, requests=REQUESTS, candidates=CANDIDATES, new=list(contents), seed=seed)
-    answers = {}
+    expected = {}
     for number in range(len(PROMOTIONS) + 2):
-        made = recipe.model_copy(update={"paths": Paths(runs=work / f"release-{number + 1}")})
-        make_release(base.run_dir, made.run_dir, seed=number, slow=number > len(PROMOTIONS))
-        name = register(made, registry)
-        kinds = expected(made.run_dir, requests, list(contents.values()))
-        answers[name] = {kind: np.round(rows.astype(float), 8).tolist() for kind, rows in kinds.items()}
+        release = recipe.model_copy(update={"paths": Paths(runs=work / f"release-{number + 1}")})
+        make_release(base.run_dir, release.run_dir, seed=number, slow=number > len(PROMOTIONS))
+        name = register_release(release, registry)
+        scores = expected_scores(release.run_dir, requests, list(contents.values()))
+        expected[name] = {source: np.round(rows.astype(float), 8).tolist() for source, rows in scores.items()}
     plan = {
-        "requests": [_sent(request) for request in requests],
-        "items": [_published(item_id, content) for item_id, content in contents.items()],
+        "requests": [_rank_body(request) for request in requests],
+        "items": [_publish_body(item_id, content) for item_id, content in contents.items()],
         "publish_every_s": _PUBLISH_EVERY_S,
         "deadline_s": _DEADLINE_S,
-        "expected": answers,
+        "expected": expected,
     }
     return Soak(recipe, registry, []), plan
 
 
 def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float) -> dict[str, Any]:
-    """Soaks for so long and returns what was found."""
+    """Runs the soak for so many minutes and returns its result."""
     work = soak.recipe.paths.runs.parent
     seconds = 60 * minutes
-    promote(soak.registry, "adaptor", 1, soak.recipe.registry, why="soak")
+    promote(soak.registry, 1, soak.recipe.registry, reason="soak")
     with _server(soak, work) as server:
-        family = Family(server.pid, settle_s=min(SETTLE_S, seconds / 2))
-        control.start(family.ray_address())
+        processes = ProcessTree(server.pid, settle_s=min(SETTLE_S, seconds / 2))
+        idle_replicas.start(processes.ray_address())
         (work / "plan.json").write_text(json.dumps({"url": soak.url, **plan}))
         with _load(work) as load:
-            soak.began = time.monotonic()
-            todo = _timeline(soak, family, seconds, kill_every_s)
+            soak.started = time.monotonic()
+            actions = _timeline(soak, processes, seconds, kill_every_s)
             sampled = 0.0
-            while (now := time.monotonic() - soak.began) < seconds:
+            while (now := time.monotonic() - soak.started) < seconds:
                 if load.poll() is not None or server.poll() is not None:
-                    raise UserError(f"the {'load' if load.poll() is not None else 'server'} ended early; see {work}")
-                while todo and todo[0][0] <= now:
-                    todo.pop(0)[1]()
+                    ended = "load" if load.poll() is not None else "serve"
+                    raise UserError(f"the {ended} process ended early; read its log {work / ended}.log")
+                while actions and actions[0][0] <= now:
+                    actions.pop(0)[1]()
                 if now - sampled > _SAMPLE_S:
-                    family.sample()
+                    processes.sample()
                     sampled = now
                 time.sleep(0.2)
-        aborted = _aborted(soak)
-    found = json.loads((work / "load.json").read_text())
-    growth = family.growth()
-    idle = growth.get(control.NAME)
-    memory = {role: asdict(one) | {"flat": one.flat_beside(idle)} for role, one in growth.items()}
+        challenger = _challenger_state(soak)
+    responses = json.loads((work / "load.json").read_text())
+    growth = processes.growth()
+    idle = growth.get(idle_replicas.NAME)
+    memory = {role: asdict(one) | {"flat": one.is_flat(idle)} for role, one in growth.items()}
     return {
         "minutes": minutes,
         "rate": plan["rate"],
         "kill_every_s": kill_every_s,
-        **found,
+        **responses,
         "memory": memory,
-        "samples": family.samples(),
-        "challenger": aborted,
+        "samples": processes.samples(),
+        "challenger": challenger,
         "log": soak.log,
     }
 
 
-def verdicts(result: dict[str, Any]) -> dict[str, bool]:
-    """What must hold, and whether it does."""
+def checks(result: dict[str, Any]) -> dict[str, bool]:
+    """Returns the checks and whether each passed."""
     return {
         "no failed request": not result["failed"],
-        "no answer of another release than it names": not result["wrong"],
-        "every release answered": len(result["releases"]) >= len(PROMOTIONS) + 1,
+        "every score is that of the named release": not result["wrong"],
+        "every release responded": len(result["releases"]) >= len(PROMOTIONS) + 1,
         "challenger aborted": result["challenger"]["aborted"],
         "memory flat": all(
-            one["flat"] for role, one in result["memory"].items() if role not in (*OF_RAY, control.CALLER)
+            one["flat"] for role, one in result["memory"].items() if role not in (*RAY_ROLES, idle_replicas.CALLER)
         ),
     }
 
 
 def _timeline(
-    soak: Soak, family: Family, seconds: float, kill_every_s: float
+    soak: Soak, processes: ProcessTree, seconds: float, kill_every_s: float
 ) -> list[tuple[float, Callable[[], None]]]:
-    victims = cycle(VICTIMS)
+    roles = cycle(KILLED_ROLES)
 
     def kill() -> None:
-        # Rankers within the gateways have no replicas; and a replica that is just being put up may not be there yet.
-        for role in islice(victims, len(VICTIMS)):
-            if pid := family.kill_one(role):
+        # Rankers in the gateways have no replicas of their own, and a replica that is starting may not exist yet.
+        for role in islice(roles, len(KILLED_ROLES)):
+            if pid := processes.kill_one(role):
                 soak.note(f"kill -9 of a {role} replica (process {pid})")
                 if role == "gateway":
-                    # The idle lose who calls them as often as the models do.
-                    family.kill_one(control.CALLER)
+                    # The idle replicas must lose their callers as often as the models do.
+                    processes.kill_one(idle_replicas.CALLER)
                 return
         soak.note("no replica to kill")
 
-    todo: list[tuple[float, Callable[[], None]]] = [
-        (share * seconds, lambda version=number + 2: soak.promote(version)) for number, share in enumerate(PROMOTIONS)
+    actions: list[tuple[float, Callable[[], None]]] = [
+        (part * seconds, lambda version=number + 2: soak.promote(version)) for number, part in enumerate(PROMOTIONS)
     ]
-    todo += [(ROLLBACK * seconds, soak.roll_back)]
-    todo += [(CHALLENGE * seconds, lambda: soak.promote(len(PROMOTIONS) + 2, "challenger"))]
-    # Between the promotions, so that a replica also dies in the midst of a swap.
-    todo += [((count + 0.5) * kill_every_s, kill) for count in range(int(seconds / kill_every_s))]
-    return sorted(todo, key=lambda one: one[0])
+    actions += [(ROLLBACK * seconds, soak.roll_back)]
+    actions += [(CHALLENGE * seconds, lambda: soak.promote(len(PROMOTIONS) + 2, "challenger"))]
+    # Between the promotions, so that a replica also dies during a swap.
+    actions += [((count + 0.5) * kill_every_s, kill) for count in range(int(seconds / kill_every_s))]
+    return sorted(actions, key=lambda action: action[0])
 
 
-def _aborted(soak: Soak) -> dict[str, Any]:
-    with Client(soak.url, retries=Retries(most=50)) as client:
+def _challenger_state(soak: Soak) -> dict[str, Any]:
+    with Client(soak.url, retries=RetryPolicy(max_retries=50)) as client:
         release = client.release().model_dump()
     challenger = release.get("challenger") or {}
     return {"aborted": challenger.get("state") == "aborted", "reason": challenger.get("reason"), "release": release}
 
 
 def _new_items(dataset: Dataset) -> dict[str, Content]:
-    cold = np.flatnonzero(dataset.train_counts[1:] == 0)[:NEW_ITEMS]
-    rows = dataset.items().take(cold).to_pylist()
-    return {f"soak-{row['item_id']}": Content(row["title"], row["text"], row["picture"]) for row in rows}
+    rows = dataset.items().take(dataset.cold_items[:NEW_ITEMS] - 1).to_pylist()
+    return {f"soak-{row['item_id']}": Content(row["title"], row["text"], row["image"]) for row in rows}
 
 
-def _sent(request: Request) -> dict[str, Any]:
+def _rank_body(request: Request) -> dict[str, Any]:
     events = zip(*request.history, strict=True)
     return {
         "user_id": request.user_id,
@@ -236,9 +239,9 @@ def _sent(request: Request) -> dict[str, Any]:
     }
 
 
-def _published(item_id: str, content: Content) -> dict[str, Any]:
-    picture = None if content.picture is None else base64.b64encode(content.picture).decode()
-    return {"item_id": item_id, "title": content.title, "text": content.text, "picture": picture}
+def _publish_body(item_id: str, content: Content) -> dict[str, Any]:
+    image = None if content.image is None else base64.b64encode(content.image).decode()
+    return {"item_id": item_id, "title": content.title, "text": content.text, "image": image}
 
 
 @contextmanager
@@ -248,7 +251,7 @@ def _server(soak: Soak, work: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (work / "serve.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        deadline = time.monotonic() + _STARTS_WITHIN
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
                 if httpx.get(f"{soak.url}/readyz", timeout=5).status_code == 200:
@@ -256,7 +259,7 @@ def _server(soak: Soak, work: Path) -> Iterator[subprocess.Popen[bytes]]:
             except httpx.HTTPError:
                 pass
             if server.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the server does not come up; see {work / 'serve.log'}")
+                raise UserError(f"the server does not become ready; read its log {work / 'serve.log'}")
             time.sleep(0.5)
         yield server
     finally:
@@ -270,7 +273,13 @@ def _server(soak: Soak, work: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def _load(work: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "workloads.benchmarks.soak.load", str(work / "plan.json"), str(work / "load.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "workloads.benchmarks.soak.load_generator",
+        str(work / "plan.json"),
+        str(work / "load.json"),
+    ]
     with (work / "load.log").open("wb") as log:
         load = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -281,19 +290,19 @@ def _load(work: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def main() -> None:
-    """Soaks as a program."""
+    """Runs the soak as a program."""
     parser = recipe_arguments("benchmarks.soak", __doc__)
     parser.set_defaults(recipe="demo")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long (default: 30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of the soak in minutes (default: 30)")
     parser.add_argument("--rate", type=float, default=20.0, help="rankings per second (default: 20)")
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds between two kills (default: 60)")
-    parser.add_argument("--record", action="store_true", help=f"add the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help=f"add the result to {PAGE.name}")
     arguments = parser.parse_args()
     CONSOLE.stderr = arguments.json
     with readable_errors():
         base = load_recipe(find_recipe(arguments.recipe), arguments.set)
         with ray_cluster(base, arguments.address):
-            pipeline.bring_up_to_date(base)
+            pipeline.run_outdated_stages(base)
         read_artifact(base.run_dir / "adaptor", "adaptor")
         soak, plan = prepare(base, base.seed)
         result = run(
@@ -302,13 +311,13 @@ def main() -> None:
             minutes=arguments.minutes,
             kill_every_s=arguments.kill_every,
         )
-    result |= {"arguments": sys.argv[1:], "verdicts": verdicts(result)}
+    result |= {"arguments": sys.argv[1:], "checks": checks(result)}
     (soak.recipe.paths.runs.parent / "result.json").write_text(json.dumps(result, indent=2))
     text = section(result)
     if arguments.record:
-        RESULTS.write_text(f"{RESULTS.read_text()}\n{text}")
+        add_section(PAGE, text)
     print(json.dumps(result) if arguments.json else text)
-    raise SystemExit(0 if all(result["verdicts"].values()) else 1)
+    raise SystemExit(0 if all(result["checks"].values()) else 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Releases to swap between, made from one run in seconds, and what each must answer.
+"""Makes releases to swap between from one run, and computes the scores that each must return.
 
-Every release has a ranker, proxies and an adaptor of its own: the run's with noise on their weights, so that no two
-agree on a score. Legend: `R` requests, `T` candidates, `d` ID width.
+Every release has its own ranker, proxies and adaptor: those of the run with noise on the weights, so that no two
+releases agree on a score. Legend: `R` requests, `T` candidates, `d` ID width.
 """
 
 import shutil
@@ -15,30 +15,30 @@ import torch
 from torch import nn
 
 from coldstart.alignment import load_adaptor, save_adaptor
-from coldstart.alignment.hand_over import blend, load_id_shares, save_id_shares
-from coldstart.config import Journal, Recipe, UserError, read_artifact, write_artifact
+from coldstart.alignment.warmup_blend import blend_slots, load_id_weight, save_id_weight
+from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder, read_proxies
 from coldstart.rankers import Ranker, load_ranker, save_ranker
-from coldstart.rankers.kinds import ranker_class
-from coldstart.rankers.storage import vocabulary
-from coldstart.registry import Registry
+from coldstart.rankers.ranker_classes import ranker_class
+from coldstart.rankers.storage import read_item_index
+from coldstart.registry import EvaluationOutputs, Registry
 
 SLOW_LAYERS = (8192, 8192)
-"""Hidden layers of a ranker that is far too expensive for the traffic of a champion."""
+"""Hidden layers that make a ranker far slower than the champion."""
 _NOISE = 0.05
 
 
 @dataclass(frozen=True)
 class Request:
-    """One ranking.
+    """One ranking request.
 
     Attributes:
-        user_id: Decides about the arm.
-        items: Candidates: ids of the catalogue, or of items published at the start.
-        new: Position of each candidate among the published items, -1 for those of the catalogue.
+        user_id: Decides whether the champion or the challenger ranks it.
+        items: Candidates: ids from the catalog, or of items published at the start.
+        new: Position of each candidate among the published items, -1 for items of the catalog.
         history: Item ids, labels and Unix seconds.
         now: Unix seconds.
     """
@@ -51,66 +51,66 @@ class Request:
 
 
 def draw_requests(dataset: Dataset, *, requests: int, candidates: int, new: list[str], seed: int) -> list[Request]:
-    """Rankings of real users: items of the catalogue, warm and cold, and one of those published at the start."""
+    """Draws requests of real users: warm and cold items of the catalog and one item published at the start."""
     rng = np.random.default_rng(seed)
     ids = dataset.items(["item_id"])["item_id"].to_pylist()
     events = dataset.sequences
     users = rng.permutation(np.flatnonzero(np.diff(events.offsets) >= 2))[:requests]
-    drawn = []
+    result = []
     for number, user in enumerate(users):
         span = slice(events.offsets[user], events.offsets[user + 1])
-        fresh = number % len(new)
+        position = number % len(new)
         history = [ids[item - 1] for item in events.item_idx[span]]
-        drawn.append(
+        result.append(
             Request(
                 user_id=events.user_id[user],
-                items=[*(ids[i] for i in rng.choice(len(ids), candidates - 1, replace=False)), new[fresh]],
-                new=[-1] * (candidates - 1) + [fresh],
+                items=[*(ids[i] for i in rng.choice(len(ids), candidates - 1, replace=False)), new[position]],
+                new=[-1] * (candidates - 1) + [position],
                 history=(history, events.label[span].tolist(), events.timestamp[span].tolist()),
                 now=int(events.timestamp[span][-1]) + 1,
             )
         )
-    return drawn
+    return result
 
 
 def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> None:
     """Writes ranker, encoder, proxies and adaptor of one lineage.
 
     Args:
-        base: Run directory whose models are taken.
-        into: Run directory to be written.
-        seed: Of the noise; 0 leaves the weights as they are.
-        slow: Whether its ranker gets `SLOW_LAYERS`.
+        base: Run directory to copy the models from.
+        into: Run directory to write.
+        seed: Seed of the noise; 0 adds none.
+        slow: Whether the ranker gets `SLOW_LAYERS`.
     """
     torch.manual_seed(seed)
     old = {kind: read_artifact(base / kind, kind) for kind in ("ranker", "encoder", "proxies", "adaptor")}
-    made = {"dataset": old["ranker"].lineage["dataset"]}
-    ranker = _ranker(old["ranker"].path, slow=slow)
+    fingerprints = {"dataset": old["ranker"].lineage["dataset"]}
+    ranker = _load_ranker(old["ranker"].path, slow=slow)
     adaptor = load_adaptor(old["adaptor"].path)
     if seed:
-        _shake(ranker)
-        _shake(adaptor)
+        _add_noise(ranker)
+        _add_noise(adaptor)
     for kind, artifact in old.items():
-        lineage = {name: made.get(name, fingerprint) for name, fingerprint in artifact.lineage.items()}
-        with write_artifact(into / kind, kind, lineage, artifact.about) as draft:
+        lineage = {name: fingerprints.get(name, fingerprint) for name, fingerprint in artifact.lineage.items()}
+        with write_artifact(into / kind, kind, lineage, artifact.metadata) as draft:
             if kind == "ranker":
-                save_ranker(ranker, draft, list(vocabulary(artifact.path)))
+                save_ranker(ranker, draft, list(read_item_index(artifact.path)))
             elif kind == "adaptor":
                 save_adaptor(adaptor, draft)
-                save_id_shares(load_id_shares(artifact.path, ranker.trained), draft)
+                save_id_weight(load_id_weight(artifact.path, ranker.trained), draft)
             else:
                 shutil.copytree(artifact.path, draft, dirs_exist_ok=True)
                 (draft / "manifest.json").unlink()
-        made[kind] = read_artifact(into / kind, kind).fingerprint
+        fingerprints[kind] = read_artifact(into / kind, kind).fingerprint
 
 
-def register(recipe: Recipe, registry: Registry, metrics: Mapping[str, float] | None = None) -> str:
-    """Registers the models in the recipe's run directory as the next versions, and returns the release's name.
+def register_release(recipe: Recipe, registry: Registry, metrics: Mapping[str, float] | None = None) -> str:
+    """Registers the models in the recipe's run directory as the next versions and returns the name of the release.
 
     Args:
-        recipe: Of the run.
-        registry: To register in.
-        metrics: Figures of each, which need not have been evaluated.
+        recipe: Recipe of the run.
+        registry: Target registry.
+        metrics: Metrics to register with each model; none by default.
     """
     versions: dict[str, int] = {}
     for kind in ("ranker", "encoder", "adaptor"):
@@ -119,58 +119,60 @@ def register(recipe: Recipe, registry: Registry, metrics: Mapping[str, float] | 
             recipe.run_dir / kind,
             recipe=recipe,
             upstream=dict(versions),
-            metrics=metrics or {},
-            journal=Journal(recipe.run_dir / "journals" / f"{kind}.jsonl"),
+            metrics_log=MetricsLog(recipe.run_dir / "metrics" / f"{kind}.jsonl"),
+            evaluation=EvaluationOutputs(metrics or {}),
         ).version
     return f"{registry.project}-adaptor/{versions['adaptor']}"
 
 
-def expected(run_dir: Path, requests: list[Request], new: list[Content]) -> Mapping[str, npt.NDArray[np.float32]]:
-    """Kind of vector -> probabilities [R, T] of a release, computed on the offline path, were it of that kind."""
+def expected_scores(
+    run_dir: Path, requests: list[Request], new: list[Content]
+) -> Mapping[str, npt.NDArray[np.float32]]:
+    """Returns slot source -> probabilities [R, T] on the offline path, as if all candidates had that source."""
     ranker, adaptor, encoder = (
         load_ranker(run_dir / "ranker"),
         load_adaptor(run_dir / "adaptor"),
         Encoder.load(run_dir / "encoder", "cpu"),
     )
     if ranker.features:
-        raise UserError("the soak's requests carry no features; take a recipe whose dataset has none")
-    index = vocabulary(run_dir / "ranker")
-    groups = int(read_artifact(run_dir / "proxies", "proxies", verify=False).about["groups"])
+        raise UserError("the ranker uses features, but the soak's requests have none; pass a recipe without features")
+    index = read_item_index(run_dir / "ranker")
+    groups = int(read_artifact(run_dir / "proxies", "proxies", verify=False).metadata["groups"])
     coarse, states = (torch.from_numpy(part) for part in read_proxies(run_dir / "proxies", len(index), groups=groups))
-    answers: dict[str, list[npt.NDArray[np.float32]]] = {"id": [], "blend": [], "fine": [], "oov": []}
-    shares = load_id_shares(run_dir / "adaptor", ranker.trained)
+    scores: dict[str, list[npt.NDArray[np.float32]]] = {"id": [], "blended": [], "proxy": [], "oov": []}
+    shares = load_id_weight(run_dir / "adaptor", ranker.trained)
     with torch.inference_mode():
         fine = adaptor(coarse, states)
         fresh = torch.cat([adaptor(*encoder(encoder.inputs(encoder.prepare([one]), "cpu"))) for one in new])
-        for asked in requests:
-            items = np.array([index.get(item, 0) for item in asked.items])
-            seen, labels, times = asked.history
+        for request in requests:
+            items = np.array([index.get(item, 0) for item in request.items])
+            past, labels, times = request.history
             batch = rank_request(
-                [index.get(item, 0) for item in seen], labels, times, items, asked.now, history=ranker.history
+                [index.get(item, 0) for item in past], labels, times, items, request.now, history=ranker.max_history
             )
-            published = torch.tensor(asked.new)
+            published = torch.tensor(request.new)
             slots = {
                 "id": ranker.id_slots(batch.target_idx),
                 "oov": ranker.id_slots(torch.zeros_like(batch.target_idx)),
-                "fine": torch.where(published[:, None] < 0, fine[items], fresh[published.clamp(min=0)])[None],
+                "proxy": torch.where(published[:, None] < 0, fine[items], fresh[published.clamp(min=0)])[None],
             }
-            slots["blend"] = blend(slots["id"], slots["fine"], shares[items])
+            slots["blended"] = blend_slots(slots["id"], slots["proxy"], shares[items])
             for kind, vectors in slots.items():
-                answers[kind].append(torch.sigmoid(ranker(batch, vectors))[0].numpy())
-    return {kind: np.stack(rows) for kind, rows in answers.items()}
+                scores[kind].append(torch.sigmoid(ranker(batch, vectors))[0].numpy())
+    return {kind: np.stack(rows) for kind, rows in scores.items()}
 
 
-def _ranker(path: Path, *, slow: bool) -> Ranker:
+def _load_ranker(path: Path, *, slow: bool) -> Ranker:
     ranker = load_ranker(path)
     if not slow:
         return ranker
-    settings = ranker.settings.model_copy(update={"hidden": SLOW_LAYERS})
-    wide = ranker_class(settings.kind)(ranker.vocabulary, settings, ranker.features).eval()
+    settings = ranker.settings.model_copy(update={"mlp_units": SLOW_LAYERS})
+    wide = ranker_class(settings.kind)(ranker.vocab_size, settings, ranker.features).eval()
     wide.trained.copy_(ranker.trained)
     return wide
 
 
-def _shake(model: nn.Module) -> None:
+def _add_noise(model: nn.Module) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(_NOISE * weight.std(correction=0) * torch.randn_like(weight))

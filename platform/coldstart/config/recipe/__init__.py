@@ -1,4 +1,4 @@
-"""The recipe: every setting of a run, typed, with the units and the reason beside each field."""
+"""The recipe: every setting of a run, typed, with its unit and its reason next to each field."""
 
 import math
 from pathlib import Path
@@ -6,28 +6,26 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from coldstart.config.recipe.adaptor import AdaptorParts, Fine, Joint
-from coldstart.config.recipe.challenger import Challenger, Watch
+from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
-from coldstart.config.recipe.data import Columns, ContentSwitch, Data, Files, Generated, Split
-from coldstart.config.recipe.encoder import CUE, Encoder, Lora, Trained
+from coldstart.config.recipe.data import Columns, Data, Files, Generated, Modalities, Split
+from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, TrainableLayers
 from coldstart.config.recipe.evaluation import Evaluation
-from coldstart.config.recipe.ranker import Bring, Ranker, Table
+from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
+from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
 from coldstart.config.recipe.serving import Security, Serving, Store
 from coldstart.config.section import Section
 
 __all__ = [
-    "CUE",
-    "AdaptorParts",
-    "Bring",
+    "INSTRUCTION",
+    "AdaptorAblation",
     "Challenger",
     "Cluster",
     "Coarse",
     "Columns",
-    "ContentSwitch",
     "Data",
     "Encoder",
     "Evaluation",
@@ -37,9 +35,11 @@ __all__ = [
     "Generated",
     "Joint",
     "Lora",
+    "Modalities",
     "Negatives",
     "Offload",
     "Paths",
+    "PretrainedRanker",
     "Ranker",
     "Recipe",
     "Refresh",
@@ -47,31 +47,30 @@ __all__ = [
     "Security",
     "Serving",
     "Split",
+    "Stats",
     "Store",
     "Table",
-    "Trained",
-    "Watch",
+    "TrainableLayers",
 ]
 
 
 class Paths(Section):
-    """Where results go. On a cluster of several machines this must be storage that all of them see."""
+    """Where results are written. On a cluster of several machines this must be storage that all of them can access."""
 
     runs: Path = Path("runs")
-    """Root of all runs; a run lives in `<runs>/<recipe name>`."""
+    """Root directory of all runs; a run is in `<runs>/<recipe name>`."""
 
 
 class Recipe(Section):
-    """A complete run. Written to `<run>/recipe.yaml` and hashed with everything it produces."""
+    """All settings of a run. Written to `<run>/recipe.yaml`, and part of the hash of what the run produces."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     seed: Annotated[int, Field(ge=0)] = 17
     paths: Paths = Paths()
     data: Data = Data()
-    content: ContentSwitch = ContentSwitch()
+    content: Modalities = Modalities()
     cluster: Cluster = Cluster()
     ranker: Ranker = Ranker()
-    bring: Bring = Bring()
     encoder: Encoder = Encoder()
     coarse: Coarse = Coarse()
     fine: Fine = Fine()
@@ -96,30 +95,36 @@ class Recipe(Section):
         return self.registry.tracking_uri or f"sqlite:///{(self.paths.runs / 'mlflow.db').absolute()}"
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_across_sections(self) -> Self:
         ranks = self.cluster.workers
         sizes = self.cluster.sizes
-        least = math.lcm(*sizes) * (self.coarse.micro_batch or 1)
-        if self.coarse.batch % least:
+        divisor = math.lcm(*sizes) * (self.coarse.micro_batch or 1)
+        if self.coarse.batch % divisor:
             times = f" x coarse.micro_batch {self.coarse.micro_batch}" if self.coarse.micro_batch else ""
             elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
             raise ValueError(
                 f"coarse.batch {self.coarse.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; choose "
-                f"a multiple of {least}"
+                f"a multiple of {divisor}"
             )
         for section in ("ranker", "fine"):
-            per_step = getattr(self, section).users_per_step
+            per_step = getattr(self, section).windows_per_step
             if per_step % ranks:
-                raise ValueError(f"{section}.users_per_step {per_step} is not divisible by cluster.workers {ranks}")
-        if self.ranker.width % self.ranker.heads:
-            raise ValueError(f"ranker.width {self.ranker.width} is not divisible by ranker.heads {self.ranker.heads}")
+                raise ValueError(
+                    f"{section}.windows_per_step {per_step} is not divisible by cluster.workers {ranks}; choose a "
+                    f"multiple of {ranks}"
+                )
+        if self.ranker.embedding_dim % self.ranker.num_heads:
+            raise ValueError(
+                f"ranker.embedding_dim {self.ranker.embedding_dim} is not divisible by ranker.num_heads "
+                f"{self.ranker.num_heads}; choose a multiple of it"
+            )
         if self.encoder.dtype == "bfloat16" and self.encoder.mllm == "tiny" and self.cluster.gpus_per_worker == 0:
             raise ValueError(
                 "encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32"
             )
         if self.encoder.dtype == "bfloat16" and self.coarse.zero_stage == 0:
             raise ValueError(
-                "coarse.zero_stage 0 keeps no float32 copy of weights in encoder.dtype bfloat16, so small steps would "
-                "be lost; set coarse.zero_stage: 1 (of one rank it asks nothing more)"
+                "coarse.zero_stage 0 keeps no float32 copy of bfloat16 weights (encoder.dtype), so small updates are "
+                "lost; set coarse.zero_stage: 1 (with one rank it needs nothing more)"
             )
         return self

@@ -1,4 +1,4 @@
-"""A second release on live traffic, and the watch over both."""
+"""The A/B test of a challenger on live traffic, and the statistics of serving."""
 
 from typing import Annotated
 
@@ -8,34 +8,34 @@ from coldstart.config.section import Section, Share
 
 
 class Challenger(Section):
-    """The release at the alias `challenger`, beside the champion."""
+    """A/B test of the release at the alias `challenger` against the champion."""
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of users that the challenger answers; in shadow, whose requests it scores unseen. 0 puts none up."""
+    traffic_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Fraction of users that the challenger serves, or scores in shadow mode. 0: no challenger is deployed."""
     shadow: bool = False
-    """Score with both and return the champion's scores."""
+    """Shadow mode: both releases score the requests, and the champion's scores are returned."""
     salt: Annotated[str, Field(max_length=200)] = ""
-    """Another salt draws other users; the challenger's name is part of the draw anyway."""
+    """Another salt selects other users. The challenger's name is always part of the hash."""
     timeout_s: PositiveFloat = 1.0
-    """How long a user waits for the challenger before the champion answers instead."""
+    """Seconds until the champion answers instead of a challenger that has not answered."""
     window_s: PositiveFloat = 300.0
-    """Requests of how long ago the two are compared on: long enough for `min_requests` at a small share."""
+    """Window of the comparison, in seconds; long enough for `min_requests` at a small traffic fraction."""
     min_requests: PositiveInt = 50
-    """Fewest requests of the challenger in the window before it is judged."""
-    more_errors: Share = 0.01
-    """Error rate that the challenger may have above the champion's."""
-    slower: Annotated[float, Field(ge=1)] = 2.0
-    """Times the champion's 95th percentile of latency that the challenger's may reach."""
-    slack_ms: Annotated[float, Field(ge=0)] = 20.0
-    """Added to it: of a champion that answers within milliseconds, a multiple is nothing a user feels."""
+    """Fewest requests in the window for a decision."""
+    max_error_rate_increase: Share = 0.01
+    """Largest allowed difference between the error rates of challenger and champion."""
+    max_p95_ratio: Annotated[float, Field(ge=1)] = 2.0
+    """Largest allowed ratio of the challenger's 95th latency percentile to the champion's."""
+    latency_slack_ms: Annotated[float, Field(ge=0)] = 20.0
+    """Added to the allowed latency, because users do not notice a multiple of a few milliseconds."""
 
 
-class Watch(Section):
-    """What a gateway remembers so that it can tell how it does."""
+class Stats(Section):
+    """Statistics that a gateway collects."""
 
     window_s: PositiveFloat = 3600.0
-    """Score distribution and calibration are of this long."""
-    remembered_rows: PositiveInt = 1_000_000
-    """Candidates whose scores a gateway keeps for feedback to arrive, about 15 bytes each."""
-    first_s: PositiveFloat = 600.0
-    """A release's scores of its first so many seconds are what later ones are compared with."""
+    """Window of the score distribution and of the calibration, in seconds."""
+    feedback_buffer_rows: PositiveInt = 1_000_000
+    """Candidates whose scores a gateway keeps until feedback arrives, about 15 bytes each."""
+    reference_window_s: PositiveFloat = 600.0
+    """Seconds after the start of a release whose scores are the reference for its score drift."""

@@ -1,4 +1,4 @@
-"""What a distributed stage asks of Ray."""
+"""Ray resources of distributed stages."""
 
 from typing import Annotated, Self
 
@@ -8,33 +8,35 @@ from coldstart.config.section import Section
 
 
 class Cluster(Section):
-    """What a distributed stage asks of Ray."""
+    """Ray resources of distributed stages."""
 
     workers: PositiveInt = 2
     """Training processes (ranks) per stage."""
     min_workers: PositiveInt | None = None
-    """Makes coarse alignment elastic: it begins with as many ranks as there is room for, from these to `workers`, and
-    grows and shrinks with the cluster. None waits for `workers`. Without GPUs, what `workers` take of the CPUs must
-    leave `data_cpus` of them."""
-    resize_seconds: PositiveFloat = 60
-    """How often an elastic stage looks whether it can grow."""
+    """Makes coarse alignment elastic: it starts with as many ranks as fit, from `min_workers` to `workers`, and grows
+    and shrinks with the cluster. None waits for `workers`. Without GPUs, `workers` must leave `ray_data_cpus` CPUs
+    free."""
+    resize_interval_s: PositiveFloat = 60
+    """Seconds between checks whether an elastic stage can grow."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: PositiveFloat = 1
     threads_per_worker: PositiveInt = 1
-    """OMP threads of each rank."""
-    data_cpus: PositiveInt = 2
-    """Logical CPUs left to Ray Data beside the ranks; a cluster with fewer would wait for ever."""
+    """OpenMP threads of each rank."""
+    ray_data_cpus: PositiveInt = 2
+    """Logical CPUs for Ray Data besides those of the ranks; with fewer, its tasks would never be scheduled."""
     embed_actors: PositiveInt = 2
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Worker failures a training stage recovers from by itself."""
+    """Worker failures after which a training stage is restarted automatically."""
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers {self.min_workers} exceeds workers {self.workers}, the most there may be")
+            raise ValueError(
+                f"min_workers {self.min_workers} exceeds workers {self.workers}; lower min_workers or raise workers"
+            )
         return self
 
     @property
     def sizes(self) -> range:
-        """Numbers of ranks that an elastic stage may have."""
+        """Possible numbers of ranks of an elastic stage."""
         return range(self.min_workers or self.workers, self.workers + 1)

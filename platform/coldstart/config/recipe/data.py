@@ -1,4 +1,4 @@
-"""Where items and events come from, and how they are split."""
+"""Source of items and events, their limits, and their split."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -9,104 +9,109 @@ from coldstart.config.section import Section, Share
 
 
 class Generated(Section):
-    """The embedded default catalogue (`coldstart generate`): a simulated content platform with known truth."""
+    """The synthetic catalog (`coldstart generate`): a simulated content platform with known click probabilities."""
 
     items: PositiveInt = 4000
     users: PositiveInt = 2000
     events: PositiveInt = 400_000
     weeks: PositiveInt = 8
-    """Simulated length; items are published all through it."""
-    picture_size: PositiveInt = 64
-    """Pixels per side of a drawn picture."""
-    missing_picture: Share = 0.05
+    """Simulated period; items are published throughout."""
+    image_size: PositiveInt = 64
+    """Pixels per side of an image."""
+    missing_image: Share = 0.05
+    """Share of items without an image."""
     missing_text: Share = 0.4
-    """Share of items whose long text is missing (a title is always there)."""
+    """Share of items without a text; every item has a title."""
     logit_std: PositiveFloat = 2.0
-    """Between-item standard deviation of the click log-odds."""
-    taste_share: Share = 0.5
-    """Share of that variance which is taste over traits that content shows."""
-    hidden_share: Share = 0.25
-    """Share which is appeal that nothing shows; the rest is appeal that content shows."""
+    """Standard deviation of the click log-odds between items."""
+    personalization_share: Share = 0.5
+    """Share of that variance that is personalization: user preferences for traits that content shows."""
+    unobserved_share: Share = 0.25
+    """Share of that variance that is an item effect that content does not show. The rest is an item effect that content
+    shows."""
 
 
 class Columns(Section):
-    """Names of the user's own columns. `None` says that the table has no such column."""
+    """Column names in the user's tables. `None`: the table has no such column."""
 
     item_id: str = "item_id"
     title: str | None = "title"
     text: str | None = None
-    picture: str | None = "image"
+    image: str | None = "image"
     """Column with encoded image bytes."""
     tags: tuple[str, ...] = ()
-    """Further columns that are read as words into the item's text (genres, year, brand)."""
+    """Further columns that are added to the item's text (genres, year, brand)."""
     created_at: str | None = None
-    """When an item was published, as `timestamp`; without it, its first event stands for that in evaluation."""
+    """Publication time, in the format of `timestamp`. Without it, evaluation uses the time of an item's first event."""
     user_id: str = "user_id"
     timestamp: str = "timestamp"
     """Unix seconds, or an Arrow timestamp."""
     label: str = "label"
     item_features: tuple[str, ...] = ()
-    """Columns of the items table that the ranker reads beside the item itself: brand, price."""
+    """Columns of the items table that the ranker reads in addition to the item id: brand, price."""
     user_features: tuple[str, ...] = ()
     """Columns of the users table: country, age group."""
     context_features: tuple[str, ...] = ()
     """Columns of the events table that are known before the item is shown: device, position."""
     feature_kinds: dict[str, Literal["categorical", "numeric"]] = Field(default_factory=dict)
-    """Only where the type of a column does not say it: text, booleans and whole numbers are categorical, fractions
-    are numeric, and everything in a CSV file is text."""
-    trusted_features: tuple[str, ...] = ()
-    """Features that are kept although the leak audit finds labels in them."""
+    """Overrides the kind by column type: text, booleans and integers are categorical, floats and decimals are numeric,
+    and every column of a CSV file is text."""
+    leak_allowlist: tuple[str, ...] = ()
+    """Features that are kept even if the leak audit finds a leak."""
 
     @model_validator(mode="after")
-    def _features_are_features(self) -> Self:
+    def _check_features(self) -> Self:
         roles = {getattr(self, name): name for name in ("item_id", "user_id", "timestamp", "label")}
         named = {field: getattr(self, field) for field in ("item_features", "user_features", "context_features")}
         for field, columns in named.items():
             for column in columns:
                 if column in roles:
-                    raise ValueError(f"{field} names '{column}', which is the {roles[column]}; take it out")
+                    raise ValueError(f"{field} names '{column}', which is the {roles[column]} column; remove it")
                 if columns.count(column) > 1:
-                    raise ValueError(f"{field} names '{column}' twice; name it once")
+                    raise ValueError(f"{field} names '{column}' twice; remove one")
         known = sorted({column for columns in named.values() for column in columns})
-        for field in ("feature_kinds", "trusted_features"):
+        for field in ("feature_kinds", "leak_allowlist"):
             for column in {*getattr(self, field)}.difference(known):
-                told = ", ".join(known) or "none"
-                raise ValueError(f"{field} names '{column}', which is no feature; features: {told}")
+                features = ", ".join(known) or "none"
+                raise ValueError(f"{field} names '{column}', which is not a feature; features: {features}")
         return self
 
 
 class Files(Section):
-    """A user's own tables: Parquet, CSV, or a directory of either."""
+    """A user's tables: Parquet files, CSV files, or a directory of either."""
 
     root: Path = Path(".")
-    """Directory that the tables are relative to."""
+    """Directory of the tables; their paths are relative to it."""
     items: str = "items.parquet"
     events: str = "events.parquet"
     users: str | None = None
-    """Table with a row per user, for `columns.user_features`."""
+    """Table with one row per user, for `columns.user_features`."""
     columns: Columns = Columns()
-    label_at_least: float | None = None
-    """If set, the label is `column >= label_at_least` (ratings); otherwise the column must hold 0 and 1."""
+    positive_threshold: float | None = None
+    """If set (for ratings), the label is 1 where the column is at least this number; otherwise the column must contain
+    0 and 1."""
 
     @model_validator(mode="after")
-    def _users_have_features(self) -> Self:
+    def _check_users_table(self) -> Self:
         if self.columns.user_features and self.users is None:
-            raise ValueError("columns.user_features are columns of a users table; name it in data.files.users")
+            raise ValueError("columns.user_features needs a users table; set data.files.users")
         if self.users is not None and not self.columns.user_features:
-            raise ValueError(f"users '{self.users}' would not be read: name its columns in columns.user_features")
+            raise ValueError(
+                f"users '{self.users}' is not used; list its columns in columns.user_features or remove it"
+            )
         return self
 
 
 class Split(Section):
-    """How rows are kept apart. Cold means: no event of the item is in train."""
+    """Split into train, valid and test. An item is cold if it has no event in train."""
 
     kind: Literal["temporal", "item_holdout"] = "temporal"
     valid: Share = 0.1
-    """temporal: share of events, in time, before the test part. item_holdout: share of users."""
+    """temporal: fraction of events, those before the test split in time. item_holdout: fraction of users."""
     test: Share = 0.2
-    """temporal: last share of events by time. item_holdout: share of users."""
+    """temporal: fraction of events, the last ones. item_holdout: fraction of users."""
     holdout_items: Share = 0.15
-    """item_holdout only: seeded share of items that never enter training."""
+    """item_holdout only: seeded fraction of items that training never sees."""
 
 
 class Data(Section):
@@ -116,28 +121,28 @@ class Data(Section):
     generated: Generated = Generated()
     files: Files = Files()
     split: Split = Split()
-    max_bad_share: Share = 0.05
-    """Stop when a larger share of a table's rows has to be quarantined."""
-    max_picture_bytes: PositiveInt = 10_000_000
-    max_picture_pixels: PositiveInt = 16_000_000
+    max_rejected_fraction: Share = 0.05
+    """Prepare fails if it rejects a larger fraction of the rows of a table."""
+    max_image_bytes: PositiveInt = 10_000_000
+    max_image_pixels: PositiveInt = 16_000_000
 
     @model_validator(mode="after")
-    def _split_leaves_train(self) -> Self:
+    def _check_train_fraction(self) -> Self:
         if self.split.valid + self.split.test > 0.8:
             raise ValueError(
-                "split.valid + split.test must be at most 0.8 so that train is not starved; lower one of them"
+                "split.valid + split.test must be at most 0.8, so that enough is left for train; lower one of them"
             )
         return self
 
 
-class ContentSwitch(Section):
-    """Which modalities the encoder may read: the ablation switch."""
+class Modalities(Section):
+    """Modalities that the encoder reads."""
 
-    picture: bool = True
-    text: bool = True
+    use_image: bool = True
+    use_text: bool = True
 
     @model_validator(mode="after")
-    def _something_to_read(self) -> Self:
-        if not (self.picture or self.text):
-            raise ValueError("content.picture and content.text are both off; set at least one to true")
+    def _check_any_modality(self) -> Self:
+        if not (self.use_image or self.use_text):
+            raise ValueError("content.use_image and content.use_text are both false; set at least one to true")
         return self

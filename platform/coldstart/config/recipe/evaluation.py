@@ -1,4 +1,4 @@
-"""What is measured and how sure we are."""
+"""Evaluation: bootstrap, confidence level and ranking metrics."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ from coldstart.config.section import Section
 
 
 class Evaluation(Section):
-    """What is measured and how sure we are."""
+    """Evaluation: bootstrap, confidence level and ranking metrics."""
 
-    bootstrap: PositiveInt = 1000
-    """Resamples of users for the paired intervals."""
+    num_resamples: PositiveInt = 1000
+    """Bootstrap resamples of users and items."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     calibration_bins: PositiveInt = 15
-    top: PositiveInt = 10
-    """Places `K` that NDCG@K and Recall@K look at."""
+    top_k: PositiveInt = 10
+    """`K` of NDCG@K and Recall@K."""

@@ -1,4 +1,4 @@
-"""Picking up new and changed items from the catalogue."""
+"""Settings of `refresh`, which publishes new and changed items of the catalog."""
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -6,12 +6,12 @@ from coldstart.config.section import Section
 
 
 class Refresh(Section):
-    """Picking up new and changed items from the catalogue while a release is served."""
+    """Publication of new and changed items of the catalog while a release is served."""
 
     updated_at: str | None = None
-    """Column of the items table with the time of a row's last change, as `timestamp`. Rows that are not newer than the
-    last pass are then not looked at; without it, every row of a file that changed is compared by what it shows."""
-    slack_s: NonNegativeInt = 3600
-    """How much later than its time a row may arrive in the table, s."""
+    """Column of the items table with the time of a row's last change, in the format of `timestamp`. With it, a refresh
+    skips rows that are older than the last refresh; without it, it compares all rows of changed files."""
+    allowed_lateness_s: NonNegativeInt = 3600
+    """How long after its update time a row may arrive in the table, s."""
     batch: PositiveInt = 256
-    """Items that are read and stored together; what a kill costs at most, per actor."""
+    """Items that an actor encodes and stores together; a killed refresh loses at most this many per actor."""

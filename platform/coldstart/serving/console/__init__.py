@@ -1,5 +1,5 @@
-"""The console: a page, and what it shows beside the models' answers."""
+"""The console, a web page that previews a new item: its files, schemas and sample data."""
 
-from coldstart.serving.console.samples import Samples, SampleUser
+from coldstart.serving.console.dataset_samples import DatasetSamples, SampleUser
 
-__all__ = ["SampleUser", "Samples"]
+__all__ = ["DatasetSamples", "SampleUser"]

@@ -1,48 +1,48 @@
-// The console: what the server answers, drawn. No library, no storage, no other host.
+// Draws the console. It uses no library, no browser storage and no other host.
 
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const LIVE_MS = 2000, SHOWN_USERS = 6, BINS = 24;
-let token = "", picture = null, limit = Infinity, paused = false, asking = null;
+let token = "", image = null, limit = Infinity, paused = false, asking = null;
 
-class Failed extends Error {}
+class RequestError extends Error {}
 
 function node(tag, attributes = {}, ...inside) {
   const svg = ["svg", "rect", "line", "circle"].includes(tag);
-  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...inside);
-  return made;
+  const created = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  created.append(...inside);
+  return created;
 }
 
-// ---- talking to the server ----
+// ---- requests to the server ----
 
 async function call(path, { method = "GET", body, quiet = false } = {}) {
   const headers = body ? { "content-type": "application/json" } : {};
   if (token) headers.authorization = `Bearer ${token}`;
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store",
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store",
       credentials: "omit", redirect: "error" });
   } catch {
-    throw new Failed("The server does not answer.");
+    throw new RequestError("The server does not answer.");
   }
-  if (answer.status === 401 && !quiet) {
+  if (response.status === 401 && !quiet) {
     await askForToken(Boolean(token));
     return call(path, { method, body });
   }
-  let told = null;
-  try { told = await answer.json(); } catch { /* something in between answered in its own words */ }
-  if (!answer.ok) throw new Failed(told?.error?.message ?? `The server answers ${answer.status}.`);
-  return told;
+  let parsed = null;
+  try { parsed = await response.json(); } catch { /* a proxy in between may answer without JSON */ }
+  if (!response.ok) throw new RequestError(parsed?.error?.message ?? `The server answers ${response.status}.`);
+  return parsed;
 }
 
 function askForToken(wrong) {
-  // Several calls may meet the same closed door; one dialog serves them all.
-  asking ??= new Promise((given) => {
-    $("ask-title").textContent = wrong ? "That token is not accepted" : "This server asks for a token";
+  // Several calls may need a token at the same time; one dialog serves all of them.
+  asking ??= new Promise((resolve) => {
+    $("ask-title").textContent = wrong ? "That token is not accepted" : "This server requires a token";
     $("token").value = "";
-    $("ask").addEventListener("close", () => { token = $("token").value.trim(); $("token").value = ""; asking = null; given(); },
+    $("ask").addEventListener("close", () => { token = $("token").value.trim(); $("token").value = ""; asking = null; resolve(); },
       { once: true });
     $("ask").showModal();
     $("token").focus();
@@ -50,81 +50,81 @@ function askForToken(wrong) {
   return asking;
 }
 
-const trouble = (message) => { $("trouble").textContent = message; $("trouble").hidden = !message; };
-const say = (message) => { $("said").textContent = message; };
+const showError = (message) => { $("error").textContent = message; $("error").hidden = !message; };
+const announce = (message) => { $("status").textContent = message; };
 
 // ---- the new item ----
 
 async function choose(file) {
   if (!file) return;
   if (file.size > limit) {
-    trouble(`That picture has ${file.size.toLocaleString()} bytes; at most ${limit.toLocaleString()} are allowed.`);
+    showError(`That image has ${file.size.toLocaleString()} bytes; at most ${limit.toLocaleString()} are allowed.`);
     return;
   }
-  trouble("");
-  const url = await new Promise((read, failed) => {
+  showError("");
+  const url = await new Promise((resolve, reject) => {
     const reader = new FileReader();
-    reader.onload = () => read(reader.result);
-    reader.onerror = () => failed(reader.error);
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(file);
   });
   show(url);
-  say(`Picture ${file.name} chosen.`);
+  announce(`Image ${file.name} chosen.`);
 }
 
 function show(url) {
-  picture = url ? url.slice(url.indexOf(",") + 1) : null;
-  $("preview").hidden = $("remove").hidden = !url;
+  image = url ? url.slice(url.indexOf(",") + 1) : null;
+  $("chosen-image").hidden = $("remove").hidden = !url;
   $("hint").hidden = Boolean(url);
-  if (url) $("preview").src = url; else { $("preview").removeAttribute("src"); $("picture").value = ""; }
+  if (url) $("chosen-image").src = url; else { $("chosen-image").removeAttribute("src"); $("image").value = ""; }
 }
 
 function content() {
-  const given = {};
-  if ($("title").value.trim()) given.title = $("title").value.trim();
-  if ($("text").value.trim()) given.text = $("text").value.trim();
-  if (picture) given.picture = picture;
-  return Object.keys(given).length ? given : null;
+  const item = {};
+  if ($("title").value.trim()) item.title = $("title").value.trim();
+  if ($("text").value.trim()) item.text = $("text").value.trim();
+  if (image) item.image = image;
+  return Object.keys(item).length ? item : null;
 }
 
 async function busy(button, work) {
   if (button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");
-  trouble("");
+  showError("");
   try { await work(); } catch (error) {
-    if (!(error instanceof Failed)) console.error(error);
-    trouble(error instanceof Failed ? error.message : "Something went wrong on this page.");
+    if (!(error instanceof RequestError)) console.error(error);
+    showError(error instanceof RequestError ? error.message : "Something went wrong on this page.");
   } finally { button.removeAttribute("aria-busy"); }
 }
 
 function missing() {
-  trouble("Give a picture, a title or a text first.");
+  showError("Enter an image, a title or a text first.");
   $("title").focus();
 }
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const given = content();
-  if (!given) { missing(); return; }
-  busy($("look"), async () => {
-    say("Reading the item.");
-    const seen = await call("/v1/console/look", { method: "POST", body: given });
-    drawNeighbours(seen);
-    drawRates(seen);
-    const first = seen.neighbours[0];
-    say(`Done. ${first ? `Nearest is ${first.title || first.item_id}.` : ""} ${$("summary").textContent}`);
+  const item = content();
+  if (!item) { missing(); return; }
+  busy($("preview"), async () => {
+    announce("Computing the preview.");
+    const preview = await call("/v1/console/preview", { method: "POST", body: item });
+    drawNeighbors(preview);
+    drawRates(preview);
+    const first = preview.neighbors[0];
+    announce(`Done. ${first ? `The nearest item is ${first.title || first.item_id}.` : ""} ${$("summary").textContent}`);
   });
 });
 
 $("publish").addEventListener("submit", (event) => {
   event.preventDefault();
-  const given = content(), id = $("item-id").value.trim();
-  if (!given) { missing(); return; }
-  if (!id) { trouble("Give the item an id first."); $("item-id").focus(); return; }
+  const item = content(), id = $("item-id").value.trim();
+  if (!item) { missing(); return; }
+  if (!id) { showError("Enter an item id first."); $("item-id").focus(); return; }
   busy(event.submitter ?? $("item-id"), async () => {
-    const done = await call("/v1/items", { method: "POST", body: { item_id: id, ...given } });
+    const done = await call("/v1/items", { method: "POST", body: { item_id: id, ...item } });
     $("publish-note").textContent = `${done.item_id ?? id} is published and rankable now.`;
-    say($("publish-note").textContent);
+    announce($("publish-note").textContent);
   });
 });
 
@@ -132,12 +132,12 @@ $("example").addEventListener("click", () => busy($("example"), async () => {
   const item = await call("/v1/console/example");
   $("title").value = item.title ?? "";
   $("text").value = item.text ?? "";
-  show(item.picture);
-  say(`Filled in ${item.title ?? item.item_id}, an item without a single click in training.`);
+  show(item.image);
+  announce(`Filled in ${item.title ?? item.item_id}, an item without train events.`);
 }));
 
-$("picture").addEventListener("change", (event) => choose(event.target.files[0]));
-$("remove").addEventListener("click", () => { show(null); say("Picture removed."); $("picture").focus(); });
+$("image").addEventListener("change", (event) => choose(event.target.files[0]));
+$("remove").addEventListener("click", () => { show(null); announce("Image removed."); $("image").focus(); });
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 }
@@ -150,20 +150,20 @@ document.addEventListener("paste", (event) => {
   if (file) choose(file);
 });
 
-// ---- what it found ----
+// ---- results ----
 
-function drawNeighbours({ neighbours, pictures }) {
-  $("near-empty").hidden = neighbours.length > 0;
+function drawNeighbors({ neighbors, no_images_reason }) {
+  $("near-empty").hidden = neighbors.length > 0;
   $("near-empty").textContent = "This release has no mature items to compare with.";
-  $("near-note").textContent = "Items with a well-trained ID, by the cosine of that ID to what the model wrote."
-    + (pictures ? ` ${pictures}` : "");
-  $("shelf").replaceChildren(...neighbours.map(({ item_id, title, cosine, picture: shown }) => {
+  $("near-note").textContent = "Items with a well-trained ID row, by the cosine of that row and the proxy."
+    + (no_images_reason ? ` ${no_images_reason}` : "");
+  $("shelf").replaceChildren(...neighbors.map(({ item_id, title, cosine, image: shown }) => {
     const name = title || item_id;
-    const frame = node("div", { class: "frame" }, shown ? node("img", { src: shown, alt: "" }) : "no picture");
+    const frame = node("div", { class: "frame" }, shown ? node("img", { src: shown, alt: "" }) : "no image");
     const bar = node("i", { "aria-hidden": "true" });
     bar.style.setProperty("--share", `${Math.max(0, 100 * cosine)}%`);
     return node("li", {}, frame, node("p", { class: "name", title: name }, name),
-      node("p", { class: "like" }, bar, node("span", { class: "visually-hidden" }, "cosine "), cosine.toFixed(2)));
+      node("p", { class: "cosine" }, bar, node("span", { class: "visually-hidden" }, "cosine "), cosine.toFixed(2)));
   }));
 }
 
@@ -173,21 +173,21 @@ function drawRates({ users, histories }) {
   const mean = (kind) => users.reduce((sum, user) => sum + user[kind], 0) / users.length;
   const higher = users.filter((user) => user.proxy > user.oov).length;
   $("summary").replaceChildren(node("b", {}, percent(mean("proxy"))), " with the proxy, ",
-    node("b", {}, percent(mean("oov"))), ` as an unknown item; higher for ${higher} of ${users.length} users.`);
+    node("b", {}, percent(mean("oov"))), ` as an unknown item; the proxy's is higher for ${higher} of ${users.length} users.`);
   $("users-count").textContent = histories === "dataset"
-    ? `${users.length} users of the dataset, after their last event` : `${users.length} made-up histories: no dataset is at hand`;
+    ? `${users.length} users of the dataset, after their last event` : `${users.length} random histories, because the server has no dataset`;
   drawHistogram(users);
   drawUsers(users);
 }
 
-// The range of all rates, to whole steps of 5 %.
+// The range of all rates, rounded outward to steps of 5 %.
 function range(users) {
   const rates = users.flatMap((user) => [user.proxy, user.oov]);
   const low = Math.floor(Math.min(...rates) * 20) / 20, high = Math.ceil(Math.max(...rates) * 20) / 20;
   return [low, Math.max(high, low + 0.05)];
 }
 
-// Back to back, so that neither hides the other: the proxy's users above the line, those of OOV below it.
+// Two histograms back to back: rates with the proxy above the line, with the OOV row below it.
 function drawHistogram(users) {
   const [low, high] = range(users), width = 640 / BINS;
   const counts = { proxy: Array(BINS).fill(0), oov: Array(BINS).fill(0) };
@@ -208,42 +208,42 @@ function drawUsers(users) {
   const step = Math.max(1, (order.length - 1) / (SHOWN_USERS - 1));
   const shown = order.length <= SHOWN_USERS ? order : Array.from({ length: SHOWN_USERS }, (_, i) => order[Math.round(i * step)]);
   const [low, high] = range(users);
-  $("users-title").textContent = `${shown.length} of them, from the one it suits best to the one it suits least`;
-  $("users").replaceChildren(...shown.map(({ user_id, liked, oov, proxy }) => {
+  $("users-title").textContent = `${shown.length} users, from the largest gain by the proxy to the smallest`;
+  $("users").replaceChildren(...shown.map(({ user_id, recent_clicks, oov, proxy }) => {
     const x = (rate) => `${(100 * (rate - low)) / (high - low)}%`;
     const chart = node("svg", { "aria-hidden": "true" },
       node("line", { x1: x(oov), x2: x(proxy), y1: "50%", y2: "50%" }),
       node("circle", { class: "o", cx: x(oov), cy: "50%", r: 5 }), node("circle", { class: "p", cx: x(proxy), cy: "50%", r: 6 }));
-    return node("tr", {}, node("td", { class: "who" }, liked.length ? liked.join(", ") : user_id),
+    return node("tr", {}, node("td", { class: "who" }, recent_clicks.length ? recent_clicks.join(", ") : user_id),
       node("td", { class: "number" }, percent(oov)), node("td", { class: "number" }, percent(proxy)),
       node("td", { class: "span" }, chart));
   }));
 }
 
-// ---- what answers ----
+// ---- state of the server ----
 
 function tile(name, value, unit = "") {
   return node("div", {}, node("dt", {}, name), node("dd", {}, value, unit ? node("small", {}, ` ${unit}`) : ""));
 }
 
-function drawStatus({ release, deployments, example, max_picture_bytes, watch }) {
-  limit = max_picture_bytes;
+function drawStatus({ release, deployments, example, max_image_bytes, stats }) {
+  limit = max_image_bytes;
   $("release").hidden = false;
   $("release").replaceChildren(node("b", {}, release.release), release.alias ? ` ${release.alias}` : "");
   $("example").hidden = !example;
-  const arms = [["", watch.champion], ["challenger ", watch.challenger]].filter(([, arm]) => arm);
-  $("tiles").replaceChildren(...arms.flatMap(([arm, { requests }]) => [
-    tile(`${arm}requests a second`, requests.per_s.toFixed(1)),
-    tile(`${arm}median latency`, ...milliseconds(requests.p50_ms)),
-    tile(`${arm}99th percentile`, ...milliseconds(requests.p99_ms)),
-  ]), tile("unknown items found by proxy", ...proxyHits(watch.champion.lookups)),
-  tile("newest item", ...(watch.newest_item_s == null ? ["-", "none published"] : age(watch.newest_item_s))),
-  tile("stored to rankable, 99th", ...milliseconds(watch.taken_in.p99_ms, "none lately")),
+  const variants = [["", stats.champion], ["challenger ", stats.challenger]].filter(([, variant]) => variant);
+  $("tiles").replaceChildren(...variants.flatMap(([variant, { requests }]) => [
+    tile(`${variant}requests a second`, requests.per_s.toFixed(1)),
+    tile(`${variant}median latency`, ...milliseconds(requests.p50_ms)),
+    tile(`${variant}99th percentile`, ...milliseconds(requests.p99_ms)),
+  ]), tile("items without ID found by proxy", ...proxyHits(stats.champion.lookups)),
+  tile("newest proxy", ...(stats.newest_proxy_age_s == null ? ["-", "none published"] : age(stats.newest_proxy_age_s))),
+  tile("stored to rankable, 99th", ...milliseconds(stats.proxy_propagation.p99_ms, "none in the last minute")),
   ...(release.challenger ? [tile("challenger", release.challenger.release, challengerNote(release.challenger))] : []));
   $("models").replaceChildren(...Object.entries(STAGE_OF).map(([model, stage]) => {
-    const { p50_ms, p99_ms } = watch.stages[stage] ?? { p50_ms: null, p99_ms: null };
+    const { p50_ms, p99_ms } = stats.stages[stage] ?? { p50_ms: null, p99_ms: null };
     const shown = [p50_ms, p99_ms].map((value) => milliseconds(value, "").join(" "));
-    const { now, peak } = watch.queues[model], { mean } = watch.batches[model];
+    const { now, peak } = stats.queues[model], { mean } = stats.batches[model];
     return node("tr", {}, node("td", {}, model),
       ...[...shown, mean == null ? "-" : mean.toFixed(1), now, peak].map((one) => node("td", { class: "number" }, String(one))));
   }));
@@ -260,9 +260,9 @@ const age = (seconds) => {
   const [, unit, length] = [[86400, "days", 86400], [3600, "h", 3600], [60, "min", 60], [0, "s", 1]].find(([least]) => seconds >= least);
   return [(seconds / length).toFixed(0), `${unit} old`];
 };
-const proxyHits = ({ per_s, shares: { proxy, neither } }) =>
-  (per_s && proxy + neither ? [percent(proxy / (proxy + neither)), "of those without a trained ID"] : ["-", "none asked for"]);
-const challengerNote = ({ state, share }) => (state === "answering" ? `answers ${percent(share)} of users` : state);
+const proxyHits = ({ per_s, shares: { proxy, oov } }) =>
+  (per_s && proxy + oov ? [percent(proxy / (proxy + oov)), "of those without a trained ID"] : ["-", "no requests"]);
+const challengerNote = ({ state, traffic_fraction }) => (state === "answering" ? `serves ${percent(traffic_fraction)} of users` : state);
 
 async function live(quiet) {
   if (paused || document.hidden) return;
@@ -271,7 +271,7 @@ async function live(quiet) {
     drawStatus(await call("/v1/console", { quiet }));
     dot.className = "dot up";
   } catch (error) {
-    if (!(error instanceof Failed)) console.error(error);
+    if (!(error instanceof RequestError)) console.error(error);
     dot.className = "dot down";
   }
 }

@@ -1,10 +1,10 @@
-"""The paths of the API, one module per noun; each has `routes(gateway)`, which answers a router."""
+"""The paths of the API, one module per noun; `routes(gateway)` of each returns its router."""
 
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
-from coldstart.serving.routes import console, docs, items, rank, release, watch
+from coldstart.serving.routes import console, docs, items, rank, release, stats
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
@@ -13,5 +13,5 @@ __all__ = ["routers"]
 
 
 def routers(gateway: "Gateway") -> list[APIRouter]:
-    """All routers of one gateway, in the order of the documentation."""
-    return [noun.routes(gateway) for noun in (rank, items, release, watch, console, docs)]
+    """All routers of one gateway, in the order of the API page."""
+    return [noun.routes(gateway) for noun in (rank, items, release, stats, console, docs)]

@@ -1,4 +1,4 @@
-"""The console: one page without a build step, and the answers it is drawn from."""
+"""Paths of the console: the files of the page, and the data it shows."""
 
 import asyncio
 from pathlib import Path
@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Final
 from fastapi import APIRouter, Response
 
 from coldstart.data.content import Content
-from coldstart.serving.body import StrictRoute
-from coldstart.serving.console import Samples
-from coldstart.serving.console.answers import (
-    Card,
-    ExampleAnswer,
-    LookAnswer,
-    LookRequest,
-    StatusAnswer,
+from coldstart.serving.console import DatasetSamples
+from coldstart.serving.console.deployments import DeploymentReader
+from coldstart.serving.console.schemas import (
+    ExampleResponse,
+    NeighborCard,
+    PreviewRequest,
+    PreviewResponse,
+    StatusResponse,
     UserRates,
 )
-from coldstart.serving.console.replicas import Replicas
 from coldstart.serving.errors import ApiError
+from coldstart.serving.json_body import StrictRoute
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
 
-_NEIGHBOURS = 6
+_NEIGHBORS = 6
 _FILES = Path(__file__).parents[1] / "console"
 PAGES: Final = {
     "/console": ("page.html", "text/html; charset=utf-8"),
     "/console/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console/console.js": ("console.js", "text/javascript; charset=utf-8"),
 }
-"""Path -> file and media type. They hold no data, so that a browser may load them before it has a token."""
+"""Path -> file and media type. The files contain no data, so a browser may load them without a token."""
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -42,54 +42,56 @@ HEADERS: Final = {
 
 
 def routes(gateway: "Gateway") -> APIRouter:
-    """Paths of the console."""
+    """Builds the router of the console."""
     router = APIRouter(include_in_schema=False, route_class=StrictRoute)
-    replicas = Replicas()
-    samples = Samples(
-        gateway.dataset, gateway.release.fingerprints.get("dataset"), gateway.champion.catalogue, gateway.data
+    reader = DeploymentReader()
+    samples = DatasetSamples(
+        gateway.dataset, gateway.release.fingerprints.get("dataset"), gateway.champion.catalog, gateway.data
     )
     for path, (file, media) in PAGES.items():
         _serve_file(router, path, file, media)
 
     @router.get("/v1/console")
-    async def status() -> StatusAnswer:
-        return StatusAnswer(
+    async def status() -> StatusResponse:
+        return StatusResponse(
             release=gateway.release,
-            watch=gateway.figures(),
-            deployments=await asyncio.to_thread(replicas.deployments),
-            max_picture_bytes=gateway.data.max_picture_bytes,
+            stats=gateway.serving_stats(),
+            deployments=await asyncio.to_thread(reader.deployments),
+            max_image_bytes=gateway.data.max_image_bytes,
             example=samples.dataset is not None,
         )
 
     @router.get("/v1/console/example")
-    async def example() -> ExampleAnswer:
+    async def example() -> ExampleResponse:
         found = await asyncio.to_thread(samples.example)
         if found is None:
-            raise ApiError(404, "not_found", samples.why or "no item of the dataset is without train events")
+            raise ApiError(404, "not_found", samples.no_dataset_reason or "every item of the dataset has train events")
         item_id, content = found
-        picture = await asyncio.to_thread(samples.picture, content)
-        return ExampleAnswer(item_id=item_id, title=content.title, text=content.text, picture=picture)
+        image = await asyncio.to_thread(samples.image, content)
+        return ExampleResponse(item_id=item_id, title=content.title, text=content.text, image=image)
 
-    @router.post("/v1/console/look")
-    async def look(request: LookRequest) -> LookAnswer:
-        arm = gateway.champion
-        proxy = (await arm.read(Content(request.title, request.text, request.picture or None), None)).vector
-        near, _ = await gateway.items.nearest(proxy, _NEIGHBOURS)
+    @router.post("/v1/console/preview")
+    async def preview(request: PreviewRequest) -> PreviewResponse:
+        server = gateway.champion
+        proxy = (await server.encode_item(Content(request.title, request.text, request.image or None), None)).vector
+        near, _ = await gateway.items.nearest(proxy, _NEIGHBORS)
         cards = await asyncio.to_thread(samples.cards, [one.item_id for one in near])
         users = await asyncio.to_thread(samples.users)
-        scores = await arm.score([user.query(proxy) for user in users])
-        return LookAnswer(
-            release=arm.release.release,
-            neighbours=[
-                Card(item_id=one.item_id, cosine=one.cosine, title=title, picture=picture)
-                for one, (title, picture) in zip(near, cards, strict=True)
+        scores = await server.score([user.query(proxy) for user in users])
+        return PreviewResponse(
+            release=server.release.release,
+            neighbors=[
+                NeighborCard(item_id=one.item_id, cosine=one.cosine, title=title, image=image)
+                for one, (title, image) in zip(near, cards, strict=True)
             ],
             users=[
-                UserRates(user_id=user.user_id, liked=user.liked, proxy=float(both[0]), oov=float(both[1]))
+                UserRates(
+                    user_id=user.user_id, recent_clicks=user.recent_clicks, proxy=float(both[0]), oov=float(both[1])
+                )
                 for user, both in zip(users, scores, strict=True)
             ],
             histories=samples.histories,
-            pictures=samples.why,
+            no_images_reason=samples.no_dataset_reason,
         )
 
     return router

@@ -1,4 +1,4 @@
-"""The page that documents the API, with everything it loads at hand: no network is needed to read it."""
+"""The page that documents the API; it loads nothing from the network."""
 
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -9,34 +9,38 @@ from fastapi.openapi.docs import get_swagger_ui_html
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
 
-_KINDS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon-32x32.png": "image/png"}
-_ONLY_FROM_HERE = "default-src 'self'; img-src 'self' data:; " + "; ".join(
+_MEDIA_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+_CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; " + "; ".join(
     f"{kind} 'self' 'unsafe-inline'" for kind in ("script-src", "style-src")
 )
 
 
 def routes(gateway: "Gateway") -> APIRouter:
-    """Paths of the documentation."""
+    """Paths of the API page."""
     router = APIRouter(include_in_schema=False)
     resources = files("fastapi_swagger") / "resources"
 
     @router.get("/docs")
     async def page() -> Response:
-        answer = get_swagger_ui_html(
+        response = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=f"coldstart: {gateway.release.project}",
             swagger_js_url="docs/swagger-ui-bundle.js",
             swagger_css_url="docs/swagger-ui.css",
             swagger_favicon_url="docs/favicon-32x32.png",
         )
-        answer.headers["content-security-policy"] = _ONLY_FROM_HERE
-        return answer
+        response.headers["content-security-policy"] = _CONTENT_SECURITY_POLICY
+        return response
 
     @router.get("/docs/{name}")
     async def part(name: str) -> Response:
-        if name not in _KINDS:
+        if name not in _MEDIA_TYPES:
             return Response(status_code=404)
-        kept = {"cache-control": "public, max-age=86400"}
-        return Response((resources / name).read_bytes(), media_type=_KINDS[name], headers=kept)
+        headers = {"cache-control": "public, max-age=86400"}
+        return Response((resources / name).read_bytes(), media_type=_MEDIA_TYPES[name], headers=headers)
 
     return router

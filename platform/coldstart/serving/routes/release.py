@@ -1,4 +1,4 @@
-"""What is served, whether this process lives, and whether it can answer."""
+"""The served release, liveness and readiness."""
 
 import asyncio
 import time
@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 
 from coldstart.serving.errors import ApiError
-from coldstart.serving.schemas import AliveAnswer, HealthAnswer, ReleaseAnswer
+from coldstart.serving.schemas import AliveResponse, HealthResponse, ReleaseResponse
 
 if TYPE_CHECKING:
     from coldstart.serving.gateway import Gateway
 
 
-_FRESH_S = 0.5
+_CACHE_S = 0.5
 
 
 class _Readiness:
-    """Probes come without a token, so however many come, the models get at most two golden requests a second."""
+    """Probes send no token, so the models get at most two golden requests per second, however many probes arrive."""
 
     def __init__(self, gateway: "Gateway") -> None:
         self.gateway = gateway
-        self._last: HealthAnswer | ApiError | None = None
-        self._until = 0.0
-        self._asking = asyncio.Lock()
+        self._last: HealthResponse | ApiError | None = None
+        self._expires_at = 0.0
+        self._lock = asyncio.Lock()
 
-    async def ask(self) -> HealthAnswer:
-        async with self._asking:
-            if self._last is None or time.monotonic() >= self._until:
+    async def check(self) -> HealthResponse:
+        async with self._lock:
+            if self._last is None or time.monotonic() >= self._expires_at:
                 try:
                     self._last = await self.gateway.health()
                 except ApiError as error:
                     self._last = error
-                self._until = time.monotonic() + _FRESH_S
+                self._expires_at = time.monotonic() + _CACHE_S
         if isinstance(self._last, ApiError):
             raise ApiError(503, "not_ready", self._last.message, retry_after=1)
         return self._last
@@ -43,16 +43,16 @@ def routes(gateway: "Gateway") -> APIRouter:
     router = APIRouter(tags=["release"])
     ready = _Readiness(gateway)
 
-    @router.get("/v1/release", summary="What is served")
-    async def release() -> ReleaseAnswer:
+    @router.get("/v1/release", summary="The served release")
+    async def release() -> ReleaseResponse:
         return gateway.release
 
-    @router.get("/healthz", summary="Whether the gateway is alive; asks no model")
-    async def healthz() -> AliveAnswer:
-        return AliveAnswer(status="alive")
+    @router.get("/healthz", summary="Whether the gateway is alive; calls no model")
+    async def healthz() -> AliveResponse:
+        return AliveResponse(status="alive")
 
     @router.get("/readyz", summary="Whether all models answer a golden request")
-    async def readyz() -> HealthAnswer:
-        return await ready.ask()
+    async def readyz() -> HealthResponse:
+        return await ready.check()
 
     return router

@@ -1,0 +1,76 @@
+"""The environment variables that `coldstart` sets for Ray, DeepSpeed, MLflow and Lance.
+
+`set_*` functions set defaults of this process: a value that the user has set stays. `worker_variables` returns what
+Ray Train sets in its workers.
+"""
+
+import os
+
+from coldstart.config.recipe import Cluster
+
+RAY = {
+    # A task or actor without GPUs must not lose the devices that CUDA_VISIBLE_DEVICES names.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    # Ray's core logs restartable actors with arguments as errors. Real errors arrive as exceptions.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
+DEEPSPEED_ON_CPU = {"DS_ACCELERATOR": "cpu"}
+MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # A request waits for the restart of a server (five retries, about a minute), not for the end of an outage.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
+    # Registered models are code over safetensors and JSON, so loading one never needs pickle.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+LANCE = {"LANCE_LOG": "error"}
+
+
+def _set_defaults(variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def set_ray_defaults() -> None:
+    """Must run before `ray.init`."""
+    _set_defaults(RAY)
+
+
+def set_ray_startup_concurrency(logical_cpus: int) -> None:
+    """Lets a local Ray start one process per logical CPU; Ray warns where these exceed the cores."""
+    _set_defaults({RAY_STARTING: str(logical_cpus)})
+
+
+def set_ray_train_defaults() -> None:
+    """Must run before a trainer is started."""
+    _set_defaults(RAY_TRAIN)
+
+
+def set_deepspeed_on_cpu() -> None:
+    """Must run before DeepSpeed is imported, which otherwise prints to standard output that it finds no accelerator."""
+    _set_defaults(DEEPSPEED_ON_CPU)
+
+
+def set_mlflow_defaults() -> None:
+    """Must run before MLflow and GitPython are imported, which read most of them at that moment."""
+    _set_defaults(MLFLOW)
+
+
+def set_lance_defaults() -> None:
+    """Must run before Lance is imported."""
+    _set_defaults(LANCE)
+
+
+def worker_variables(cluster: Cluster) -> dict[str, str]:
+    """The variables of one training worker."""
+    threads = str(cluster.threads_per_worker)
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    # By default glibc returns freed memory after every step; the page faults cost a fifth of a step of DIN on CPU.
+    variables |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+    return variables if cluster.gpus_per_worker else variables | DEEPSPEED_ON_CPU

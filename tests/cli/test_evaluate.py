@@ -1,0 +1,26 @@
+"""`coldstart evaluate` runs the workload `evaluate` with the same options."""
+
+import sys
+
+import pytest
+
+from coldstart.cli import programs
+from tests.cli.conftest import Command
+
+
+def test_options_are_passed_on_to_the_workload(coldstart: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(programs.runpy, "run_module", lambda name, **_: started.append((name, sys.argv[1:])))
+    assert coldstart("evaluate").returncode == 0
+    options = ["--set", "seed=3", "--set", "name=x", "--seeds", "2", "--address", "127.0.0.1:9", "--json"]
+    assert coldstart("evaluate", "--recipe", "movielens", *options).returncode == 0
+    assert started == [
+        ("workloads.evaluate", ["--recipe", "demo"]),
+        ("workloads.evaluate", ["--recipe", "movielens", *options]),
+    ]
+
+
+def test_an_unknown_recipe_is_named(coldstart: Command) -> None:
+    done = coldstart("evaluate", "--recipe", "dmeo")
+    assert done.returncode == 2
+    assert "dmeo" in done.stderr

@@ -1,0 +1,68 @@
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from coldstart.config import Recipe, runtime_env
+
+ROOT = Path(__file__).parents[2]
+WRITERS = {
+    "platform/coldstart/config/runtime_env.py",
+    # The class that the user allows to be imported, which is no setting.
+    "platform/coldstart/config/import_allowlist.py",
+    # Shorter timeouts for one probe, which restores the values of `runtime_env`.
+    "platform/coldstart/registry/connection.py",
+    # A process of its own that runs without the library.
+    "workloads/benchmarks/coarse_gpu.py",
+}
+
+
+def is_environ(node: ast.AST) -> bool:
+    return ast.unparse(node) in ("os.environ", "environ")
+
+
+def writes_environment(tree: ast.Module) -> bool:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if is_environ(node.func.value) and node.func.attr in ("setdefault", "update", "pop", "clear"):
+                return True
+            if ast.unparse(node.func) in ("os.putenv", "os.unsetenv"):
+                return True
+        if isinstance(node, ast.Subscript) and is_environ(node.value) and not isinstance(node.ctx, ast.Load):
+            return True
+        if isinstance(node, ast.AugAssign) and is_environ(node.target):
+            return True
+    return False
+
+
+def test_no_other_module_sets_environment_variables():
+    paths = [*(ROOT / "platform" / "coldstart").rglob("*.py"), *(ROOT / "workloads").rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in paths if writes_environment(ast.parse(path.read_text()))}
+    assert found == WRITERS
+
+
+@pytest.mark.parametrize(
+    ("set_defaults", "variables"),
+    [
+        (runtime_env.set_ray_defaults, runtime_env.RAY),
+        (runtime_env.set_ray_train_defaults, runtime_env.RAY_TRAIN),
+        (runtime_env.set_deepspeed_on_cpu, runtime_env.DEEPSPEED_ON_CPU),
+        (runtime_env.set_mlflow_defaults, runtime_env.MLFLOW),
+        (runtime_env.set_lance_defaults, runtime_env.LANCE),
+        (lambda: runtime_env.set_ray_startup_concurrency(12), {runtime_env.RAY_STARTING: "12"}),
+    ],
+)
+def test_defaults_leave_the_values_of_the_user(monkeypatch, set_defaults, variables):
+    first, *others = variables
+    monkeypatch.setattr(os, "environ", {first: "of the user"})
+    set_defaults()
+    assert os.environ == {first: "of the user"} | {name: variables[name] for name in others}
+
+
+def test_workers_without_gpus_use_deepspeed_on_cpu():
+    cluster = Recipe(name="demo").cluster
+    assert runtime_env.worker_variables(cluster)["DS_ACCELERATOR"] == "cpu"
+    on_gpus = runtime_env.worker_variables(cluster.model_copy(update={"gpus_per_worker": 1.0}))
+    assert "DS_ACCELERATOR" not in on_gpus
+    assert on_gpus["OMP_NUM_THREADS"] == str(cluster.threads_per_worker)

@@ -1,0 +1,74 @@
+"""The encoder in a Ray actor, for all jobs that encode content, and the size of the actor pool."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from coldstart.config import UserError
+from coldstart.config.recipe import Cluster
+from coldstart.data.content import Content
+from coldstart.encoders import Encoder
+
+ITEMS_PER_BATCH = 64
+
+
+class EncoderActor:
+    """The encoder in one process.
+
+    Args:
+        encoder: Directory of the artifact.
+        threads: Number of torch threads.
+    """
+
+    def __init__(self, encoder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = Encoder.load(encoder, self.device)
+
+    @torch.inference_mode()
+    def encode(self, contents: Sequence[Content]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Coarse proxies `[n, d]` and layer states `[n, G, D]`; equal lists give equal results."""
+        parts = []
+        for at in range(0, len(contents), ITEMS_PER_BATCH):
+            arrays = self.encoder.prepare(contents[at : at + ITEMS_PER_BATCH])
+            coarse, states = self.encoder(self.encoder.inputs(arrays, self.device))
+            parts.append((coarse.cpu().numpy(), states.float().cpu().numpy()))
+        coarse, states = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return coarse, states
+
+
+def actor_pool_options(cluster: Cluster, tasks: int) -> dict[str, Any]:
+    """Arguments of `map_batches` for actors that hold an encoder.
+
+    Args:
+        cluster: The recipe section `cluster`.
+        tasks: Number of tasks; more actors would be idle.
+    """
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=max(min(cluster.embed_actors, tasks), 1)),
+        "num_cpus": 1,
+        "num_gpus": cluster.gpus_per_worker or None,
+    }
+
+
+def check_actor_capacity(cluster: Cluster) -> None:
+    """Checks that this Ray cluster can schedule the actors.
+
+    Raises:
+        UserError: it cannot; the message holds the missing amount.
+    """
+    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    required = {"CPU": cluster.embed_actors, "GPU": cluster.embed_actors * cluster.gpus_per_worker}
+    for kind, amount in required.items():
+        if amount > available.get(kind, 0):
+            raise UserError(
+                f"the Ray cluster has {available.get(kind, 0):g} {kind}s but cluster.embed_actors "
+                f"{cluster.embed_actors} need {amount:g}: {amount - available.get(kind, 0):g} missing; lower "
+                "cluster.embed_actors or add nodes"
+            )

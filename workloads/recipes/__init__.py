@@ -1,0 +1,22 @@
+"""The shipped recipes, and how a recipe is found by name. Light: imports neither Ray nor PyTorch."""
+
+from pathlib import Path
+
+from coldstart.config import UserError
+
+RECIPES = Path(__file__).parent
+
+
+def find_recipe(name: str) -> Path:
+    """Returns the path of a shipped recipe (by name) or of a recipe file.
+
+    Raises:
+        UserError: `name` is neither.
+    """
+    shipped = RECIPES / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise UserError(f"no recipe '{name}': pass the path of a YAML file or a shipped recipe ({known})")

@@ -1,0 +1,188 @@
+"""What all workloads share as programs: arguments, the Ray cluster, a progress line and readable errors."""
+
+import argparse
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, load_recipe, runtime_env
+from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
+from workloads.progress import CONSOLE, progress_line
+from workloads.recipes import find_recipe
+
+TRAINED_BY = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
+"""Kind of a registered model -> stage that trains it."""
+
+
+@contextmanager
+def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
+    """Connects to a running cluster, or starts a local one for the duration of the block.
+
+    Args:
+        recipe: Its `cluster` section sets the logical CPUs of a local Ray: training workers plus Ray Data tasks.
+        address: `host:port` of a running cluster; `None` reads `RAY_ADDRESS`, and without it a local Ray is started.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    allow_import(recipe.ranker.kind)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
+    if ray.is_initialized():
+        yield
+        return
+    runtime_env.set_ray_defaults()
+    if not recipe.cluster.gpus_per_worker:
+        runtime_env.set_deepspeed_on_cpu()
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if ALLOWED_IMPORT in os.environ:
+        options["runtime_env"] = {"env_vars": {ALLOWED_IMPORT: os.environ[ALLOWED_IMPORT]}}
+    if address:
+        with _stderr_silenced():
+            ray.init(address=address, **options)
+    else:
+        cluster = recipe.cluster
+        ranks = cluster.workers * cluster.cpus_per_worker
+        logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), os.cpu_count() or 1)
+        runtime_env.set_ray_startup_concurrency(logical)
+        with _stderr_silenced():
+            ray.init(
+                address="local",
+                num_cpus=logical,
+                include_dashboard=False,
+                object_store_memory=1_000_000_000,
+                **options,
+            )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Hides the log level that Ray's core prints on file descriptor 2; failures to start are raised anyway."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(devnull)
+
+
+def _check_reachable(address: str) -> None:
+    if address == "auto":
+        return
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    host, port = parts.hostname, parts.port
+    if not host or not port:
+        raise UserError(f"Ray address '{address}' is not host:port; pass for example --address 10.0.0.5:6379")
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}); start one, or omit the address for a local Ray"
+        ) from error
+
+
+def run_stage(stage: str, run: Callable[[Recipe], Artifact], recipe: Recipe) -> Artifact:
+    """Runs one stage with a progress line, and writes the resolved recipe to the run directory."""
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    (recipe.run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl")
+    list(metrics_log.follow())
+    with progress_line(stage, metrics_log), _live_metrics(stage, metrics_log, recipe):
+        return run(recipe)
+
+
+@contextmanager
+def _live_metrics(stage: str, metrics_log: MetricsLog, recipe: Recipe) -> Iterator[None]:
+    """Sends the metrics of a training to MLflow while the block runs."""
+    kind = next((kind for kind, trainer in TRAINED_BY.items() if trainer == stage), None)
+    if kind is None:
+        yield
+        return
+    # Training workers import this module too and must not load MLflow.
+    from coldstart.registry.mlflow_sync import MetricsSync, live_metrics
+
+    def warn(message: str) -> None:
+        CONSOLE.print(f"[yellow]note[/]  {stage:<13} {message}", soft_wrap=True)
+
+    with live_metrics(MetricsSync(kind, metrics_log, recipe), warn):
+        yield
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns a `UserError` into its message on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def recipe_arguments(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser with the arguments that every workload has."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m workloads.{program}",
+        description=description,
+        epilog=f"example: python -m workloads.{program} --recipe demo --set cluster.workers=2",
+    )
+    parser.add_argument("--recipe", default="demo", help="shipped recipe name or YAML file (default: demo)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a setting; repeatable"
+    )
+    parser.add_argument("--address", help="host:port of a running Ray cluster (default: RAY_ADDRESS, else a local Ray)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def main(
+    stage: str,
+    run: Callable[[Recipe], Artifact],
+    description: str | None = None,
+    *,
+    check: Callable[[Recipe], object] | None = None,
+) -> None:
+    """Runs a workload as a program; `check` raises errors that need no cluster to be found."""
+    run_program(recipe_arguments(stage, description).parse_args(), partial(run_stage, stage, run), check=check)
+
+
+def run_program(
+    arguments: argparse.Namespace,
+    work: Callable[[Recipe], Artifact],
+    *,
+    check: Callable[[Recipe], object] | None = None,
+) -> None:
+    """Loads the recipe, runs `work` on a cluster and prints the artifact that it returns."""
+    if arguments.json:
+        CONSOLE.stderr = True
+    with readable_errors():
+        recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        if check is not None:
+            check(recipe)
+        with ray_cluster(recipe, arguments.address):
+            artifact = work(recipe)
+    if arguments.json:
+        result = {"kind": artifact.kind, "path": str(artifact.path), "fingerprint": artifact.fingerprint}
+        print(json.dumps({**result, "lineage": artifact.lineage, "metadata": artifact.metadata}))
+    else:
+        CONSOLE.print(f"      {artifact.kind} at {artifact.path}  [dim]{artifact.fingerprint[:12]}[/]")
