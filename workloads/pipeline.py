@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coldstart.config import Artifact, Recipe, UserError, digest, dump_recipe, load_recipe, read_artifact
+from coldstart.config import Artifact, Recipe, UserError, digest, load_recipe, read_artifact, store_recipe
 from coldstart.config.import_allowlist import allow_import
 from coldstart.data import schema
 from coldstart.data.readers import check_files
@@ -204,8 +204,7 @@ def main() -> None:
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         check(recipe)
-        recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        (recipe.run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+        store_recipe(recipe)
         with ray_cluster(recipe, arguments.address):
             result = run(recipe)
     if arguments.json:

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+import joblib
 import ray
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, load_recipe, runtime_env
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, load_recipe, runtime_env, store_recipe
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from workloads.progress import CONSOLE, progress_line
 from workloads.recipes import find_recipe
 
 TRAINED_BY = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
 """Kind of a registered model -> stage that trains it."""
+_ANSWER_SECONDS = 5.0
+_SETTINGS_FRAME = 4
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     else:
         cluster = recipe.cluster
         ranks = cluster.workers * cluster.cpus_per_worker
-        logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), os.cpu_count() or 1)
+        logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), joblib.cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
         with _stderr_silenced():
             ray.init(
@@ -88,21 +91,48 @@ def _check_reachable(address: str) -> None:
     if address == "auto":
         return
     parts = urlsplit(address if "//" in address else f"//{address}")
-    host, port = parts.hostname, parts.port
+    if parts.scheme in ("http", "https"):
+        raise UserError(
+            f"'{address}' (--address or RAY_ADDRESS) is the address of a dashboard; a workload that runs here needs "
+            "host:port of the Ray head, for example 10.0.0.5:6379; `coldstart submit --address` takes the dashboard"
+        )
+    host, port = parts.hostname, _port(parts)
     if not host or not port:
         raise UserError(f"Ray address '{address}' is not host:port; pass for example --address 10.0.0.5:6379")
     try:
-        socket.create_connection((host, port), timeout=5).close()
+        with socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:
+            is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_grpc(connection)
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error}); start one, or omit the address for a local Ray"
         ) from error
+    if not is_ray:
+        raise UserError(
+            f"what listens at {address} is not a Ray head; pass the port of `ray start --head --port` (6379 by default)"
+        )
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        return None
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether a server answers the opening of HTTP/2 as Ray's does; `ray.init` waits minutes for one that does not."""
+    empty_settings = b"\0\0\0\4\0\0\0\0\0"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    try:
+        header = connection.recv(len(empty_settings))
+    except (TimeoutError, ConnectionResetError):
+        return False
+    return len(header) == len(empty_settings) and header[3] == _SETTINGS_FRAME
 
 
 def run_stage(stage: str, run: Callable[[Recipe], Artifact], recipe: Recipe) -> Artifact:
     """Runs one stage with a progress line, and writes the resolved recipe to the run directory."""
-    recipe.run_dir.mkdir(parents=True, exist_ok=True)
-    (recipe.run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+    store_recipe(recipe)
     metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl")
     list(metrics_log.follow())
     with progress_line(stage, metrics_log), _live_metrics(stage, metrics_log, recipe):

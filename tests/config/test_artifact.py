@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +43,49 @@ def test_a_failed_write_keeps_the_old_artifact(tmp_path):
         fail()
     assert read_artifact(tmp_path / "dataset", "dataset").metadata == {"rows": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def killed_while_writing(path) -> None:
+    """Runs a process that writes an artifact and is killed half-way."""
+    program = f"""
+import os, pathlib, signal
+from coldstart.config import write_artifact
+with write_artifact(pathlib.Path({str(path)!r}), "dataset", {{}}, {{}}) as draft:
+    (draft / "half.txt").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_one(tmp_path):
+    killed_while_writing(tmp_path / "dataset")
+    assert [path.name.startswith(".dataset.draft-") for path in tmp_path.iterdir()] == [True]
+    write(tmp_path / "dataset")
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_an_artifact_that_a_killed_process_had_moved_aside_is_restored(tmp_path):
+    write(tmp_path / "dataset")
+    killed_while_writing(tmp_path / "dataset")
+    (draft,) = tmp_path.glob(".dataset.draft-*")
+    (tmp_path / "dataset").rename(tmp_path / draft.name.replace(".draft-", ".old-"))
+    with pytest.raises(RuntimeError), write_artifact(tmp_path / "dataset", "dataset", {}, {}):
+        raise RuntimeError
+    assert read_artifact(tmp_path / "dataset", "dataset").metadata == {"rows": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("owner", [f"{socket.gethostname()}-{os.getppid()}", "another-machine-1", "not-a-pid"])
+def test_drafts_of_living_processes_and_of_other_machines_stay(tmp_path, owner):
+    (tmp_path / f".dataset.draft-{owner}").mkdir()
+    write(tmp_path / "dataset")
+    assert (tmp_path / f".dataset.draft-{owner}").is_dir()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file is not writable.*set paths.runs"):
+        write(tmp_path / "file" / "dataset")
 
 
 def test_tampering_a_missing_file_and_a_wrong_kind_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe
+from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe, store_recipe
 from coldstart.config.recipe import Serving
 from coldstart.config.recipe.synonyms import SYNONYMS
 from workloads.recipes import RECIPES
@@ -151,3 +151,47 @@ def test_a_serving_preset_sets_only_missing_fields_and_survives_a_dump(preset):
     assert (serving.max_batch, serving.scaling.encoder) == (3, 5)
     assert Serving(preset="throughput").max_batch > Serving().max_batch > Serving(preset="latency").max_batch
     assert Serving.model_validate(serving.model_dump()) == serving
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["registry.project=ads/ctr"], ["registry.project", "'ads/ctr'", "letters a-z"]),
+        (["registry.project=Tom's shop"], ["registry.project", "Tom's shop"]),
+        (["registry.project='a:b'"], ["registry.project", "'a:b'"]),
+        (["name=.hidden"], ["name", "'.hidden'"]),
+        (["name=''"], ["name", "''"]),
+        (["name=" + "a" * 65], ["name", "1 to 64"]),
+        (["data.files.root=s3://bucket/catalog"], ["data.files.root", "s3", "path on a file system"]),
+        (["paths.runs=file:///tmp/runs"], ["paths.runs", "file", "path on a file system"]),
+        (["paths.runs=$NOT_SET_ANYWHERE/runs"], ["paths.runs", "$NOT_SET_ANYWHERE", "not set"]),
+        (["paths.runs=~nobody-of-this-name/runs"], ["paths.runs", "home directory"]),
+    ],
+)
+def test_names_and_addresses_that_fail_later_are_refused(tmp_path, overrides, words):
+    with pytest.raises(UserError) as refused:
+        load_recipe(write(tmp_path), overrides)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_home_and_variables_in_paths_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHOP", "shop 1")
+    recipe = load_recipe(write(tmp_path), ["data.files.root=~/data", "paths.runs=${SHOP}/runs"])
+    assert recipe.data.files.root == tmp_path / "home" / "data"
+    assert recipe.paths.runs == Path("shop 1/runs")
+    assert load_recipe(write(tmp_path), ["paths.runs=a:/b"]).paths.runs == Path("a:/b")
+
+
+def test_an_empty_recipe_says_what_it_needs(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    with pytest.raises(UserError, match="is empty; it needs at least"):
+        load_recipe(tmp_path / "empty.yaml")
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    recipe = load_recipe(write(tmp_path), [f"paths.runs={tmp_path / 'file'}"])
+    with pytest.raises(UserError, match=r"file/mine is not writable .*set paths.runs"):
+        store_recipe(recipe)

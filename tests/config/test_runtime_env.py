@@ -66,3 +66,37 @@ def test_workers_without_gpus_use_deepspeed_on_cpu():
     on_gpus = runtime_env.worker_variables(cluster.model_copy(update={"gpus_per_worker": 1.0}))
     assert "DS_ACCELERATOR" not in on_gpus
     assert on_gpus["OMP_NUM_THREADS"] == str(cluster.threads_per_worker)
+
+
+def proxy_environment(monkeypatch, **values: str) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    # Set and removed once, so that monkeypatch restores what the function under test adds.
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "expected"),
+    [
+        (None, "127.0.0.1,localhost,::1"),
+        ("shop.example, localhost", "shop.example,localhost,127.0.0.1,::1"),
+        ("*", "*"),
+    ],
+)
+def test_loopback_is_exempt_from_proxies(monkeypatch, no_proxy, expected):
+    proxy_environment(
+        monkeypatch, HTTP_PROXY="http://10.0.0.1:3128", **({} if no_proxy is None else {"NO_PROXY": no_proxy})
+    )
+    runtime_env.exempt_loopback_from_proxies()
+    assert os.environ["NO_PROXY"] == expected
+
+
+def test_without_a_proxy_nothing_is_set(monkeypatch):
+    proxy_environment(monkeypatch)
+    runtime_env.exempt_loopback_from_proxies()
+    assert "NO_PROXY" not in os.environ

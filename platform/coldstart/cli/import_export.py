@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
-from coldstart.config import MetricsLog, dump_recipe
+from coldstart.config import MetricsLog, store_recipe
 
 
 @app.command(
@@ -43,7 +43,7 @@ def import_ranker(
         upstream={},
         metrics_log=MetricsLog(loaded.run_dir / "metrics" / f"{workload.STAGE}.jsonl"),
     )
-    (loaded.run_dir / "recipe.yaml").write_text(dump_recipe(loaded))
+    store_recipe(loaded)
     if as_json:
         print(json.dumps({"name": model.name, "version": model.version, "path": str(artifact.path)}))
     else:

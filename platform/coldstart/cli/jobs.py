@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from coldstart.config import Recipe, UserError, dump_recipe
+from coldstart.config import Recipe, UserError, store_recipe
 from coldstart.ray_compat.core import JOB_LOGGERS
 
 _AGENT_SECONDS = 60.0
@@ -40,9 +40,7 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
         UserError: no cluster answers, or it refuses the token.
     """
     recipe = _absolute(recipe)
-    recipe.run_dir.mkdir(parents=True, exist_ok=True)
-    file = recipe.run_dir / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
+    file = store_recipe(recipe)
     for logger in JOB_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]

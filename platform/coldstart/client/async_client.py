@@ -9,7 +9,7 @@ import httpx
 
 from coldstart.client import operations
 from coldstart.client.base import BaseClient
-from coldstart.client.connection import HttpResponse
+from coldstart.client.connection import HttpResponse, proxy_options
 from coldstart.client.operations import Call
 from coldstart.client.retries import CallAttempts, ResponseT
 from coldstart.serving import schemas, stats_schemas
@@ -94,7 +94,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     def _open(
         self, url: str, auth: httpx.Auth, limits: httpx.Limits, transport: httpx.AsyncBaseTransport | None
     ) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, auth=auth, limits=limits, transport=transport)
+        return httpx.AsyncClient(base_url=url, auth=auth, limits=limits, transport=transport, **proxy_options(url))
 
     async def _call(self, call: Call[ResponseT], deadline_s: float | None) -> ResponseT:
         attempts = self._attempts(call, deadline_s)

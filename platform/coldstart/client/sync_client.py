@@ -9,7 +9,7 @@ import httpx
 
 from coldstart.client import operations
 from coldstart.client.base import BaseClient
-from coldstart.client.connection import HttpResponse
+from coldstart.client.connection import HttpResponse, proxy_options
 from coldstart.client.operations import Call
 from coldstart.client.retries import CallAttempts, ResponseT
 from coldstart.serving import schemas, stats_schemas
@@ -90,7 +90,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
     def _open(
         self, url: str, auth: httpx.Auth, limits: httpx.Limits, transport: httpx.BaseTransport | None
     ) -> httpx.Client:
-        return httpx.Client(base_url=url, auth=auth, limits=limits, transport=transport)
+        return httpx.Client(base_url=url, auth=auth, limits=limits, transport=transport, **proxy_options(url))
 
     def _call(self, call: Call[ResponseT], deadline_s: float | None) -> ResponseT:
         attempts = self._attempts(call, deadline_s)

@@ -2,7 +2,7 @@
 
 from coldstart.config.artifact import Artifact, read_artifact, write_artifact
 from coldstart.config.errors import UserError
-from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe
+from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe, store_recipe
 from coldstart.config.metrics_log import MetricsLog
 from coldstart.config.recipe import Recipe
 
@@ -16,5 +16,6 @@ __all__ = [
     "flatten_keys",
     "load_recipe",
     "read_artifact",
+    "store_recipe",
     "write_artifact",
 ]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,21 +43,52 @@ class Artifact:
 def write_artifact(path: Path, kind: str, lineage: dict[str, str], metadata: dict[str, Any]) -> Iterator[Path]:
     """Yields an empty directory; after the block, adds a manifest and renames the directory to `path`.
 
-    `metadata` is read when the block ends, so the block can add to it.
+    `metadata` is read when the block ends, so the block can add to it. What a killed process left next to `path` is
+    removed, and the artifact that it had moved aside is restored.
+
+    Raises:
+        UserError: the directory of `path` is not writable.
     """
-    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    draft = path.with_name(f".{path.name}.draft-{owner}")
+    try:
+        _clear_leftovers(path)
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent} is not writable ({error.strerror}); set paths.runs to a directory that is"
+        ) from error
     try:
         yield draft
         write_manifest(draft, kind, lineage, metadata)
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        old = path.with_name(f".{path.name}.old-{owner}")
         if path.exists():
             path.rename(old)
         draft.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Removes drafts of dead processes of this machine; restores an artifact that one of them had moved aside."""
+    for old in path.parent.glob(f".{path.name}.old-*"):
+        if _is_abandoned(old):
+            if path.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(path)
+    for draft in path.parent.glob(f".{path.name}.draft-*"):
+        if _is_abandoned(draft):
+            shutil.rmtree(draft)
+
+
+def _is_abandoned(leftover: Path) -> bool:
+    """Whether this process or a dead one of this machine made it; another machine's processes cannot be seen."""
+    host, _, pid = leftover.name.rpartition("-")
+    if not pid.isdigit() or not host.endswith(f"-{socket.gethostname()}"):
+        return False
+    return int(pid) == os.getpid() or not Path("/proc", pid).exists()
 
 
 def write_manifest(path: Path, kind: str, lineage: dict[str, str], metadata: dict[str, Any]) -> None:

@@ -14,20 +14,20 @@ from coldstart.config.errors import UserError
 from coldstart.config.recipe import Recipe
 from coldstart.config.recipe.synonyms import right_keys
 from coldstart.config.section import UnknownKeyError
+from coldstart.config.yaml_file import read_yaml
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads a recipe file and applies overrides of the form `section.field=value` (the value is YAML).
 
     Raises:
-        UserError: the file is missing or not YAML, or a setting is unknown or invalid.
+        UserError: the file is missing, not UTF-8 or not YAML, a key is there twice, or a setting is unknown or invalid.
     """
     if not path.is_file():
         raise UserError(f"recipe file {path} does not exist; `coldstart recipes` lists the shipped recipes")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
+    if values is None:
+        raise UserError(f"recipe file {path} is empty; it needs at least `name: ...` (see `coldstart show demo`)")
     if not isinstance(values, dict):
         raise UserError(f"recipe file {path} must contain a mapping of sections, not a {type(values).__name__}")
     for override in overrides:
@@ -76,6 +76,23 @@ def _describe(problem: ErrorDetails) -> str:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def store_recipe(recipe: Recipe) -> Path:
+    """Creates the run directory and writes the resolved recipe into it; returns that file.
+
+    Raises:
+        UserError: the directory is not writable.
+    """
+    file = recipe.run_dir / "recipe.yaml"
+    try:
+        recipe.run_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(dump_recipe(recipe))
+    except OSError as error:
+        raise UserError(
+            f"the run directory {recipe.run_dir} is not writable ({error.strerror}); set paths.runs to one that is"
+        ) from error
+    return file
 
 
 def flatten_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

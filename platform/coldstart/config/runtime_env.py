@@ -5,6 +5,7 @@ Ray Train sets in its workers.
 """
 
 import os
+from urllib.request import getproxies_environment
 
 from coldstart.config.recipe import Cluster
 
@@ -30,6 +31,7 @@ MLFLOW = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 LANCE = {"LANCE_LOG": "error"}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def _set_defaults(variables: dict[str, str]) -> None:
@@ -65,6 +67,17 @@ def set_mlflow_defaults() -> None:
 def set_lance_defaults() -> None:
     """Must run before Lance is imported."""
     _set_defaults(LANCE)
+
+
+def exempt_loopback_from_proxies() -> None:
+    """Adds loopback to `no_proxy` where the environment names a proxy: a proxy cannot reach this machine's loopback."""
+    if not getproxies_environment():
+        return
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in exempt.split(",") if host.strip()]
+    if "*" not in hosts:
+        joined = ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
+        os.environ.update(no_proxy=joined, NO_PROXY=joined)
 
 
 def worker_variables(cluster: Cluster) -> dict[str, str]:

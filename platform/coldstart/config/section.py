@@ -1,12 +1,50 @@
 """Base class of all recipe sections: frozen, and strict about unknown keys."""
 
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _expand(value: Any) -> Any:
+    """Replaces `~` and environment variables as a shell would, and refuses what would become an odd file name."""
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        raise ValueError(
+            f"'{text}' is a {scheme[1]} address, but this setting takes a path on a file system; mount the storage, or "
+            "copy the files"
+        )
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if missing := re.search(r"\$\{?\w+\}?", expanded):
+        raise ValueError(f"'{text}' names the environment variable {missing[0]}, which is not set")
+    if expanded.startswith("~"):
+        raise ValueError(f"'{text}' names the home directory of a user who does not exist; write the path out")
+    return Path(expanded)
+
+
+LocalPath = Annotated[Path, BeforeValidator(_expand)]
+"""A path on a file system; `~` and `$VARIABLE` are expanded."""
+
+
+def _check_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(
+            "it names files and MLflow models: 1 to 64 letters a-z, digits, dots, hyphens and underscores are allowed, "
+            "a letter or a digit first"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""A name that is safe as a file name and as the name of a registered model."""
 
 
 class UnknownKeyError(ValueError):

@@ -8,6 +8,7 @@ The only room that imports `mlflow`.
 from coldstart.config import runtime_env
 
 runtime_env.set_mlflow_defaults()
+runtime_env.exempt_loopback_from_proxies()
 
 from coldstart.registry.alias_state import read_alias_state, reconcile_alias, resolve
 from coldstart.registry.promotion import (

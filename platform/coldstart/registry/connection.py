@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -101,6 +102,11 @@ def _make_parent(sqlite_uri: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the registry's directory {parent}: {error.strerror}; set paths.runs") from error
+    unwritable = [
+        path for path in (parent, database_path(sqlite_uri)) if path.exists() and not os.access(path, os.W_OK)
+    ]
+    if unwritable:
+        raise UserError(f"the registry cannot write to {unwritable[0]}; set paths.runs to a directory that is writable")
 
 
 def _probe_socket(tracking_uri: str) -> None:
@@ -108,6 +114,8 @@ def _probe_socket(tracking_uri: str) -> None:
     if scheme not in _PORTS:
         return
     url = make_url(tracking_uri)
+    if scheme in getproxies() and not proxy_bypass(url.host or ""):
+        return  # MLflow's own client goes through the proxy, which answers for the server.
     host, port = url.host or "localhost", url.port or _PORTS[scheme]
     try:
         socket.create_connection((host, port), timeout=PROBE_SECONDS).close()

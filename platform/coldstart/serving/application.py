@@ -207,7 +207,7 @@ def _wait_ready(url: str, name: str) -> None:
     reason = "no response"
     while time.monotonic() < deadline:
         try:
-            response = httpx.get(f"{url}/readyz", timeout=15)
+            response = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
             if response.status_code == 200 and response.json().get("release") == name:
                 return
             reason = response.text[:200]

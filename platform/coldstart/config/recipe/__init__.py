@@ -17,7 +17,7 @@ from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
 from coldstart.config.recipe.serving import Security, Serving, Store
-from coldstart.config.section import Section
+from coldstart.config.section import LocalPath, Name, Section
 
 __all__ = [
     "INSTRUCTION",
@@ -57,14 +57,14 @@ __all__ = [
 class Paths(Section):
     """Where results are written. On a cluster of several machines this must be storage that all of them can access."""
 
-    runs: Path = Path("runs")
+    runs: LocalPath = Path("runs")
     """Root directory of all runs; a run is in `<runs>/<recipe name>`."""
 
 
 class Recipe(Section):
     """All settings of a run. Written to `<run>/recipe.yaml`, and part of the hash of what the run produces."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Name
     seed: Annotated[int, Field(ge=0)] = 17
     paths: Paths = Paths()
     data: Data = Data()

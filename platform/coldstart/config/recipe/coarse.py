@@ -1,11 +1,10 @@
 """Coarse alignment of content to ID rows."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from coldstart.config.section import Section, Share
+from coldstart.config.section import LocalPath, Section, Share
 
 
 class Negatives(Section):
@@ -40,7 +39,7 @@ class Offload(Section):
     """AdamW's state and step. `cpu` needs zero_stage 1 or more, `nvme` needs 3."""
     parameters: Literal["none", "cpu", "nvme"] = "none"
     """Partitions of the weights; needs zero_stage 3."""
-    nvme_path: Path | None = None
+    nvme_path: LocalPath | None = None
     """Directory on a local NVMe disk of every machine."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from coldstart.config.section import Section, Share
+from coldstart.config.section import LocalPath, Section, Share
 
 
 class Generated(Section):
@@ -80,7 +80,7 @@ class Columns(Section):
 class Files(Section):
     """A user's tables: Parquet files, CSV files, or a directory of either."""
 
-    root: Path = Path(".")
+    root: LocalPath = Path(".")
     """Directory of the tables; their paths are relative to it."""
     items: str = "items.parquet"
     events: str = "events.parquet"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from coldstart.config.section import Section, Share
+from coldstart.config.section import LocalPath, Section, Share
 
 RankerKind = Annotated[str, Field(pattern=r"^(din|dcn_v2|din_dcn|transformer|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")]
 """A built-in ranker, or `module:Class` of a custom one."""
@@ -24,11 +24,11 @@ class Table(Section):
 class PretrainedRanker(Section):
     """An existing ranker or ID table to import instead of training a ranker; none by default."""
 
-    id_table: Path | None = None
+    id_table: LocalPath | None = None
     """ID embeddings of an external ranker: Parquet, npz or safetensors with item ids. Enough for coarse alignment."""
-    weights: Path | None = None
+    weights: LocalPath | None = None
     """safetensors file with all weights of a trained ranker of class `ranker.kind`."""
-    item_ids: Path | None = None
+    item_ids: LocalPath | None = None
     """Parquet file with a column item_id: the items of the ID table's rows, from row 1 on. `None`: the order of the
     prepared dataset."""
 

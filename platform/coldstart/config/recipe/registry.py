@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from coldstart.config.section import Section
+from coldstart.config.section import Name, Section
 
 
 class Gate(Section):
@@ -61,7 +61,7 @@ class Registry(Section):
 
     tracking_uri: str | None = None
     """MLflow server or database URI; `None` is SQLite next to the runs."""
-    project: str | None = None
+    project: Name | None = None
     """Prefix of the registered models; `None` is the recipe's name."""
     gates: tuple[Gate, ...] = (
         Gate(name="cold quality", metric="gauc_item", slice="cold", tolerance=0.02, min_rows=100),

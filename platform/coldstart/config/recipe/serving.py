@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from coldstart.config.recipe.challenger import Challenger, Stats
-from coldstart.config.section import Section
+from coldstart.config.section import LocalPath, Section
 
 
 def is_loopback(host: str) -> bool:
@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
 class Security(Section):
     """Authentication and limits of clients."""
 
-    tokens_file: Path | None = None
+    tokens_file: LocalPath | None = None
     """File with hashes of bearer tokens, on the machine of the gateways, written by `coldstart token new`. Gateways
     read it again when it changes. Required if `serving.host` is not loopback."""
     requests_per_s: PositiveFloat = 1000.0
@@ -35,7 +35,7 @@ class Security(Section):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         # Gateways run in a different directory from the program that reads the recipe.
-        return path and path.expanduser().absolute()
+        return path and path.absolute()
 
 
 class Store(Section):
@@ -46,7 +46,7 @@ class Store(Section):
     the Redis server must persist its data (`appendonly yes`)."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     """redis:// or rediss:// (TLS). Put a password into `redis_password_file`, as recipes are logged."""
-    redis_password_file: Path | None = None
+    redis_password_file: LocalPath | None = None
     max_items_per_publish: PositiveInt = 64
     """Maximum number of items in one POST /v1/items; use `refresh` for larger sets."""
     compact_after: PositiveInt = 20_000
