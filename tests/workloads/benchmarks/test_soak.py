@@ -183,7 +183,7 @@ def test_releases_differ_and_expected_scores_are_those_of_their_models(tmp_path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_three_minutes_of_kills_and_promotions(tmp_path):
     command = [sys.executable, "-m", "workloads.benchmarks.soak", "--recipe", "tests/smoke.yaml", "--json"]
     command += ["--minutes", "3", "--kill-every", "30", "--rate", "4", "--set", f"paths.runs={tmp_path}"]

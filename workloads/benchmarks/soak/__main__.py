@@ -49,6 +49,7 @@ PROMOTIONS, ROLLBACK, CHALLENGE = (0.03, 0.09, 0.15), 0.21, 0.27
 measured until the end. Replicas are killed all the time."""
 KILLED_ROLES = ("gateway", "ranker", "encoder", "adaptor")
 _SAMPLE_S, _START_SECONDS, _DEADLINE_S = 5.0, 300.0, 60.0
+_DECISION_S = 600.0
 _PUBLISH_EVERY_S = 0.2
 _POLL_S = 0.2
 """Short intervals, because an encoder grows during its first 3,000 items and a server during as many registry polls;
@@ -161,7 +162,7 @@ def run(soak: Soak, plan: dict[str, Any], *, minutes: float, kill_every_s: float
                     processes.sample()
                     sampled = now
                 time.sleep(0.2)
-        challenger = _challenger_state(soak)
+            challenger = _await_decision(soak, load)
     responses = json.loads((work / "load.json").read_text())
     growth = processes.growth()
     idle = growth.get(idle_replicas.NAME)
@@ -215,6 +216,14 @@ def _timeline(
     # Between the promotions, so that a replica also dies during a swap.
     actions += [((count + 0.5) * kill_every_s, kill) for count in range(int(seconds / kill_every_s))]
     return sorted(actions, key=lambda action: action[0])
+
+
+def _await_decision(soak: Soak, load: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The challenger's state; the load continues until it is aborted: a busy machine serves fewer requests a minute."""
+    deadline = time.monotonic() + _DECISION_S
+    while not (state := _challenger_state(soak))["aborted"] and load.poll() is None and time.monotonic() < deadline:
+        time.sleep(1)
+    return state
 
 
 def _challenger_state(soak: Soak) -> dict[str, Any]:
