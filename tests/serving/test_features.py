@@ -169,7 +169,7 @@ def test_an_item_is_ranked_with_its_published_features(client):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "message"),
     [
         (
             "rank",
@@ -192,7 +192,7 @@ def test_an_item_is_ranked_with_its_published_features(client):
         ("items", {"item_id": "i", "title": "t", "features": {"brand": ["a"]}}, "features"),
     ],
 )
-def test_unknown_or_invalid_features_are_refused_by_name(client, path, body, told):
+def test_unknown_or_invalid_features_are_refused_by_name(client, path, body, message):
     answer = client.post(f"/v1/{path}", json={"candidates": [{"item_id": "i"}]} | body if path == "rank" else body)
     assert answer.status_code == 422
-    assert re.search(told, answer.json()["error"]["message"])
+    assert re.search(message, answer.json()["error"]["message"])

@@ -1,4 +1,4 @@
-"""Processor seconds until the command line answers, beside a bare Python and a bare `import typer` in the same run.
+"""Processor seconds until the command line answers, next to a bare Python and a bare `import typer` in the same run.
 
 Each command runs several times in turn with the others; the table shows the least and the median. The exit code is 1
 if an answer takes more than the ceiling of processor time.

@@ -4,11 +4,23 @@ import hashlib
 import io
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageOps
 
+from coldstart.data.image_metadata import without_metadata
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_OTHERS = {
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "base64 text: decode it before you store it": (b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD", b"data:image"),
+    "HEIC or AVIF": (b"\0\0\0\x18ftyp", b"\0\0\0\x1cftyp", b"\0\0\0\x20ftyp", b"\0\0\0\x24ftyp"),
+    "SVG or HTML": (b"<svg", b"<?xml", b"<!DOCTYPE", b"<!doctype", b"<html"),
+    "the address of an image, not the image": (b"http://", b"https://", b"s3://", b"file://"),
+    "PDF": (b"%PDF",),
+}
 
 
 class InvalidImageError(ValueError):
@@ -51,7 +63,9 @@ def _shortened(content: Content) -> int:
 
 
 def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """Decodes an image to upright RGB; transparent pixels become white.
+    """Decodes the first frame of an image to upright RGB of 8 bits; transparent pixels become white.
+
+    Broken metadata (profile, Exif, texts) does not matter: the pixels are decoded without it.
 
     Args:
         data: Encoded bytes.
@@ -64,6 +78,22 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
     if len(data) > max_bytes:
         raise InvalidImageError(f"image has {len(data)} bytes, at most {max_bytes} are allowed")
     try:
+        return _decode(data, max_pixels)
+    except _BrokenImageError as error:
+        for keep_exif in (True, False):
+            pixels = without_metadata(data, keep_exif=keep_exif)
+            if pixels is not None:
+                with suppress(_BrokenImageError):
+                    return _decode(pixels, max_pixels)
+        raise InvalidImageError(str(error)) from error
+
+
+class _BrokenImageError(ValueError):
+    """A decoder failed; the message is the reason."""
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own; `max_pixels` below is the one that counts.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -71,16 +101,42 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
     except Image.DecompressionBombError as error:
         raise InvalidImageError(f"image has more than {max_pixels} pixels") from error
     except Exception as error:  # decoders raise nearly any exception on broken bytes
-        raise InvalidImageError("image is not a JPEG, PNG, WebP, GIF or BMP, or its header is broken") from error
+        like = next((f"; it looks like {kind}" for kind, start in _OTHERS.items() if data[:12].startswith(start)), "")
+        message = f"image is not a JPEG, PNG, WebP, GIF or BMP, or its header is broken{like}"
+        raise _BrokenImageError(message) from error
     width, height = image.size
     if width * height > max_pixels:
         raise InvalidImageError(f"image has {width} x {height} pixels, at most {max_pixels} are allowed")
     try:
-        upright = ImageOps.exif_transpose(image)
+        image.load()
+        upright = _in_8_bits(_upright(image))
         if "A" in upright.getbands() or "transparency" in upright.info:
             layer = upright.convert("RGBA")
             upright = Image.new("RGBA", layer.size, "white")
             upright.alpha_composite(layer)
         return upright.convert("RGB")
     except Exception as error:  # as above
-        raise InvalidImageError("image cannot be decoded") from error
+        raise _BrokenImageError("image cannot be decoded") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its Exif says; unchanged if that is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return ImageOps.exif_transpose(image)
+    except Exception:  # readers of Exif raise nearly any exception on broken bytes
+        return image
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 bits, which Pillow would clip to white, scaled to 8 bits; transparent values become white."""
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:
+        # Pillow keeps the upper 8 bits of colors of 16 bits, but not of the transparent one.
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    scaled = np.clip((values.astype(np.int64) * 255 + 32_767) // 65_535, 0, 255)
+    return Image.fromarray(np.where(values == (-1 if clear is None else clear), 255, scaled).astype(np.uint8))

@@ -42,7 +42,7 @@ class ImagePreprocessor:
             image = decode_image(data, max_bytes=MAX_IMAGE_BYTES, max_pixels=MAX_IMAGE_PIXELS)
         except InvalidImageError:
             return self.blank()
-        return limit_aspect(image) if self.dynamic else pad_to_square(image, self.size)
+        return limit_aspect(image, self.size) if self.dynamic else pad_to_square(image, self.size)
 
     def blank(self) -> Image.Image:
         """Stands for a missing image; small with dynamic resolution."""
@@ -85,8 +85,15 @@ def pad_to_square(image: Image.Image, size: int) -> Image.Image:
     return _center(image, size, size)
 
 
-def limit_aspect(image: Image.Image) -> Image.Image:
-    """Adds gray sides until the longer side is at most `LONGEST_ASPECT` times the shorter one."""
+def limit_aspect(image: Image.Image, size: int) -> Image.Image:
+    """Adds gray sides until the longer side is at most `LONGEST_ASPECT` times the shorter one.
+
+    A strip longer than the image processor can use is scaled down first: with its sides it would not fit into memory.
+    """
+    longest, bound = max(image.size), LONGEST_ASPECT * size
+    if longest > max(bound, LONGEST_ASPECT * min(image.size)):
+        width, height = (max(1, round(side * bound / longest)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     shortest = -(-max(image.size) // LONGEST_ASPECT)
     return _center(image, max(image.width, shortest), max(image.height, shortest))
 
