@@ -11,9 +11,8 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
 
-# Two workers, each with the clusters and trained models that its files share.
 test: $(READY)
-	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

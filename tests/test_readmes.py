@@ -99,6 +99,10 @@ def test_marks_are_known_and_counted() -> None:
     assert by_mark == {None: 4, "slow": 15, "not run": 1}
 
 
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_every_bash_block_is_found() -> None:
     """The pattern above misses no fence: both counts come from the text in different ways."""
     fences = sum(line.startswith("```") for readme in READMES for line in (ROOT / readme).read_text().splitlines())
