@@ -272,7 +272,7 @@ def test_the_evaluate_verb_evaluates_a_run(
     assert found["kind"] == "evaluation"
     assert found["metadata"]["top_k"] == 5
     metrics = found["metadata"]["metrics"]["fine"]["cold"]
-    expected = evaluated.about["metrics"]["fine"]["cold"]
+    expected = evaluated.metadata["metrics"]["fine"]["cold"]
     assert metrics["gauc"] == pytest.approx(expected["gauc"], rel=1e-6)
 
 
