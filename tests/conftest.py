@@ -5,9 +5,17 @@ import pytest
 import ray
 from hypothesis import settings
 
+from workloads.progress import CONSOLE
+
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--json` a program prints its console on stderr until it ends; the next test must not inherit that."""
+    monkeypatch.setattr(CONSOLE, "stderr", False)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import joblib
 import ray
+from joblib import cpu_count
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, load_recipe, runtime_env, store_recipe
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
@@ -56,7 +56,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     else:
         cluster = recipe.cluster
         ranks = cluster.workers * cluster.cpus_per_worker
-        logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), joblib.cpu_count())
+        logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
         with _stderr_silenced():
             ray.init(

@@ -6,7 +6,7 @@ import yaml
 from pydantic import BaseModel
 
 from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe, store_recipe
-from coldstart.config.recipe import Serving
+from coldstart.config.recipe import Serving, Store
 from coldstart.config.recipe.synonyms import SYNONYMS
 from workloads.recipes import RECIPES
 
@@ -195,3 +195,8 @@ def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
     recipe = load_recipe(write(tmp_path), [f"paths.runs={tmp_path / 'file'}"])
     with pytest.raises(UserError, match=r"file/mine is not writable .*set paths.runs"):
         store_recipe(recipe)
+
+
+def test_paths_survive_json() -> None:
+    store = Store(kind="redis", redis_url="redis://127.0.0.1:6379/0", redis_password_file=Path("secrets/password"))
+    assert Store.model_validate_json(store.model_dump_json()) == store

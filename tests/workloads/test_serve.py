@@ -153,7 +153,6 @@ def test_the_exit_code_tells_why_the_server_ended(event, code, monkeypatch, tmp_
 
 
 def test_json_output_is_one_line_and_no_progress(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(serve.CONSOLE, "stderr", False)
     fake = FakeServing(monkeypatch, terminate)
     assert fake.run(tmp_path, as_json=True) == 0
     out, err = capsys.readouterr()

@@ -27,7 +27,7 @@ def _expand(value: Any) -> Any:
         raise ValueError(f"'{text}' names the environment variable {missing[0]}, which is not set")
     if expanded.startswith("~"):
         raise ValueError(f"'{text}' names the home directory of a user who does not exist; write the path out")
-    return Path(expanded)
+    return expanded  # Text, not a path: from JSON, pydantic takes nothing else.
 
 
 LocalPath = Annotated[Path, BeforeValidator(_expand)]

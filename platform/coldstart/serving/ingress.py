@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import joblib
 import ray
+from joblib import cpu_count
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
@@ -99,7 +99,7 @@ def haproxy_env(files: Path, program: Path, pages: list[int]) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, joblib.cpu_count())),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, cpu_count())),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(files / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(files / "metrics.sock"),
