@@ -25,6 +25,7 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._position = 0
+        self._first_line = ""
         self._unwritten = b""
 
     def write(self, done: int, total: int, **metrics: float | str) -> None:
@@ -49,11 +50,14 @@ class MetricsLog:
 
     def follow(self) -> Iterator[dict[str, Any]]:
         """Yields the complete lines appended since the last call."""
-        if not self.path.exists():
+        try:
+            stream = self.path.open()
+        except FileNotFoundError:
             return
-        if self.path.stat().st_size < self._position:
-            self._position = 0  # Another process cleared the file.
-        with self.path.open() as stream:
+        with stream:
+            if (first := stream.readline()) != self._first_line:
+                # Another process cleared the file; the new one may be longer than what was read of the old one.
+                self._position, self._first_line = 0, first if first.endswith("\n") else ""
             stream.seek(self._position)
             while line := stream.readline():
                 if not line.endswith("\n"):
