@@ -1,57 +1,55 @@
 """Prepare: reads items and events once, with Ray Data, into the immutable dataset that all later stages use."""
 
+import json
+import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Columns, Data, Files
+from coldstart.data.accounting import Accounting, as_json, rows_per_file, summary
 from coldstart.data.cleaning import (
-    REPEATED_EVENT,
+    CONFLICTING_ITEM,
+    CONFLICTING_USER,
     REPEATED_ITEM,
     REPEATED_USER,
     clean_events,
     clean_items,
     clean_users,
+    with_digests,
 )
-from coldstart.data.content import Content
-from coldstart.data.dataset import part_path
 from coldstart.data.features import FeatureColumn, FeatureSchema
 from coldstart.data.leaks import audit_features
+from coldstart.data.plausibility import check_events, check_splits, check_time_zones, check_users, explain_rejection
 from coldstart.data.quarantine import Quarantine
 from coldstart.data.readers import (
     RawBatch,
     SourceTable,
-    Tables,
     check_files,
     wanted_columns,
 )
 from coldstart.data.schema import (
-    DIGESTS,
     FEATURES,
     HELD_OUT,
-    ITEMS,
-    ITEMS_PER_PART,
-    ITEMS_PER_ROW_GROUP,
     ORACLE,
-    QUARANTINE,
     SPLITS,
     TRAIN,
-    USERS_PER_PART,
 )
-from coldstart.data.sequences import order_events, sequence_rows
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.data.synthetic import REVISION, generate
-from workloads.ray_tables import map_file_splits, select_columns, to_table, write_parts
+from workloads.dataset_parts import merge_train_counts, write_items, write_sequences
+from workloads.ray_tables import map_file_splits, select_columns, to_table
 from workloads.runner import main
 from workloads.split_plan import SplitPlan, plan_split
 
@@ -80,13 +78,19 @@ def run(recipe: Recipe) -> Artifact:
         for name in ("items", "sequences", "quarantine"):
             (draft / name).mkdir()
         quarantine = Quarantine(recipe.data.max_rejected_fraction, run_dir / "quarantine")
+        accounting = Accounting(tables, files.root)
         try:
-            metadata |= _prepare(recipe, files, tables, draft, quarantine, metrics_log)
+            metadata |= _prepare(recipe, files, accounting, draft, quarantine, metrics_log)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
             raise
+        accounts = accounting.balance(quarantine.rows)
         quarantine.write(draft / "quarantine")
+    # Next to the dataset: the fingerprint covers what is in it, and the names of the input files are no part of that.
+    (run_dir / "accounting.json").write_text(json.dumps(as_json(accounts, tables, files.root), indent=2))
+    for line in summary(accounts, tables, files.root):
+        metrics_log.write(4, _STEPS, note=line)
     metrics_log.write(_STEPS, _STEPS, items=metadata["items"], users=metadata["users"], events=metadata["events"])
     return read_artifact(run_dir / "dataset", "dataset", verify=False)
 
@@ -103,13 +107,16 @@ def generated_files(recipe: Recipe, source: Path) -> Files:
 
 
 def _prepare(
-    recipe: Recipe, files: Files, tables: Tables, draft: Path, quarantine: Quarantine, metrics_log: MetricsLog
+    recipe: Recipe, files: Files, accounting: Accounting, draft: Path, quarantine: Quarantine, metrics_log: MetricsLog
 ) -> dict[str, Any]:
     """Writes items and sequences into `draft` and returns the metadata of the dataset."""
+    tables = accounting.tables
     oracle = recipe.data.source == "generated"
+    check_time_zones(tables.events, files.columns.timestamp)
     declared = tables.features(files.columns)
     item_rows = _read_items(tables.items, files.columns, recipe.data, _features_of(declared, "item")).materialize()
     catalog = _index_items(item_rows, quarantine)
+    accounting.use("items", catalog["row"])
     metrics_log.write(2, _STEPS, items=len(catalog))
 
     known = catalog["item_id"].combine_chunks()
@@ -117,24 +124,29 @@ def _prepare(
         tables.events, files, known, _features_of(declared, "context"), oracle=oracle
     ).materialize()
     total = event_rows.count()
-    quarantine.add("events", select_columns(event_rows, ["row", "key", "reason"]), total)
+    checked = select_columns(event_rows, ["row", "key", "reason", "value", "timestamp", "label"])
+    quarantine.add("events", checked, total, partial(explain_rejection, known_items=known))
+    check_events(checked, tables.events.types[files.columns.timestamp], files.positive_threshold)
     metrics_log.write(3, _STEPS, items=len(catalog), events=total)
 
     plan = plan_split(event_rows, recipe.data, len(catalog), recipe.seed)
-    users = _align_users(tables.users, files.columns, _features_of(declared, "user"), plan.users, quarantine)
+    users = _align_users(accounting, files.columns, _features_of(declared, "user"), plan.users, quarantine)
     schema = _fit_features(declared, item_rows, catalog, users, event_rows, plan)
-    parts = _write_sequences(event_rows, plan, schema, users, draft / "sequences")
+    write = partial(write_sequences, event_rows, tables.events, schema, users)
+    parts = write(plan, draft / "sequences")
+    _account_events(accounting, event_rows, plan, parts)
     quarantine.add("events", pa.Table.from_struct_array(pc.list_flatten(parts["repeated"].combine_chunks())), total)
+    splits = {name: np.asarray(pc.list_flatten(parts[name])).reshape(-1, 2).sum(0).tolist() for name in SPLITS}
+    check_splits(splits, pc.max(parts["longest"]).as_py())
     if recipe.data.split.kind == "item_holdout":
         (draft / HELD_OUT).mkdir()
-        _write_sequences(event_rows, replace(plan, keep_excluded=True), schema, users, draft / HELD_OUT)
+        write(replace(plan, keep_excluded=True), draft / HELD_OUT)
     metrics_log.write(4, _STEPS, items=len(catalog), events=total)
 
-    train_counts = _train_counts(parts, len(catalog))
-    texts = _write_items(item_rows, catalog, train_counts, schema, draft / "items")
+    train_counts = merge_train_counts(parts, len(catalog))
+    texts = write_items(item_rows, catalog, train_counts, schema, draft / "items")
     if schema:
         (draft / FEATURES).write_text(schema.model_dump_json(indent=2))
-    splits = {name: np.asarray(pc.list_flatten(parts[name])).reshape(-1, 2).sum(0).tolist() for name in SPLITS}
     written = sum(number for number, _ in splits.values())
     return {
         "items": len(catalog),
@@ -164,19 +176,29 @@ def _read_items(
 ) -> ray.data.Dataset:
     limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
     names = [column for _, column in wanted_columns(columns, "items")]
-    return map_file_splits(table, names, lambda batch: clean_items(batch, columns, features=features, **limits))
+    return map_file_splits(
+        table, names, lambda batch: with_digests(clean_items(batch, columns, features=features, **limits))
+    )
 
 
 def _read_events(
     table: SourceTable, files: Files, item_ids: pa.Array, features: Sequence[FeatureColumn], *, oracle: bool
 ) -> ray.data.Dataset:
     columns, threshold = files.columns, files.positive_threshold
+    # One moment for all tasks. Generated events may be later than today.
+    latest = math.inf if oracle else time.time() + 86_400
     known = ray.put(item_ids)
     names = [column for _, column in wanted_columns(columns, "events")] + list(ORACLE if oracle else ())
 
     def clean(batch: RawBatch) -> pa.Table:
         return clean_events(
-            batch, columns, ray.get(known), positive_threshold=threshold, oracle=oracle, features=features
+            batch,
+            columns,
+            ray.get(known),
+            positive_threshold=threshold,
+            oracle=oracle,
+            features=features,
+            latest=latest,
         )
 
     return map_file_splits(table, names, clean)
@@ -184,42 +206,47 @@ def _read_events(
 
 def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
     """The catalog: row and item_id of every valid item, ordered by item_id; row `i` has item index `i + 1`."""
-    keys = select_columns(rows, ["row", "key", "reason", "item_id"])
-    return quarantine.first_of_each(keys, "item_id", REPEATED_ITEM, "items").select(["row", "item_id"])
+    keys = select_columns(rows, ["row", "key", "reason", "digest", "item_id"])
+    return quarantine.first_of_each(keys, "item_id", (REPEATED_ITEM, CONFLICTING_ITEM), "items").select(
+        ["row", "item_id"]
+    )
+
+
+def _account_events(accounting: Accounting, rows: ray.data.Dataset, plan: SplitPlan, parts: pa.Table) -> None:
+    """Counts the events of every file that are in the sequences, and those that the split excludes."""
+    events = accounting.tables.events
+
+    def excluded(block: pa.Table) -> pa.Table:
+        valid = block.filter(pc.field("reason").is_null())
+        left_out = pc.invert(pc.is_in(valid["row"], value_set=plan.assign(block)["row"].combine_chunks()))
+        return valid.select(["row"]).filter(left_out)
+
+    used = np.asarray(pc.list_flatten(parts["used"])).reshape(-1, len(events.files)).sum(0)
+    if plan.cuts is None:
+        dropped = to_table(rows.map_batches(excluded, batch_size=None, batch_format="pyarrow"))["row"]
+        accounting.use_counts("events", used, rows_per_file(events, np.asarray(dropped)))
+    else:
+        accounting.use_counts("events", used, np.zeros_like(used))
 
 
 def _align_users(
-    table: SourceTable | None,
+    accounting: Accounting,
     columns: Columns,
     features: Sequence[FeatureColumn],
     users: pa.Array,
     quarantine: Quarantine,
 ) -> dict[str, pa.Array]:
     """Key -> typed values [U] of the user features, in the order of `users`; missing for users not in the table."""
+    table = accounting.tables.users
     if table is None:
         return {}
     names = [column for _, column in wanted_columns(columns, "users")]
-    rows = to_table(map_file_splits(table, names, lambda batch: clean_users(batch, columns, features)))
-    kept = quarantine.first_of_each(rows, "user_id", REPEATED_USER, "users")
+    rows = to_table(map_file_splits(table, names, lambda batch: with_digests(clean_users(batch, columns, features))))
+    kept = quarantine.first_of_each(rows, "user_id", (REPEATED_USER, CONFLICTING_USER), "users")
+    accounting.use("users", kept["row"])
+    check_users(users, kept["user_id"].combine_chunks())
     found = pc.index_in(users, value_set=kept["user_id"].combine_chunks())
     return {feature.key: kept[feature.key].combine_chunks().take(found) for feature in features}
-
-
-_REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
-_TRAIN_COUNTS = pa.schema(
-    [ITEMS.field(name) for name in ("item_idx", "first_event_at", "num_train_events", "num_train_clicks")]
-)
-_PART_STATISTICS = pa.schema(
-    [
-        pa.field("part", pa.int32()),
-        pa.field("last_event_at", pa.int64()),
-        *(pa.field(name, pa.list_(pa.int64())) for name in SPLITS),
-        pa.field("train_counts", pa.list_(pa.struct(_TRAIN_COUNTS))),
-        pa.field("repeated", pa.list_(pa.struct(_REPEATED))),
-    ]
-)
-"""Statistics of one part of the sequences: last event time, events and clicks per split, train counts per item,
-repeated rows."""
 
 
 def _fit_features(
@@ -250,113 +277,6 @@ def _fit_features(
     values = {key: items[key].take(pc.subtract(train["item_idx"].unique(), 1)).combine_chunks() for key in keys}
     values |= {key: column.take(train["user_idx"].unique()) for key, column in users.items()} | train
     return FeatureSchema.fit({feature: values[feature.key] for feature in declared})
-
-
-def _write_sequences(
-    rows: ray.data.Dataset, plan: SplitPlan, schema: FeatureSchema, users: dict[str, pa.Array], directory: Path
-) -> pa.Table:
-    """Groups events by user, writes one row per user, and returns statistics of each part."""
-    shared = ray.put((plan, schema.of("context"), schema.of("user").encode(users)))
-
-    def assign(block: pa.Table) -> pa.Table:
-        plan, contexts, _ = ray.get(shared)
-        kept = plan.assign(block)
-        for key, codes in contexts.encode(kept).items():
-            kept = kept.set_column(kept.column_names.index(key), key, pa.array(codes))
-        return kept.append_column("part", pa.array(np.asarray(kept["user_idx"]) // USERS_PER_PART))
-
-    def write(group: pa.Table) -> pa.Table:
-        part = group["part"][0].as_py()
-        ordered, repeated = order_events(group)
-        table = sequence_rows(ordered)
-        for key, codes in ray.get(shared)[2].items():
-            table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
-        pq.write_table(table, part_path(directory, part), compression="zstd")
-        return pa.Table.from_pylist([{"part": part, **_part_statistics(ordered, repeated)}], schema=_PART_STATISTICS)
-
-    return write_parts(rows, assign, write)
-
-
-def _part_statistics(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
-    split, label = np.asarray(events["split"]), np.asarray(events["label"])
-    statistics: dict[str, Any] = {
-        name: [int((split == code).sum()), int(label[split == code].sum())] for name, code in SPLITS.items()
-    }
-    statistics["last_event_at"] = pc.max(events["timestamp"]).as_py()
-    train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
-    sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])
-    statistics["train_counts"] = sums.rename_columns(_TRAIN_COUNTS.names).to_pylist()
-    keys = pc.binary_join_element_wise(repeated["user_id"], repeated["item_idx"].cast(pa.string()), " item_idx ")
-    statistics["repeated"] = [
-        {"row": row, "key": key, "reason": REPEATED_EVENT}
-        for row, key in zip(repeated["row"].to_pylist(), keys.to_pylist(), strict=True)
-    ]
-    return statistics
-
-
-def _train_counts(parts: pa.Table, items: int) -> pa.Table:
-    """Counts of train events per item, ordered by item index."""
-    table = pa.Table.from_struct_array(pc.list_flatten(parts["train_counts"].combine_chunks())).group_by("item_idx")
-    table = table.aggregate([("first_event_at", "min"), ("num_train_events", "sum"), ("num_train_clicks", "sum")])
-    item, *known = (np.asarray(column) for column in table.columns)
-    statistics = np.zeros((3, items + 1), np.int64)
-    statistics[:, item] = known
-    first, events, clicks = statistics[:, 1:]
-    columns = [np.arange(1, items + 1), pa.array(first, mask=events == 0), events, clicks]
-    return pa.table(columns, names=_TRAIN_COUNTS.names).cast(_TRAIN_COUNTS)
-
-
-def _write_items(
-    rows: ray.data.Dataset, catalog: pa.Table, train_counts: pa.Table, schema: FeatureSchema, directory: Path
-) -> dict[str, Any]:
-    """Writes the items, ordered by item index, and returns statistics of their content."""
-    source_row = np.asarray(catalog["row"])
-    by_row = np.argsort(source_row)
-    shared = ray.put((source_row[by_row], by_row.astype(np.int32) + 1, train_counts, schema.of("item")))
-
-    def assign(block: pa.Table) -> pa.Table:
-        known, index, *_ = ray.get(shared)
-        row = np.asarray(block["row"])
-        position = np.minimum(np.searchsorted(known, row), len(known) - 1)
-        kept = block.append_column("item_idx", pa.array(index[position])).filter(pa.array(known[position] == row))
-        return kept.append_column("part", pa.array((np.asarray(kept["item_idx"]) - 1) // ITEMS_PER_PART))
-
-    def write(group: pa.Table) -> pa.Table:
-        part, group = group["part"][0].as_py(), group.sort_by("item_idx")
-        _, _, train_counts, schema = ray.get(shared)
-        statistics = train_counts.take(pc.subtract(group["item_idx"], 1))
-        table = pa.table(
-            [statistics[name] if name in _TRAIN_COUNTS.names else group[name] for name in ITEMS.names], schema=ITEMS
-        )
-        contents = [Content(**row) for row in group.select(["title", "text", "image"]).to_pylist()]
-        for name in DIGESTS:
-            table = table.append_column(name, pa.array([getattr(content, name) for content in contents], pa.int64()))
-        for key, codes in schema.encode(group).items():
-            table = table.append_column(key, pa.array(codes))
-        compression = {name: "none" if name == "image" else "zstd" for name in table.column_names}
-        pq.write_table(
-            table,
-            part_path(directory, part),
-            row_group_size=ITEMS_PER_ROW_GROUP,
-            compression=compression,
-            use_dictionary=False,
-        )
-        return _text_statistics(group)
-
-    grouped = write_parts(rows, assign, write)
-    shown = {f"with_{name}": pc.sum(grouped[name]).as_py() for name in ("title", "text", "image")}
-    mean = pc.sum(grouped["words"]).as_py() / len(catalog)
-    distinct = pc.count_distinct(pc.list_flatten(grouped["distinct"])).as_py()
-    return {**shown, "words_per_item": round(mean, 2), "distinct_words": distinct}
-
-
-def _text_statistics(items: pa.Table) -> pa.Table:
-    """One row: number of items with title, text and image, number of words, and the distinct words."""
-    shown = {name: [len(items) - items[name].null_count] for name in ("title", "text", "image")}
-    lists = [pc.utf8_split_whitespace(pc.utf8_lower(items[name].drop_null())) for name in ("title", "text")]
-    words = pa.concat_arrays([values.combine_chunks().flatten() for values in lists])
-    distinct = pa.array([words.unique().to_pylist()], pa.list_(pa.string()))
-    return pa.table({**shown, "words": [len(words)], "distinct": distinct})
 
 
 if __name__ == "__main__":

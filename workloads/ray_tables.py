@@ -9,7 +9,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data.context import ShuffleStrategy
 
-from coldstart.data.readers import FileSplit, RawBatch, SourceTable, file_splits, read_file_split
+from coldstart.data.readers import FileSplit, RawBatch, SourceTable, clean_file_split, file_splits
 
 _TASK_BYTES = 8_000_000
 
@@ -25,11 +25,11 @@ def map_file_splits(
         clean: Runs in the tasks.
         only: File splits to read; None for all.
     """
-    names, field = list(dict.fromkeys(columns)), table.name
+    names, wanted, field = list(dict.fromkeys(columns)), table.wanted, table.name
 
     def read(block: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         for row in pa.table(block).to_pylist():
-            yield from map(clean, read_file_split(FileSplit(**row), names, field=field))
+            yield from clean_file_split(FileSplit(**row), names, clean, wanted, field=field)
 
     splits = file_splits(table) if only is None else only
     # Starting a worker costs seconds, so a small table gets few tasks.

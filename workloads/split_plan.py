@@ -34,7 +34,7 @@ class SplitPlan:
 
     def assign(self, events: pa.Table) -> pa.Table:
         """The valid events of known users, with user_idx and split."""
-        kept = events.filter(pc.field("reason").is_null()).drop_columns(["key", "reason"])
+        kept = events.filter(pc.field("reason").is_null()).drop_columns(["key", "reason", "value"])
         kept = kept.append_column("user_idx", pc.index_in(kept["user_id"], value_set=self.users))
         kept = kept.filter(pc.field("user_idx").is_valid())
         kept = kept.append_column("split", pa.array(self.split(kept)))

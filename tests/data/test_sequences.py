@@ -1,8 +1,10 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coldstart.data.cleaning import MERGED_EVENT, REPEATED_EVENT
 from coldstart.data.schema import SEQUENCES
 from coldstart.data.sequences import Sequences, order_events, sequence_rows
 
@@ -34,10 +36,13 @@ def test_events_are_sorted_unique_and_complete(rows: list[tuple[int, int, int]])
     named = [(row["user_idx"], row["item_idx"], row["timestamp"]) for row in kept.to_pylist()]
     assert len(set(named)) == len(named)
     assert set(named) == {(user, item, when) for user, item, when in rows}
-    first = {name: row["row"] for name, row in zip(named, kept.to_pylist(), strict=True)}
+    kept_by_name = dict(zip(named, kept.to_pylist(), strict=True))
     assert sorted(kept["row"].to_pylist() + repeated["row"].to_pylist()) == list(range(len(rows)))
     for row in repeated.to_pylist():
-        assert row["row"] > first[row["user_idx"], row["item_idx"], row["timestamp"]]
+        survivor = kept_by_name[row["user_idx"], row["item_idx"], row["timestamp"]]
+        assert survivor["label"] >= row["label"]
+        assert (row["reason"] == MERGED_EVENT) == (survivor["label"] > row["label"])
+        assert survivor["row"] < row["row"] or row["reason"] == MERGED_EVENT
 
 
 @given(triples, st.integers(0, 3))
@@ -59,3 +64,27 @@ def test_lists_flatten_back_to_the_events(rows: list[tuple[int, int, int]]) -> N
         assert getattr(flat, name).tolist() == kept[name].to_pylist()
     assert flat.p_click_content is None
     assert [flat.user_id[index] for index in np.unique(user, return_inverse=True)[1]] == kept["user_id"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "reasons"),
+    [
+        ([0, 1], 1, {0: MERGED_EVENT}),
+        ([1, 0], 0, {1: MERGED_EVENT}),
+        ([0, 0], 0, {1: REPEATED_EVENT}),
+        ([1, 1], 0, {1: REPEATED_EVENT}),
+        ([0, 1, 0, 1], 1, {0: MERGED_EVENT, 2: MERGED_EVENT, 3: REPEATED_EVENT}),
+    ],
+    ids=["impression, click", "click, impression", "two impressions", "two clicks", "all"],
+)
+def test_a_click_and_its_impression_of_the_same_second_are_one_event(
+    labels: list[int], kept: int, reasons: dict[int, str]
+) -> None:
+    rows = [(0, 1, 5)] * len(labels) + [(0, 2, 5), (0, 1, 6), (1, 1, 5)]
+    events = _events(rows).drop_columns(["row", "label"])
+    events = events.append_column("row", pa.array(range(len(rows))))
+    events = events.append_column("label", pa.array([*labels, 0, 0, 0], pa.int8()))
+    ordered, others = order_events(events)
+    assert sorted(ordered["row"].to_pylist()) == sorted([kept, *range(len(labels), len(rows))])
+    assert ordered["label"].to_pylist().count(1) == max(labels)
+    assert dict(zip(others["row"].to_pylist(), others["reason"].to_pylist(), strict=True)) == reasons

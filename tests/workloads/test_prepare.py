@@ -191,7 +191,7 @@ def test_every_bad_row_is_in_quarantine_and_none_is_lost(messy: Path) -> None:
     assert events.row.tolist() == [*range(200, 208), 209]
     items = bad[bad.table == "items"].set_index("row").reason
     assert items.index.tolist() == [20, 21, 22, 23, 24, 25]
-    assert items[20] == cleaning.REPEATED_ITEM
+    assert items[20] == cleaning.CONFLICTING_ITEM
     assert items[21] == cleaning.NO_ITEM_ID
     assert items[22] == cleaning.NOTHING_TO_READ
     assert [("kept without" in items[row]) for row in (23, 24, 25)] == [True, False, True]
@@ -217,11 +217,18 @@ def test_too_many_bad_rows_are_an_error_with_the_most_frequent_reason(messy: Pat
     assert not (messy / "runs" / "small" / "dataset").exists()
 
 
-def test_a_file_that_fails_in_a_task_is_named(messy: Path) -> None:
-    file = messy / "events.csv"
-    file.write_bytes(file.read_bytes() + b"u1,f\xff,2000,3\n")
-    with pytest.raises(UserError, match=r"events\.csv cannot be read"):
-        prepare.run(_messy_recipe(messy))
+def test_a_file_that_fails_in_a_task_is_named(tmp_path: Path) -> None:
+    events = {"user_id": ["u"] * 900, "item_id": ["a"] * 900, "timestamp": range(1, 901), "label": [0, 1, 1] * 300}
+    pd.DataFrame(events).to_parquet(tmp_path / "events.parquet", row_group_size=300)
+    pd.DataFrame({"item_id": ["a"], "title": ["one"]}).to_parquet(tmp_path / "items.parquet")
+    file = tmp_path / "events.parquet"
+    start = pq.read_metadata(file).row_group(2).column(2).data_page_offset
+    damaged = bytearray(file.read_bytes())
+    damaged[start : start + 100] = b"\xff" * 100
+    file.write_bytes(damaged)
+    files = {"root": tmp_path, "columns": {"image": None}}
+    with pytest.raises(UserError, match=r"events\.parquet cannot be read"):
+        prepare.run(_recipe(tmp_path / "runs", source="files", files=files))
 
 
 def test_the_manifest_contains_no_path_or_time(generated: Path) -> None:

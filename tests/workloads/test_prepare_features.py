@@ -180,7 +180,7 @@ def test_bad_rows_of_users_are_in_quarantine(frames: dict[str, pd.DataFrame], tm
     dataset = prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_rejected_fraction=0.1)
     assert dataset.artifact.metadata["quarantined"]["users"] == {
         "user id is missing": 1,
-        "user id repeats an earlier row": 1,
+        "user id repeats an earlier row with other features; the earlier row is used": 1,
     }
     with pytest.raises(UserError, match="2 of 41 rows of the users table were rejected"):
         prepared(tmp_path, frames | {"users": pd.concat([users, again])}, max_rejected_fraction=0.01)

@@ -14,12 +14,23 @@ RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe, o
 
 
 @app.command(epilog="Example: coldstart validate movielens --set data.files.root=films")
-def validate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def validate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every row as `prepare` does; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a recipe, and the files and the MLLM that it names if they are on this machine."""
     loaded = load(recipe, overrides)
     notes = _check_local_inputs(loaded)
+    details = {}
+    if deep and loaded.data.source == "files":
+        from coldstart.data.deep_check import check_all_rows
+
+        report = check_all_rows(loaded.data)
+        notes, details = [*notes, *report.lines], {"data": report.details}
     if as_json:
-        print(json.dumps({"recipe": loaded.name, "hash": digest(loaded), "valid": True, "notes": notes}))
+        print(json.dumps({"recipe": loaded.name, "hash": digest(loaded), "valid": True, "notes": notes, **details}))
         return
     OUT.print(f"recipe '{loaded.name}' is valid  [dim]{digest(loaded)[:12]}[/]")
     for note in notes:

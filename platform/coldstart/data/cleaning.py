@@ -1,15 +1,18 @@
 """Cleaning: raw rows of a user's tables become typed rows, each of which is kept or rejected with a reason."""
 
+import time
+import zlib
 from collections.abc import Sequence
 from functools import partial, reduce
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Columns
-from coldstart.data.columns import as_floats, as_ids, as_text, as_unix_seconds
+from coldstart.data.columns import as_floats, as_ids, as_images, as_text, as_unix_seconds
 from coldstart.data.content import InvalidImageError, decode_image
 from coldstart.data.features import FeatureColumn
 from coldstart.data.readers import RawBatch
@@ -23,12 +26,20 @@ NO_USER = "user id is missing"
 REPEATED_USER = "user id repeats an earlier row"
 BAD_TIME = "time is missing or cannot be read"
 FAR_TIME = "time lies outside 1970 to 2200; Unix seconds are expected"
+FUTURE_TIME = "time lies in the future"
+LOSSY_ID = "id has lost digits: a floating-point number of 2^53 or more, or scientific notation"
 UNKNOWN_ITEM = "item is not in the items table or was rejected there"
 BAD_LABEL = "label is not 0 or 1 (for ratings, set data.files.positive_threshold)"
 NO_RATING = "label is missing or not a number"
+CONFLICTING_ITEM = "item id repeats an earlier row with other content; the earlier row is used"
+CONFLICTING_USER = "user id repeats an earlier row with other features; the earlier row is used"
 REPEATED_EVENT = "same user, item and time as an earlier row"
+MERGED_EVENT = "impression merged into the click of the same user, item and second"
 
 _KEY_LENGTH = 200
+_DAY = 86_400
+_EXACT_FLOATS = 2.0**53
+_SCIENTIFIC = r"^\s*-?\d(\.\d+)?[eE]\+\d+\s*$"
 
 
 def clean_items(
@@ -53,7 +64,7 @@ def clean_items(
     item_id = as_ids(raw[columns.item_id])
     title = as_text(raw[columns.title]) if columns.title else pa.nulls(count, pa.string())
     text = _fold_tags(raw, columns)
-    encoded = raw[columns.image].to_pylist() if columns.image else [None] * count
+    encoded = as_images(raw[columns.image]).to_pylist() if columns.image else [None] * count
     images, problems = _try_images(encoded, max_bytes, max_pixels)
 
     has_text = np.asarray(pc.or_(title.is_valid(), text.is_valid()))
@@ -103,6 +114,15 @@ def clean_users(batch: RawBatch, columns: Columns, features: Sequence[FeatureCol
     return pa.concat_tables([table, _malformed(batch, table.schema)])
 
 
+def with_digests(rows: pa.Table) -> pa.Table:
+    """Appends `digest`: equal for cleaned rows whose values are equal, whatever their row number and reason."""
+    values = rows.drop_columns([name for name in ("row", "reason", "image") if name in rows.column_names])
+    digests = pd.util.hash_pandas_object(values.to_pandas(), index=False).to_numpy()
+    if "image" in rows.column_names:
+        digests = digests ^ np.array([zlib.crc32(image or b"") for image in rows["image"].to_pylist()], np.uint64)
+    return rows.append_column("digest", pa.array(digests, pa.uint64()))
+
+
 def clean_events(
     batch: RawBatch,
     columns: Columns,
@@ -111,6 +131,7 @@ def clean_events(
     positive_threshold: float | None,
     oracle: bool,
     features: Sequence[FeatureColumn] = (),
+    latest: float | None = None,
 ) -> pa.Table:
     """Converts events to typed columns and looks up their items.
 
@@ -121,27 +142,27 @@ def clean_events(
         positive_threshold: If set, the label is 1 where the label column is at least this number.
         oracle: Whether the table has the ORACLE columns.
         features: Features of contexts.
+        latest: Unix seconds; later events are rejected. None: a day from now.
 
     Returns:
-        Columns row, key, reason (null if kept), user_id, item_idx, timestamp, label, the ORACLE columns if any, and the
-        features by key.
+        Columns row, key, reason (null if kept), value (raw value that the reason is about), user_id, item_idx,
+        timestamp, label, the ORACLE columns if any, and the features by key.
     """
     raw = batch.table
     user_id, item_id = as_ids(raw[columns.user_id]), as_ids(raw[columns.item_id])
     index = pc.index_in(item_id, value_set=known_items)
     timestamp, late = as_unix_seconds(raw[columns.timestamp])
-    label = as_floats(raw[columns.label])
-    if positive_threshold is not None:
-        bad_label, no_number = np.zeros(len(label), bool), np.isnan(label)
-        label = (label >= positive_threshold).astype(float)
-    else:
-        bad_label, no_number = ~np.isin(label, (0, 1)), np.zeros(len(label), bool)
+    label, bad_label, no_number = _labels(raw[columns.label], positive_threshold)
+    lost_user, lost_item = _lossy_ids(raw[columns.user_id]), _lossy_ids(raw[columns.item_id])
+    future = ~late & (timestamp > (time.time() + _DAY if latest is None else latest))
     checks = {
         NO_USER: np.asarray(user_id.is_null()),
         NO_ITEM_ID: np.asarray(item_id.is_null()),
+        LOSSY_ID: lost_user | lost_item,
         UNKNOWN_ITEM: np.asarray(index.is_null()),
         BAD_TIME: np.isnan(timestamp),
         FAR_TIME: late,
+        FUTURE_TIME: future,
         BAD_LABEL: bad_label,
         NO_RATING: no_number,
     }
@@ -152,6 +173,7 @@ def clean_events(
         "row": _row_numbers(batch),
         "key": pc.if_else(pa.array(rejected), key, None),
         "reason": pa.array(reason, pa.string()),
+        "value": _reason_values(raw, columns, reason, lost_user),
         "user_id": user_id,
         "item_idx": pc.add(pc.fill_null(index, -1), 1),
         "timestamp": pa.array(np.where(rejected, 0, timestamp).astype(np.int64)),
@@ -159,9 +181,46 @@ def clean_events(
     }
     for name in ORACLE if oracle else ():
         table[name] = raw[name].combine_chunks().cast(pa.float32())
-    table |= {feature.key: feature.typed(raw) for feature in features}
-    kept = pa.table(table)
+    kept = pa.table(table | {feature.key: feature.typed(raw) for feature in features})
     return pa.concat_tables([kept, _malformed(batch, kept.schema)])
+
+
+def _labels(
+    column: pa.ChunkedArray, positive_threshold: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Labels 0 and 1, and the masks of those that are neither and of the ratings that are no number."""
+    label = as_floats(column)
+    if positive_threshold is None:
+        return label, ~np.isin(label, (0, 1)), np.zeros(len(label), bool)
+    return (label >= positive_threshold).astype(float), np.zeros(len(label), bool), np.isnan(label)
+
+
+def _lossy_ids(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Mask of the ids that cannot be exact any more: other ids have become the same number."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_floating(kind):
+        lossy: NDArray[np.bool_] = np.abs(column.cast(kind).to_numpy().astype(np.float64)) >= _EXACT_FLOATS
+        return lossy
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        # With the plus sign, as spreadsheets and pandas write it: 12e5 is part of many hexadecimal ids.
+        return np.asarray(pc.fill_null(pc.match_substring_regex(column.cast(kind), _SCIENTIFIC), False))
+    return np.zeros(len(column), bool)
+
+
+def _reason_values(
+    raw: pa.Table, columns: Columns, reason: NDArray[np.object_], lost_user: NDArray[np.bool_]
+) -> pa.Array:
+    """The raw value that the reason of each event is about; null for kept events and missing values."""
+    about = dict.fromkeys((BAD_TIME, FAR_TIME, FUTURE_TIME), columns.timestamp)
+    about |= dict.fromkeys((BAD_LABEL, NO_RATING), columns.label) | {UNKNOWN_ITEM: columns.item_id}
+    values = np.full(len(reason), None, object)
+    for row in np.flatnonzero(reason != None):  # noqa: E711 - element by element
+        name = (
+            columns.user_id if reason[row] == LOSSY_ID and lost_user[row] else about.get(reason[row], columns.item_id)
+        )
+        cell = raw[name][int(row)].as_py()
+        values[row] = None if cell is None else str(cell)
+    return pa.array(values, pa.string())
 
 
 def _first_reason(count: int, checks: dict[str, NDArray[np.bool_]]) -> NDArray[np.object_]:

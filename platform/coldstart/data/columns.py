@@ -1,4 +1,6 @@
-"""Conversion of one column of a user's table: to ids, text, numbers or times."""
+"""Conversion of one column of a user's table: to ids, text, images, numbers or times."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -6,30 +8,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from coldstart.data.arrow_types import Role, image_bytes, is_text, is_time, joined_text, text_or_plain
+
 _LATEST = 7_258_118_400  # 2200-01-01
+_LARGEST_ID = 2.0**63
 
 
 def as_ids(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Ids and names as strings. 7, 7.0 (pandas writes an integer column with gaps so) and " 7 " are the same id."""
-    array = _plain(column)
-    if pa.types.is_floating(array.type):
-        integral = np.asarray(array.drop_null()) % 1 == 0
-        array = array.cast(pa.int64()) if integral.all() else array
+    array = text_or_plain(column)
+    if pa.types.is_decimal(array.type):
+        array = _without_zeros(array)
+    elif pa.types.is_floating(array.type):
+        array = _float_ids(array)
     return _trimmed(array.cast(pa.string()))
 
 
 def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Free text as strings; the elements of a list are joined by commas."""
-    array = _plain(column)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        kind = pa.list_(pa.string())
-        array = pc.binary_join(array.cast(kind), ", ")
-    return _trimmed(array.cast(pa.string()))
+    return _trimmed(joined_text(column))
+
+
+def as_images(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Encoded images as binary."""
+    return image_bytes(column)
 
 
 def as_floats(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
     """Numbers; NaN where a value is missing or not a number."""
-    array = _plain(column)
+    array = text_or_plain(column)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
     if pa.types.is_decimal(array.type):
@@ -40,22 +47,43 @@ def as_floats(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
 
 def as_unix_seconds(column: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Unix seconds (NaN where unreadable), and a mask of the times outside 1970 to 2200."""
-    array = _plain(column)
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+    array = text_or_plain(column)
+    if is_time(array.type):
         seconds = array.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).to_pandas().to_numpy(np.float64)
     else:
-        seconds = np.floor(as_floats(column))
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        seconds = np.floor(as_floats(array))
+        if is_text(array.type):
             times = pd.to_datetime(array.to_pandas(), format="ISO8601", errors="coerce", utc=True)
             dated = np.isnan(seconds) & times.notna().to_numpy()
             seconds[dated] = times.to_numpy("datetime64[s]").astype(np.int64)[dated]
     return seconds, (seconds <= 0) | (seconds >= _LATEST)
 
 
-def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array, without dictionary encoding."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+CONVERSIONS: dict[Role, Callable[[pa.Array | pa.ChunkedArray], object]] = {
+    "id": as_ids,
+    "text": as_text,
+    "image": as_images,
+    "time": as_unix_seconds,
+    "label": as_floats,
+    "feature": as_ids,
+}
+"""Role -> the function that reads a column of that role."""
+
+
+def _float_ids(array: pa.Array) -> pa.Array:
+    """Strings of floats, one by one: whole numbers without a fraction, null for NaN."""
+    values = np.asarray(array.cast(pa.float64()).fill_null(np.nan))
+    whole = (np.abs(values) < _LARGEST_ID) & (np.floor(values) == values)
+    integers = pa.array(np.where(whole, values, 0).astype(np.int64)).cast(pa.string())
+    strings = pc.if_else(pa.array(whole), integers, array.cast(pa.string()))
+    return pc.if_else(pa.array(np.isnan(values)), None, strings)
+
+
+def _without_zeros(array: pa.Array) -> pa.Array:
+    """Strings of decimals, without zeros at the end of the fraction."""
+    if array.type.scale <= 0:
+        return array.cast(pa.decimal256(76, 0)).cast(pa.string())
+    return pc.replace_substring_regex(array.cast(pa.string()), pattern=r"\.?0+$", replacement="")
 
 
 def _trimmed(strings: pa.Array) -> pa.Array:

@@ -1,9 +1,8 @@
 """Readers for a user's tables: find the files, check the columns, read them split by split."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,17 @@ import pyarrow.parquet as pq
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Columns, Files
-from coldstart.data.features import OWNERS, FeatureColumn, Owner
+from coldstart.data.arrow_types import is_byte_like, plain_type, role_of
+from coldstart.data.column_check import Wanted, check_columns, check_values
+from coldstart.data.csv_records import count_records, read_header
+from coldstart.data.features import OWNERS, FeatureColumn, Kind, Owner
+from coldstart.data.table_files import SkippedFile, find_files, is_csv
 
-SUFFIXES = (".parquet", ".csv")
 _BATCH_ROWS = 4096
+_BATCH_BYTES = 32_000_000
+_LARGE_ROW_BATCH = 16
+"""Rows that are read at once from a table with images, before their size is known."""
+_SAMPLE_ROWS = 16
 _OWNER: dict[str, Owner] = {"items": "item", "events": "context", "users": "user"}
 
 
@@ -27,12 +33,18 @@ class SourceTable:
     Attributes:
         name: `items`, `events` or `users`.
         files: At least one.
-        types: Column name -> Arrow type; every CSV column is a string until it is parsed.
+        types: Column name -> Arrow type in the first file that has values of it; every CSV column is a string.
+        rows: Number of rows of each file, counted without parsing them.
+        skipped: Files that are not read.
+        wanted: Pairs of recipe field and column name.
     """
 
     name: str
     files: tuple[Path, ...]
     types: dict[str, pa.DataType]
+    rows: tuple[int, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
+    wanted: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,14 @@ class FileSplit:
         row_group: Index of the row group; -1 for CSV.
         first_row: Number of its first row in the table.
         size: Approximate number of bytes to read.
+        rows: Number of its rows.
     """
 
     path: str
     row_group: int
     first_row: int
     size: int
+    rows: int
 
     def as_row(self) -> dict[str, Any]:
         """Its fields by name, as a row of a table."""
@@ -100,32 +114,23 @@ class RawBatch:
 
 
 def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
-    """Finds the tables, and checks that they have rows and the columns that the recipe names.
+    """Finds the tables; checks that they have rows, and that every file has the columns that the recipe names.
+
+    Types are checked in every file, and a sample of the rows of every file is converted as `prepare` does.
 
     Args:
         files: Paths and column names.
         extra: Further columns that the events table must have.
 
     Raises:
-        UserError: a file or column is missing, a table is empty, images are not bytes, or a column cannot be a feature.
+        UserError: a file or column is missing, a table is empty, a column cannot have the role that the recipe gives
+            it, or a CSV file is not UTF-8 or has a quote that is not closed.
     """
-    users = None if files.users is None else _find(files.root, files.users, "users")
-    tables = Tables(_find(files.root, files.items, "items"), _find(files.root, files.events, "events"), users)
-    items, events = tables.items, tables.events
-    for table in tables.all:
-        for field, column in wanted_columns(files.columns, table.name):
-            _require(table, field, column)
-    for column in extra:
-        _require(events, column, column)
+    users = None if files.users is None else _find(files, files.users, "users")
+    tables = Tables(_find(files, files.items, "items"), _find(files, files.events, "events", extra), users)
     tables.features(files.columns)
-    image = files.columns.image
-    if image is not None and not _is_bytes(items.types[image]):
-        raise UserError(
-            f"data.files.columns.image: column '{image}' of {items.files[0]} has type {items.types[image]}, not "
-            "binary; store encoded JPEG or PNG bytes in a Parquet file, or set data.files.columns.image: null"
-        )
     for table in tables.all:
-        if not any(_has_rows(file, table.name) for file in table.files):
+        if not any(table.rows):
             raise UserError(f"data.files.{table.name}: {table.files[0]} has no rows; set it to a table with data")
     return tables
 
@@ -151,57 +156,56 @@ def feature_names(columns: Columns, owner: Owner) -> tuple[str, ...]:
 
 
 def _feature(table: SourceTable, owner: Owner, name: str, columns: Columns) -> FeatureColumn:
-    kind, declared = table.types[name], columns.feature_kinds.get(name)
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-        return FeatureColumn(owner=owner, name=name, kind=declared or "categorical")
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return FeatureColumn(owner=owner, name=name, kind=declared or "numeric")
-    raise UserError(
-        f"data.files.columns.{owner}_features: column '{name}' of {table.files[0]} has type {kind}; a feature must be "
-        "text, a boolean or a number: convert the column, or remove it from the list"
-    )
+    kind = columns.feature_kinds.get(name) or _kind(table.types[name])
+    return FeatureColumn(owner=owner, name=name, kind=kind)
 
 
-def _find(root: Path, name: str, field: str) -> SourceTable:
-    path = (root / name).absolute()
-    if path.is_dir():
-        found = {suffix: sorted(path.rglob(f"*{suffix}")) for suffix in SUFFIXES}
-        kinds = [suffix for suffix, files in found.items() if files]
-        if len(kinds) != 1:
-            what = "both Parquet and CSV files" if kinds else "no .parquet or .csv file"
-            raise UserError(f"data.files.{field}: directory {path} contains {what}; keep files of one format in it")
-        files = tuple(found[kinds[0]])
-    elif path.suffix not in SUFFIXES:
-        raise UserError(f"data.files.{field}: {path} must be a .parquet file, a .csv file or a directory of either")
-    elif not path.is_file():
-        raise UserError(f"data.files.{field}: {path} does not exist; set data.files.root and data.files.{field}")
-    else:
-        files = (path,)
-    types = _types(files[0], field)
-    for file in files[1:]:
-        if missing := set(types) - set(_types(file, field)):
-            raise UserError(f"data.files.{field}: {file} has no column '{min(missing)}', but {files[0].name} has it")
-    return SourceTable(field, files, types)
+def _kind(kind: pa.DataType) -> Kind:
+    stored = plain_type(kind)
+    return "numeric" if pa.types.is_floating(stored) or pa.types.is_decimal(stored) else "categorical"
 
 
-def _types(file: Path, field: str) -> dict[str, pa.DataType]:
-    with _named_errors(file, field):
-        if file.suffix == ".parquet":
-            schema = pq.read_schema(file)
-            return {column.name: column.type for column in schema}
-        with csv.open_csv(file, parse_options=_parse_options()) as reader:
-            return {name: pa.string() for name in reader.schema.names}
+def _find(files: Files, name: str, table: str, extra: tuple[str, ...] = ()) -> SourceTable:
+    with _named_errors(files.root / name, table):
+        found, skipped = find_files(files.root, name, table)
+    wanted = [*wanted_columns(files.columns, table), *((column, column) for column in extra)]
+    features = feature_names(files.columns, _OWNER[table])
+    single_line = {column for field, column in wanted if role_of(field) in ("id", "time", "label")}
+    types: dict[str, pa.DataType] = {}
+    rows = []
+    for file in found:
+        schema = _schema(file, table)
+        check_columns(file, schema, wanted, found[0])
+        for column in schema:
+            if pa.types.is_null(types.get(column.name, pa.null())):
+                types[column.name] = column.type
+            undeclared = column.name in features and column.name not in files.columns.feature_kinds
+            if undeclared and not pa.types.is_null(column.type) and _kind(column.type) != _kind(types[column.name]):
+                raise UserError(
+                    f"data.files.columns.feature_kinds: feature '{column.name}' has type {column.type} in {file}, but "
+                    f"{types[column.name]} in other files of the table; declare its kind"
+                )
+        with _named_errors(file, table):
+            rows.append(count_records(file, table, single_line) if is_csv(file) else pq.read_metadata(file).num_rows)
+            _check_sample(file, wanted)
+    return SourceTable(table, found, types, tuple(rows), skipped, tuple(wanted))
 
 
-def _has_rows(file: Path, field: str) -> bool:
-    with _named_errors(file, field):
-        if file.suffix == ".parquet":
-            return bool(pq.read_metadata(file).num_rows > 0)
-        with csv.open_csv(file, parse_options=_parse_options()) as reader:
-            return any(batch.num_rows for batch in reader)
+def _schema(file: Path, table: str) -> pa.Schema:
+    with _named_errors(file, table):
+        if is_csv(file):
+            return pa.schema([(name, pa.string()) for name in read_header(file, table)])
+        return pq.read_schema(file)
+
+
+def _check_sample(file: Path, wanted: Wanted) -> None:
+    """Converts the first rows of a Parquet file; every cell of a CSV file is text, which can be converted."""
+    if is_csv(file):
+        return
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(_SAMPLE_ROWS, columns=[column for _, column in wanted]):
+            check_values(file, pa.Table.from_batches([batch]), wanted)
+            return
 
 
 @contextmanager
@@ -214,42 +218,51 @@ def _named_errors(file: Path | str, field: str) -> Iterator[None]:
         raise UserError(f"data.files.{field}: {file} cannot be read: {reason}") from error
 
 
-def _require(table: SourceTable, field: str, column: str) -> None:
-    if column in table.types:
-        return
-    near = get_close_matches(column, table.types, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"its columns are {', '.join(sorted(table.types))}"
-    optional = "; if the table has no such column, set it to null" if field in ("title", "text", "image") else ""
-    raise UserError(f"data.files.columns.{field}: {table.files[0]} has no column '{column}': {hint}{optional}")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def file_splits(table: SourceTable) -> list[FileSplit]:
     """The file splits of a table, with consecutive row numbers."""
     splits: list[FileSplit] = []
     row = 0
-    for file in table.files:
-        if file.suffix == ".csv":
-            splits.append(FileSplit(str(file), -1, row, file.stat().st_size))
-            if file != table.files[-1]:
-                row += sum(_csv_rows(file))
+    for file, count in zip(table.files, table.rows, strict=True):
+        if is_csv(file):
+            splits.append(FileSplit(str(file), -1, row, file.stat().st_size, count))
+            row += count
             continue
         metadata = pq.read_metadata(file)
-        for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group)
-            splits.append(FileSplit(str(file), group, row, rows.total_byte_size))
-            row += rows.num_rows
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            splits.append(FileSplit(str(file), index, row, group.total_byte_size, group.num_rows))
+            row += group.num_rows
     return splits
 
 
-def _csv_rows(file: Path) -> Iterator[int]:
-    malformed: list[str] = []
-    with csv.open_csv(file, parse_options=_parse_options(malformed)) as reader:
-        yield from (batch.num_rows for batch in reader)
-    yield len(malformed)
+def clean_file_split(
+    file_split: FileSplit, columns: list[str], clean: Callable[[RawBatch], pa.Table], wanted: Wanted, *, field: str
+) -> Iterator[pa.Table]:
+    """Reads columns of a file split in batches, and cleans each.
+
+    Args:
+        file_split: The split.
+        columns: Names in the file.
+        clean: Converts a batch.
+        wanted: Roles of columns, to find the column that cannot be converted.
+        field: `items`, `events` or `users`, for error messages.
+
+    Raises:
+        UserError: the file is corrupt, or a value has no meaning for its column.
+    """
+    for batch in read_file_split(file_split, columns, field=field):
+        try:
+            cleaned = clean(batch)
+        except UserError:
+            raise
+        except Exception as error:  # of any library, on values that nobody foresaw: name where they are
+            check_values(file_split.path, batch.table, [pair for pair in wanted if pair[1] in columns])
+            first, last = batch.first_row, batch.first_row + batch.table.num_rows - 1
+            raise UserError(
+                f"data.files.{field}: rows {first} to {last} of the table, in {file_split.path}, cannot be read: "
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            ) from error
+        yield cleaned
 
 
 def read_file_split(file_split: FileSplit, columns: list[str], *, field: str) -> Iterator[RawBatch]:
@@ -261,20 +274,49 @@ def read_file_split(file_split: FileSplit, columns: list[str], *, field: str) ->
         field: `items`, `events` or `users`, for error messages.
 
     Raises:
-        UserError: the file is corrupt.
+        UserError: the file is corrupt, or the parser finds another number of rows than were counted.
     """
+    read = 0
     with _named_errors(file_split.path, field):
-        yield from _read(file_split, columns)
+        for batch in _read_csv(file_split, columns) if file_split.row_group < 0 else _read_parquet(file_split, columns):
+            read += batch.table.num_rows + len(batch.malformed)
+            yield batch
+    if read != file_split.rows:
+        raise UserError(
+            f"data.files.{field}: {file_split.path} has {file_split.rows} rows, but {read} were read; the file was "
+            "changed meanwhile, or it has a line that the two counts split differently"
+        )
 
 
-def _read(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
+def _read_parquet(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
     row = file_split.first_row
-    if file_split.row_group >= 0:
-        with pq.ParquetFile(file_split.path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[file_split.row_group], columns=columns):
-                yield RawBatch(row, pa.Table.from_batches([batch]))
-                row += batch.num_rows
-        return
+    with pq.ParquetFile(file_split.path) as file:
+        large = any(is_byte_like(file.schema_arrow.field(name).type) for name in columns)
+        batches = file.iter_batches(
+            _LARGE_ROW_BATCH if large else _BATCH_ROWS, row_groups=[file_split.row_group], columns=columns
+        )
+        for group in _grouped(batches):
+            table = pa.Table.from_batches(group)
+            yield RawBatch(row, table)
+            row += table.num_rows
+
+
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Groups small batches to at most _BATCH_ROWS rows, and to _BATCH_BYTES unless one batch is larger."""
+    group: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if group and (rows + batch.num_rows > _BATCH_ROWS or size + batch.nbytes > _BATCH_BYTES):
+            yield group
+            group, rows, size = [], 0, 0
+        group.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if group:
+        yield group
+
+
+def _read_csv(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
+    row = file_split.first_row
     malformed: list[str] = []
     strings = csv.ConvertOptions(
         include_columns=columns,

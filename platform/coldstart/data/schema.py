@@ -34,7 +34,7 @@ Columns with encoded features follow, named by their keys: `item.<name>` here, `
 `context.<name>` (a list) in the sequences.
 """
 
-LAYOUT = 2
+LAYOUT = 3
 """Increased whenever the output of prepare changes, so that a pipeline prepares an older dataset again."""
 
 DIGESTS = ("text_digest", "image_digest")

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from coldstart.data.cleaning import MERGED_EVENT, REPEATED_EVENT
 from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.data.schema import ORACLE, SEQUENCES
 
@@ -51,22 +52,33 @@ class Sequences:
 
 
 def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Sorts events by user, time and row.
+    """Sorts events by user, time and row, and merges those of one user, item and second.
+
+    A click and the impression that it belongs to are one event: the first clicked row is kept, or the first row if none
+    is clicked.
 
     Args:
-        events: Columns user_idx, item_idx, timestamp, row and any others.
+        events: Columns user_idx, user_id, item_idx, timestamp, label, row and any others.
 
     Returns:
-        The sorted events with unique (user, item, time), and the events that repeat an earlier row.
+        The sorted events with unique (user, item, time), and the other rows: the columns above, and `reason`
+        (MERGED_EVENT for an impression whose click is kept, otherwise REPEATED_EVENT).
     """
-    user, item, when, row = (np.asarray(events[name]) for name in ("user_idx", "item_idx", "timestamp", "row"))
-    grouped = np.lexsort((row, item, when, user))
+    names = ("user_idx", "item_idx", "timestamp", "label", "row")
+    user, item, when, label, row = (np.asarray(events[name]) for name in names)
+    grouped = np.lexsort((row, -label, item, when, user))
     same = np.ones(len(grouped), bool)
     for values in (user, item, when):
         same &= np.diff(values[grouped], prepend=values[grouped[:1]] - 1) == 0
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(grouped))))
+    merged = np.zeros(len(grouped), bool)
+    merged[grouped] = label[grouped] != label[grouped[first]]
     kept = np.sort(grouped[~same])
     order = kept[np.lexsort((row[kept], when[kept], user[kept]))]
-    return events.take(order), events.take(np.sort(grouped[same]))
+    others = np.sort(grouped[same])
+    reason = pa.array(np.where(merged[others], MERGED_EVENT, REPEATED_EVENT), pa.string())
+    named = events.select([*names, "user_id"]).take(others)
+    return events.take(order), named.append_column("reason", reason)
 
 
 def sequence_rows(events: pa.Table) -> pa.Table:

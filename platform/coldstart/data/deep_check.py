@@ -1,0 +1,122 @@
+"""A check of all rows of a user's tables: reads and cleans them as `prepare` does, and writes nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from coldstart.config.recipe import Data
+from coldstart.data.accounting import Accounting, as_json, rows_per_file, summary
+from coldstart.data.cleaning import (
+    CONFLICTING_ITEM,
+    CONFLICTING_USER,
+    REPEATED_ITEM,
+    REPEATED_USER,
+    clean_events,
+    clean_items,
+    clean_users,
+    with_digests,
+)
+from coldstart.data.features import FeatureColumn, Owner
+from coldstart.data.plausibility import check_events, check_time_zones, explain_rejection
+from coldstart.data.quarantine import Quarantine
+from coldstart.data.readers import RawBatch, SourceTable, check_files, clean_file_split, file_splits
+from coldstart.data.sequences import order_events
+from coldstart.data.splits import time_cuts
+
+_KEPT = {
+    "items": ["row", "key", "reason", "digest", "item_id"],
+    "users": ["row", "key", "reason", "digest", "user_id"],
+    "events": ["row", "key", "reason", "value", "user_id", "item_idx", "timestamp", "label"],
+}
+
+
+@dataclass(frozen=True)
+class DeepReport:
+    """What `prepare` would do with the rows.
+
+    Attributes:
+        lines: For people.
+        details: The accounts of all files, the files that are not read, and the reasons of rejected rows by table.
+    """
+
+    lines: tuple[str, ...]
+    details: dict[str, Any]
+
+
+def check_all_rows(data: Data) -> DeepReport:
+    """Reads every row of the user's tables. The split by items is not drawn, so it excludes no event here.
+
+    Raises:
+        UserError: `prepare` would raise it.
+    """
+    tables, columns = check_files(data.files), data.files.columns
+    check_time_zones(tables.events, columns.timestamp)
+    quarantine = Quarantine(data.max_rejected_fraction)
+    accounting = Accounting(tables, data.files.root)
+    features: dict[Owner, list[FeatureColumn]] = {"item": [], "user": [], "context": []}
+    for feature in tables.features(columns):
+        features[feature.owner].append(feature)
+    limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
+
+    items = _clean(
+        tables.items, lambda batch: with_digests(clean_items(batch, columns, features=features["item"], **limits))
+    )
+    catalog = quarantine.first_of_each(items, "item_id", (REPEATED_ITEM, CONFLICTING_ITEM), "items")
+    accounting.use("items", catalog["row"])
+    if tables.users is not None:
+        users = _clean(tables.users, lambda batch: with_digests(clean_users(batch, columns, features["user"])))
+        first = quarantine.first_of_each(users, "user_id", (REPEATED_USER, CONFLICTING_USER), "users")
+        accounting.use("users", first["row"])
+
+    known = catalog["item_id"].combine_chunks()
+    threshold = data.files.positive_threshold
+
+    def clean(batch: RawBatch) -> pa.Table:
+        return clean_events(
+            batch, columns, known, positive_threshold=threshold, oracle=False, features=features["context"]
+        )
+
+    events = _clean(tables.events, clean)
+    quarantine.add("events", events, len(events), partial(explain_rejection, known_items=known))
+    check_events(events, tables.events.types[columns.timestamp], threshold)
+    used = _ordered(events, quarantine)
+    if data.split.kind == "temporal":
+        time_cuts(np.asarray(used["timestamp"]), data.split.valid, data.split.test)
+    counts = rows_per_file(tables.events, np.asarray(used["row"]))
+    accounting.use_counts("events", counts, np.zeros_like(counts))
+
+    accounts = accounting.balance(quarantine.rows)
+    reasons = {table.name: quarantine.reasons(table.name) for table in tables.all}
+    lines = [*summary(accounts, tables, data.files.root), *_reason_lines(reasons)]
+    return DeepReport(tuple(lines), as_json(accounts, tables, data.files.root) | {"quarantined": reasons})
+
+
+def _clean(table: SourceTable, clean: Callable[[RawBatch], pa.Table]) -> pa.Table:
+    names, kept = list(dict.fromkeys(column for _, column in table.wanted)), _KEPT[table.name]
+    parts = [
+        part.select(kept)
+        for file_split in file_splits(table)
+        for part in clean_file_split(file_split, names, clean, table.wanted, field=table.name)
+    ]
+    return pa.concat_tables(parts)
+
+
+def _ordered(events: pa.Table, quarantine: Quarantine) -> pa.Table:
+    """The events that sequences would contain; those that repeat another are added to the quarantine."""
+    valid = events.filter(pc.field("reason").is_null())
+    user = valid["user_id"].combine_chunks().dictionary_encode().indices
+    ordered, repeated = order_events(valid.append_column("user_idx", user))
+    rows = pa.table({"row": repeated["row"], "key": repeated["user_id"], "reason": repeated["reason"]})
+    quarantine.add("events", rows, len(events))
+    return ordered
+
+
+def _reason_lines(reasons: dict[str, dict[str, int]]) -> Iterator[str]:
+    for table, counts in reasons.items():
+        for reason, number in counts.items():
+            yield f"{table}: {number} rows: {reason}"
