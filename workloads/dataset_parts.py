@@ -1,5 +1,6 @@
 """Writes the parts of a dataset, each in one Ray task: the sequences of some users, the content of some items."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,10 @@ import ray
 import ray.data
 
 from coldstart.data.accounting import rows_per_file
-from coldstart.data.content import Content
 from coldstart.data.dataset import part_path
 from coldstart.data.features import FeatureSchema
 from coldstart.data.readers import SourceTable
 from coldstart.data.schema import (
-    DIGESTS,
     ITEMS,
     ITEMS_PER_PART,
     ITEMS_PER_ROW_GROUP,
@@ -26,8 +25,9 @@ from coldstart.data.schema import (
     USERS_PER_PART,
 )
 from coldstart.data.sequences import order_events, sequence_rows
+from coldstart.data.splits import SplitPlan
+from workloads.item_rows import item_rows, item_writer, text_statistics
 from workloads.ray_tables import write_parts
-from workloads.split_plan import SplitPlan
 
 _REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
 _TRAIN_COUNTS = pa.schema(
@@ -130,36 +130,18 @@ def write_items(
     def write(group: pa.Table) -> pa.Table:
         part, group = group["part"][0].as_py(), group.sort_by("item_idx")
         _, _, train_counts, schema = ray.get(shared)
-        statistics = train_counts.take(pc.subtract(group["item_idx"], 1))
-        table = pa.table(
-            [statistics[name] if name in _TRAIN_COUNTS.names else group[name] for name in ITEMS.names], schema=ITEMS
-        )
-        contents = [Content(**row) for row in group.select(["title", "text", "image"]).to_pylist()]
-        for name in DIGESTS:
-            table = table.append_column(name, pa.array([getattr(content, name) for content in contents], pa.int64()))
-        for key, codes in schema.encode(group).items():
-            table = table.append_column(key, pa.array(codes))
-        compression = {name: "none" if name == "image" else "zstd" for name in table.column_names}
-        pq.write_table(
-            table,
-            part_path(directory, part),
-            row_group_size=ITEMS_PER_ROW_GROUP,
-            compression=compression,
-            use_dictionary=False,
-        )
-        return _text_statistics(group)
+        with ExitStack() as stack:
+            writer = None
+            # One row group at a time: a part may hold gigabytes of images.
+            for start in range(0, len(group), ITEMS_PER_ROW_GROUP):
+                table = item_rows(group.slice(start, ITEMS_PER_ROW_GROUP), train_counts, schema)
+                if writer is None:
+                    writer = stack.enter_context(item_writer(part_path(directory, part), table.schema))
+                writer.write_table(table, row_group_size=ITEMS_PER_ROW_GROUP)
+        return text_statistics(group)
 
     grouped = write_parts(rows, assign, write)
     shown = {f"with_{name}": pc.sum(grouped[name]).as_py() for name in ("title", "text", "image")}
     mean = pc.sum(grouped["words"]).as_py() / len(catalog)
     distinct = pc.count_distinct(pc.list_flatten(grouped["distinct"])).as_py()
     return {**shown, "words_per_item": round(mean, 2), "distinct_words": distinct}
-
-
-def _text_statistics(items: pa.Table) -> pa.Table:
-    """One row: number of items with title, text and image, number of words, and the distinct words."""
-    shown = {name: [len(items) - items[name].null_count] for name in ("title", "text", "image")}
-    lists = [pc.utf8_split_whitespace(pc.utf8_lower(items[name].drop_null())) for name in ("title", "text")]
-    words = pa.concat_arrays([values.combine_chunks().flatten() for values in lists])
-    distinct = pa.array([words.unique().to_pylist()], pa.list_(pa.string()))
-    return pa.table({**shown, "words": [len(words)], "distinct": distinct})

@@ -46,12 +46,13 @@ from coldstart.data.schema import (
     SPLITS,
     TRAIN,
 )
+from coldstart.data.splits import SplitPlan
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.data.synthetic import REVISION, generate
 from workloads.dataset_parts import merge_train_counts, write_items, write_sequences
 from workloads.ray_tables import map_file_splits, select_columns, to_table
 from workloads.runner import main
-from workloads.split_plan import SplitPlan, plan_split
+from workloads.split_plan import plan_split
 
 _STEPS = 5
 
@@ -215,15 +216,9 @@ def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
 def _account_events(accounting: Accounting, rows: ray.data.Dataset, plan: SplitPlan, parts: pa.Table) -> None:
     """Counts the events of every file that are in the sequences, and those that the split excludes."""
     events = accounting.tables.events
-
-    def excluded(block: pa.Table) -> pa.Table:
-        valid = block.filter(pc.field("reason").is_null())
-        left_out = pc.invert(pc.is_in(valid["row"], value_set=plan.assign(block)["row"].combine_chunks()))
-        return valid.select(["row"]).filter(left_out)
-
     used = np.asarray(pc.list_flatten(parts["used"])).reshape(-1, len(events.files)).sum(0)
     if plan.cuts is None:
-        dropped = to_table(rows.map_batches(excluded, batch_size=None, batch_format="pyarrow"))["row"]
+        dropped = to_table(rows.map_batches(plan.excluded, batch_size=None, batch_format="pyarrow"))["row"]
         accounting.use_counts("events", used, rows_per_file(events, np.asarray(dropped)))
     else:
         accounting.use_counts("events", used, np.zeros_like(used))

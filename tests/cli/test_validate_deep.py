@@ -74,7 +74,8 @@ def test_prepare_counts_the_same(coldstart: Command, shop: Path) -> None:
     ("change", "words"),
     [
         (["data.max_rejected_fraction=0.01"], ["2 of 5 rows of the items table", "most frequent reason"]),
-        (["data.split.test=0.8", "data.split.valid=0.0", "data.files.columns.timestamp=label"], ["time"]),
+        (["data.files.columns.timestamp=label"], ["columns.label: all 32 valid events have label 1"]),
+        (["data.split.test=0.02"], ["all 1 events of the test split", "change data.split"]),
         (["data.files.positive_threshold=x"], ["positive_threshold"]),
     ],
 )

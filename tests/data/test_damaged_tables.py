@@ -32,7 +32,7 @@ CELLS = ("", '"', "\u2028", "é", "1e400", "nan", "9" * 30, "\t", "a,b", "'", "-
 
 
 def good_tables(chance: random.Random) -> dict[str, dict[str, list[Any]]]:
-    items, events = chance.randint(1, 9), chance.randint(1, 60)
+    items, events = chance.randint(1, 9), chance.choice((1, 60, 90, 120))
     return {
         "items": {"item_id": [f"i{row}" for row in range(items)], "title": [f"Item {row}" for row in range(items)]},
         "events": {
@@ -47,19 +47,21 @@ def good_tables(chance: random.Random) -> dict[str, dict[str, list[Any]]]:
 def damaged_table(columns: dict[str, list[Any]], chance: random.Random) -> pa.Table:
     table = pa.table(columns)
     for _ in range(chance.choice((0, 0, 1, 2))):
-        name = chance.choice(table.column_names)
-        values = columns[name]
-        what = chance.randrange(4)
+        index = chance.randrange(table.num_columns)
+        name, values = table.column_names[index], table.column(index).to_pylist()
+        what = chance.randrange(5)
         if what == 0:
-            index = table.column_names.index(name)
             table = table.set_column(index, name, chance.choice(ODD_TYPES)(values))
         elif what == 1:
             table = table.append_column(chance.choice((name, "more")), pa.array(values))
         elif what == 2:
-            table = table.select(sorted(set(table.column_names) - {chance.choice([name, ""])}))
+            order = chance.sample(range(table.num_columns), chance.choice((table.num_columns, table.num_columns - 1)))
+            table = table.select(order or [0])
+        elif what == 3:
+            table = table.take(chance.choices(range(len(table)), k=len(table)))
         else:
             cells = [chance.choice((*CELLS, None, value, value, value)) for value in map(str, values)]
-            table = table.set_column(table.column_names.index(name), name, pa.array(cells, pa.string()))
+            table = table.set_column(index, name, pa.array(cells, pa.string()))
     return table
 
 
@@ -120,7 +122,7 @@ def test_damaged_tables_are_accounted_for_or_refused(tmp_path: Path, start: int)
     for seed in range(start, start + 20):
         (tmp_path / str(seed)).mkdir()
         usable.append(check(tmp_path / str(seed), seed))
-    assert any(usable)
+    assert 4 < sum(usable)
     assert not all(usable)
 
 

@@ -22,12 +22,13 @@ def validate(
 ) -> None:
     """Check a recipe, and the files and the MLLM that it names if they are on this machine."""
     loaded = load(recipe, overrides)
-    notes = _check_local_inputs(loaded)
+    deep &= loaded.data.source == "files"
+    notes = _check_local_inputs(loaded, files=not deep)
     details = {}
-    if deep and loaded.data.source == "files":
+    if deep:
         from coldstart.data.deep_check import check_all_rows
 
-        report = check_all_rows(loaded.data)
+        report = check_all_rows(loaded.data, loaded.seed)
         notes, details = [*notes, *report.lines], {"data": report.details}
     if as_json:
         print(json.dumps({"recipe": loaded.name, "hash": digest(loaded), "valid": True, "notes": notes, **details}))
@@ -37,10 +38,10 @@ def validate(
         OUT.print(f"note: {note}", soft_wrap=True)
 
 
-def _check_local_inputs(recipe: Recipe) -> list[str]:
-    """Checks the files and the MLLM of a recipe, and returns notes on what is not on this machine."""
+def _check_local_inputs(recipe: Recipe, *, files: bool) -> list[str]:
+    """Checks the files (if asked to) and the MLLM of a recipe, and returns notes on what is not on this machine."""
     notes = []
-    if recipe.data.source == "files":
+    if files and recipe.data.source == "files":
         if recipe.data.files.root.exists():
             from coldstart.data.readers import check_files
 

@@ -22,11 +22,12 @@ from coldstart.data.cleaning import (
     with_digests,
 )
 from coldstart.data.features import FeatureColumn, Owner
-from coldstart.data.plausibility import check_events, check_time_zones, explain_rejection
+from coldstart.data.plausibility import check_events, check_splits, check_time_zones, explain_rejection
 from coldstart.data.quarantine import Quarantine
 from coldstart.data.readers import RawBatch, SourceTable, check_files, clean_file_split, file_splits
+from coldstart.data.schema import SPLITS
 from coldstart.data.sequences import order_events
-from coldstart.data.splits import time_cuts
+from coldstart.data.splits import draw_split, held_out_items, users_of
 
 _KEPT = {
     "items": ["row", "key", "reason", "digest", "item_id"],
@@ -48,8 +49,12 @@ class DeepReport:
     details: dict[str, Any]
 
 
-def check_all_rows(data: Data) -> DeepReport:
-    """Reads every row of the user's tables. The split by items is not drawn, so it excludes no event here.
+def check_all_rows(data: Data, seed: int = 0) -> DeepReport:
+    """Reads every row of the user's tables.
+
+    Args:
+        data: Names the tables and the split.
+        seed: Of a split by items.
 
     Raises:
         UserError: `prepare` would raise it.
@@ -74,26 +79,41 @@ def check_all_rows(data: Data) -> DeepReport:
         accounting.use("users", first["row"])
 
     known = catalog["item_id"].combine_chunks()
-    threshold = data.files.positive_threshold
-
-    def clean(batch: RawBatch) -> pa.Table:
-        return clean_events(
-            batch, columns, known, positive_threshold=threshold, oracle=False, features=features["context"]
-        )
-
-    events = _clean(tables.events, clean)
-    quarantine.add("events", events, len(events), partial(explain_rejection, known_items=known))
-    check_events(events, tables.events.types[columns.timestamp], threshold)
-    used = _ordered(events, quarantine)
-    if data.split.kind == "temporal":
-        time_cuts(np.asarray(used["timestamp"]), data.split.valid, data.split.test)
-    counts = rows_per_file(tables.events, np.asarray(used["row"]))
-    accounting.use_counts("events", counts, np.zeros_like(counts))
+    _check_events(data, seed, known, features["context"], accounting, quarantine)
 
     accounts = accounting.balance(quarantine.rows)
     reasons = {table.name: quarantine.reasons(table.name) for table in tables.all}
     lines = [*summary(accounts, tables, data.files.root), *_reason_lines(reasons)]
     return DeepReport(tuple(lines), as_json(accounts, tables, data.files.root) | {"quarantined": reasons})
+
+
+def _check_events(
+    data: Data,
+    seed: int,
+    known: pa.Array,
+    features: list[FeatureColumn],
+    accounting: Accounting,
+    quarantine: Quarantine,
+) -> None:
+    table, columns, threshold = accounting.tables.events, data.files.columns, data.files.positive_threshold
+
+    def clean(batch: RawBatch) -> pa.Table:
+        return clean_events(batch, columns, known, positive_threshold=threshold, oracle=False, features=features)
+
+    events = _clean(table, clean)
+    quarantine.add("events", events, len(events), partial(explain_rejection, known_items=known))
+    check_events(events, table.types[columns.timestamp], threshold)
+    valid = events.filter(pc.field("reason").is_null())
+    held_out = held_out_items(data, len(known), seed)
+    plan = draw_split(users_of(valid, held_out), lambda: np.asarray(valid["timestamp"]), held_out, data, seed)
+    ordered, repeated = order_events(plan.assign(events))
+    rows = pa.table({"row": repeated["row"], "key": repeated["user_id"], "reason": repeated["reason"]})
+    quarantine.add("events", rows, len(events))
+    excluded = rows_per_file(table, np.asarray(plan.excluded(events)["row"]))
+    accounting.use_counts("events", rows_per_file(table, np.asarray(ordered["row"])), excluded)
+    split, label = np.asarray(ordered["split"]), np.asarray(ordered["label"])
+    splits = {name: (int((split == code).sum()), int(label[split == code].sum())) for name, code in SPLITS.items()}
+    check_splits(splits, int(np.bincount(np.asarray(ordered["user_idx"])).max()))
 
 
 def _clean(table: SourceTable, clean: Callable[[RawBatch], pa.Table]) -> pa.Table:
@@ -104,16 +124,6 @@ def _clean(table: SourceTable, clean: Callable[[RawBatch], pa.Table]) -> pa.Tabl
         for part in clean_file_split(file_split, names, clean, table.wanted, field=table.name)
     ]
     return pa.concat_tables(parts)
-
-
-def _ordered(events: pa.Table, quarantine: Quarantine) -> pa.Table:
-    """The events that sequences would contain; those that repeat another are added to the quarantine."""
-    valid = events.filter(pc.field("reason").is_null())
-    user = valid["user_id"].combine_chunks().dictionary_encode().indices
-    ordered, repeated = order_events(valid.append_column("user_idx", user))
-    rows = pa.table({"row": repeated["row"], "key": repeated["user_id"], "reason": repeated["reason"]})
-    quarantine.add("events", rows, len(events))
-    return ordered
 
 
 def _reason_lines(reasons: dict[str, dict[str, int]]) -> Iterator[str]:

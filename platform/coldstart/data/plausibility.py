@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coldstart.config.errors import UserError
+from coldstart.data.arrow_types import is_text, plain_type, text_or_plain
 from coldstart.data.cleaning import (
     BAD_LABEL,
     BAD_TIME,
@@ -124,13 +125,14 @@ def check_time_zones(table: SourceTable, column: str) -> None:
     Raises:
         UserError: many of both kinds exist; those without a zone would be taken for UTC.
     """
-    if not (pa.types.is_string(table.types[column]) or pa.types.is_large_string(table.types[column])):
+    if not is_text(plain_type(table.types[column])):
         return
     splits = file_splits(table)
     sample = splits[:: -(-len(splits) // _SAMPLED_SPLITS)]
     batches = [next(iter(read_file_split(one, [column], field=table.name)), None) for one in sample]
-    times = pa.concat_tables([batch.table for batch in batches if batch is not None])
-    text = pc.utf8_trim_whitespace(times[column].drop_null())
+    columns = [text_or_plain(batch.table[column]) for batch in batches if batch is not None]
+    text = pa.chunked_array([part.cast(pa.string()) for part in columns if is_text(part.type)], pa.string())
+    text = pc.utf8_trim_whitespace(text.drop_null())
     dates = text.filter(pc.match_substring_regex(text, r"^\d{4}-?\d{2}-?\d{2}[T ]\d{2}"))
     zoned = np.asarray(pc.match_substring_regex(dates, r"(Z|[+-]\d{2}(:?\d{2})?)$"))
     few = max(_FEW // 2, _MIXED * len(text))
