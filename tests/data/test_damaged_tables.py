@@ -58,7 +58,8 @@ def damaged_table(columns: dict[str, list[Any]], chance: random.Random) -> pa.Ta
             order = chance.sample(range(table.num_columns), chance.choice((table.num_columns, table.num_columns - 1)))
             table = table.select(order or [0])
         elif what == 3:
-            table = table.take(chance.choices(range(len(table)), k=len(table)))
+            start = chance.randrange(len(table))
+            table = pa.concat_tables([table.slice(start), table.slice(0, chance.choice((start, 0)))])
         else:
             cells = [chance.choice((*CELLS, None, value, value, value)) for value in map(str, values)]
             table = table.set_column(index, name, pa.array(cells, pa.string()))
