@@ -123,7 +123,7 @@ def test_damaged_tables_are_accounted_for_or_refused(tmp_path: Path, start: int)
     for seed in range(start, start + 20):
         (tmp_path / str(seed)).mkdir()
         usable.append(check(tmp_path / str(seed), seed))
-    assert 4 < sum(usable)
+    assert sum(usable) > 2
     assert not all(usable)
 
 
