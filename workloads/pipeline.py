@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coldstart.config import Artifact, Recipe, UserError, digest, load_recipe, read_artifact, store_recipe
+from coldstart.config import (
+    Artifact,
+    Recipe,
+    UserError,
+    check_run_dir,
+    digest,
+    load_recipe,
+    read_artifact,
+    store_recipe,
+)
 from coldstart.config.import_allowlist import allow_import
 from coldstart.data import schema
 from coldstart.data.readers import check_files
@@ -84,6 +93,7 @@ def check(recipe: Recipe) -> None:
         UserError: input files or columns are missing, a custom ranker cannot be imported, the MLLM cannot be loaded, or
             MLflow does not answer.
     """
+    check_run_dir(recipe)
     if recipe.data.source == "files":
         check_files(recipe.data.files)
     for path in recipe.ranker.pretrained.files:

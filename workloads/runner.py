@@ -15,7 +15,17 @@ from urllib.parse import SplitResult, urlsplit
 import ray
 from joblib import cpu_count
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, load_recipe, runtime_env, store_recipe
+from coldstart.config import (
+    Artifact,
+    MetricsLog,
+    Recipe,
+    UserError,
+    check_run_dir,
+    load_recipe,
+    runtime_env,
+    store_recipe,
+)
+from coldstart.config.errors import storage_problem
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from workloads.progress import CONSOLE, progress_line
 from workloads.recipes import find_recipe
@@ -45,6 +55,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
         yield
         return
     runtime_env.set_ray_defaults()
+    runtime_env.set_user_defaults()
     if not recipe.cluster.gpus_per_worker:
         runtime_env.set_deepspeed_on_cpu()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -56,6 +67,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
     else:
         cluster = recipe.cluster
         ranks = cluster.workers * cluster.cpus_per_worker
+        runtime_env.set_ray_tmpdir()
         logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
         with _stderr_silenced():
@@ -158,11 +170,16 @@ def _live_metrics(stage: str, metrics_log: MetricsLog, recipe: Recipe) -> Iterat
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns a `UserError` into its message on stderr and exit code 2."""
+    """Turns a `UserError`, or a full or read-only disk, into its message on stderr and exit code 2."""
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if (problem := storage_problem(error)) is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume from the last checkpoint", file=sys.stderr)
@@ -207,6 +224,7 @@ def run_program(
         CONSOLE.stderr = True
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
+        check_run_dir(recipe)
         if check is not None:
             check(recipe)
         with ray_cluster(recipe, arguments.address):

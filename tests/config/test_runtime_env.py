@@ -1,10 +1,12 @@
 import ast
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from coldstart.config import Recipe, runtime_env
+from coldstart.config import Recipe, UserError, runtime_env
 
 ROOT = Path(__file__).parents[2]
 WRITERS = {
@@ -100,3 +102,49 @@ def test_without_a_proxy_nothing_is_set(monkeypatch):
     proxy_environment(monkeypatch)
     runtime_env.exempt_loopback_from_proxies()
     assert "NO_PROXY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"TMPDIR": "/tmp"}, None),
+        ({"TMPDIR": "/tmp/" + "x" * 34}, None),
+        ({"TMPDIR": "/tmp/" + "x" * 35}, "/tmp"),
+        ({"TMPDIR": "/dev/null/tmp"}, "/tmp"),
+        ({"TMPDIR": "/tmp/" + "ü" * 18}, "/tmp"),
+        ({"TMPDIR": "/tmp/" + "x" * 50, "RAY_TMPDIR": "/var/tmp"}, "/var/tmp"),
+    ],
+)
+def test_a_local_ray_keeps_its_sockets_where_their_paths_fit(monkeypatch, variables, expected):
+    monkeypatch.setattr(os, "environ", dict(variables))
+    runtime_env.set_ray_tmpdir()
+    assert os.environ.get("RAY_TMPDIR") == expected
+
+
+@pytest.mark.parametrize(
+    ("directory", "problem"), [("/tmp/" + "x" * 35, "has 40 bytes"), ("/dev/null/tmp", "is not writable")]
+)
+def test_a_ray_tmpdir_that_does_not_work_is_refused(monkeypatch, directory, problem):
+    monkeypatch.setattr(os, "environ", {"TMPDIR": "/tmp", "RAY_TMPDIR": directory})
+    with pytest.raises(UserError, match=rf"\(RAY_TMPDIR\), which {problem}; set RAY_TMPDIR to .* at most 39 bytes"):
+        runtime_env.set_ray_tmpdir()
+
+
+def test_the_longest_path_of_a_socket_fits():
+    longest = Path("/" + "x" * (runtime_env._MAX_RAY_TMPDIR - 1), "ray", "session_2026-01-31_12-00-00_123456_1234567")
+    assert len(str(longest / "sockets" / "plasma_store")) == 107
+
+
+def test_a_user_that_the_system_does_not_know_gets_a_home_and_a_name(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    runtime_env.set_user_defaults()
+    assert os.environ == {"HOME": tempfile.gettempdir(), "USER": f"uid{os.getuid()}"}
+
+
+def test_the_home_and_the_name_of_a_known_user_stay(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"HOME": "/home/me", "LOGNAME": "me"})
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    runtime_env.set_user_defaults()
+    assert os.environ == {"HOME": "/home/me", "LOGNAME": "me"}

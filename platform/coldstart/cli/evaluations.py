@@ -71,7 +71,7 @@ def compare_runs(
 @app.command(epilog="Example: coldstart compare-releases --recipe demo --set data.files.events=fresh.parquet")
 def compare_releases(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare the champion and challenger releases on events that neither was trained on."""
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides, writes=True)
     from workloads.compare_releases import run, show
 
     artifact = run(loaded)

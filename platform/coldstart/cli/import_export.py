@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
-from coldstart.config import MetricsLog, store_recipe
+from coldstart.config import MetricsLog, check_writable, store_recipe
 
 
 @app.command(
@@ -30,7 +30,7 @@ def import_ranker(
     """Check a custom trained ranker with the run's dataset, use it as the run's ranker, and register it."""
     settings = [f"ranker.kind={kind}", f"ranker.pretrained.weights={weights}"]
     settings += [] if item_ids is None else [f"ranker.pretrained.item_ids={item_ids}"]
-    loaded = load(recipe, [*(overrides or []), *settings])
+    loaded = load(recipe, [*(overrides or []), *settings], writes=True)
     # These imports take seconds.
     from coldstart.registry import Registry
     from workloads import import_ranker as workload
@@ -58,6 +58,7 @@ def export(
 ) -> None:
     """Write the coarse proxy of every item, scaled to the length of mature ID rows, for an external ranker."""
     loaded = load(recipe, overrides)
+    check_writable(out.parent, "choose another file")
     from workloads.export_proxies import export_proxies
 
     OUT.print(f"{export_proxies(loaded, out)} proxies in {out}")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import OUT, app
+from coldstart.config import check_writable
 
 
 @app.command(epilog="Example: coldstart generate catalog --items 2000 --users 1000 --events 100000")
@@ -17,6 +18,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0)] = 17,
 ) -> None:
     """Generate a synthetic catalog with users and events, whose true click probabilities are known."""
+    check_writable(out, "choose another directory")
     from coldstart.config.recipe import Generated
     from coldstart.data.synthetic import generate as write_catalog
 
@@ -32,6 +34,7 @@ def create_tiny_mllm(
     seed: Annotated[int, typer.Option(min=0)] = 17,
 ) -> None:
     """Create the tiny offline MLLM: an ordinary checkpoint with about a million random parameters."""
+    check_writable(out, "choose another directory")
     from coldstart.data.dataset import Dataset
     from coldstart.encoders.tiny import create_tiny_mllm as write_checkpoint
 

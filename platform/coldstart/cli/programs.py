@@ -91,7 +91,7 @@ def _check_recipe(arguments: Sequence[str]) -> None:
         known, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         return
-    load(known.recipe, known.set)
+    load(known.recipe, known.set, writes=True)
 
 
 @app.command(epilog="Example: coldstart serve --recipe demo")
@@ -112,7 +112,7 @@ def serve(
 
     steps = Steps("serve", quiet=as_json)
     steps("loading libraries")
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides, writes=True)
     from workloads.serve import serve_forever
 
     serve_forever(loaded, alias=alias, address=address, as_json=as_json, steps=steps)

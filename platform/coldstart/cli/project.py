@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from coldstart.cli.app import AsJson, Overrides, RecipeName, app, load
-from coldstart.config import Recipe
+from coldstart.config import Recipe, check_writable
 
 if TYPE_CHECKING:
     from coldstart.registry import Registry
@@ -25,7 +25,10 @@ class Project:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return load(self.recipe_name, self.overrides)
+        recipe = load(self.recipe_name, self.overrides)
+        if recipe.registry.tracking_uri is None:  # the registry is a database in paths.runs
+            check_writable(recipe.paths.runs, "set paths.runs to a directory that is")
+        return recipe
 
     @cached_property
     def registry(self) -> "Registry":

@@ -1,6 +1,7 @@
 """Typed recipes, and what every package uses: the error class, artifacts, metrics logs."""
 
 from coldstart.config.artifact import Artifact, read_artifact, write_artifact
+from coldstart.config.directories import check_run_dir, check_writable
 from coldstart.config.errors import UserError
 from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe, store_recipe
 from coldstart.config.metrics_log import MetricsLog
@@ -11,6 +12,8 @@ __all__ = [
     "MetricsLog",
     "Recipe",
     "UserError",
+    "check_run_dir",
+    "check_writable",
     "digest",
     "dump_recipe",
     "flatten_keys",

@@ -4,9 +4,14 @@
 Ray Train sets in its workers.
 """
 
+import getpass
 import os
+from pathlib import Path
+from tempfile import gettempdir
 from urllib.request import getproxies_environment
 
+from coldstart.config.directories import is_writable
+from coldstart.config.errors import UserError
 from coldstart.config.recipe import Cluster
 
 RAY = {
@@ -31,6 +36,10 @@ MLFLOW = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 LANCE = {"LANCE_LOG": "error"}
+RAY_TMPDIR = "RAY_TMPDIR"
+_SHORT_TMPDIR = "/tmp"
+_MAX_RAY_TMPDIR = 107 - len("/ray/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store")
+"""Bytes: a Unix socket has a path of at most 107."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -49,6 +58,45 @@ def set_ray_startup_concurrency(logical_cpus: int) -> None:
     _set_defaults({RAY_STARTING: str(logical_cpus)})
 
 
+def set_ray_tmpdir() -> None:
+    """Lets a local Ray keep its sockets in /tmp if TMPDIR is too long or not writable, as on batch systems.
+
+    Raises:
+        UserError: no such directory is left, or RAY_TMPDIR itself is unfit.
+    """
+    chosen = os.environ.get(RAY_TMPDIR)
+    directory = chosen or os.environ.get("TMPDIR") or _SHORT_TMPDIR
+    problem = _tmpdir_problem(directory)
+    if problem and not chosen and _tmpdir_problem(_SHORT_TMPDIR) is None:
+        os.environ[RAY_TMPDIR] = _SHORT_TMPDIR
+    elif problem:
+        raise UserError(
+            f"Ray cannot keep its sockets in {directory} ({RAY_TMPDIR if chosen else 'TMPDIR'}), which {problem}; set "
+            f"{RAY_TMPDIR} to a writable directory of at most {_MAX_RAY_TMPDIR} bytes"
+        )
+
+
+def _tmpdir_problem(directory: str) -> str | None:
+    if (length := len(os.fsencode(directory))) > _MAX_RAY_TMPDIR:
+        return f"has {length} bytes"
+    return None if is_writable(Path(directory)) else "is not writable"
+
+
+def set_user_defaults() -> None:
+    """Sets HOME and USER where the system does not know the user, as in containers with any uid.
+
+    Must run before libraries that ask for them: MLflow reads HOME when it is imported, PyTorch the name of the user.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = gettempdir()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        os.environ["USER"] = f"uid{os.getuid()}"
+
+
 def set_ray_train_defaults() -> None:
     """Must run before a trainer is started."""
     _set_defaults(RAY_TRAIN)
@@ -61,6 +109,7 @@ def set_deepspeed_on_cpu() -> None:
 
 def set_mlflow_defaults() -> None:
     """Must run before MLflow and GitPython are imported, which read most of them at that moment."""
+    set_user_defaults()
     _set_defaults(MLFLOW)
 
 
