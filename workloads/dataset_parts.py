@@ -128,13 +128,13 @@ def write_items(
         return kept.append_column("part", pa.array((np.asarray(kept["item_idx"]) - 1) // ITEMS_PER_PART))
 
     def write(group: pa.Table) -> pa.Table:
-        part, group = group["part"][0].as_py(), group.sort_by("item_idx")
+        part, order = group["part"][0].as_py(), pc.sort_indices(group["item_idx"])
         _, _, train_counts, schema = ray.get(shared)
         with ExitStack() as stack:
             writer = None
             # One row group at a time: a part may hold gigabytes of images.
             for start in range(0, len(group), ITEMS_PER_ROW_GROUP):
-                table = item_rows(group.slice(start, ITEMS_PER_ROW_GROUP), train_counts, schema)
+                table = item_rows(group.take(order[start : start + ITEMS_PER_ROW_GROUP]), train_counts, schema)
                 if writer is None:
                     writer = stack.enter_context(item_writer(part_path(directory, part), table.schema))
                 writer.write_table(table, row_group_size=ITEMS_PER_ROW_GROUP)

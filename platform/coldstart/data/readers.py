@@ -22,6 +22,8 @@ _BATCH_ROWS = 4096
 _BATCH_BYTES = 32_000_000
 _LARGE_ROW_BATCH = 16
 """Rows that are read at once from a table with images, before their size is known."""
+_BUFFER_BYTES = 8_000_000
+"""Without a buffer, Arrow loads all images of a row group before the first of them can be read."""
 _SAMPLE_ROWS = 16
 _OWNER: dict[str, Owner] = {"items": "item", "events": "context", "users": "user"}
 
@@ -202,7 +204,7 @@ def _check_sample(file: Path, wanted: Wanted) -> None:
     """Converts the first rows of a Parquet file; every cell of a CSV file is text, which can be converted."""
     if is_csv(file):
         return
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
         for batch in parquet.iter_batches(_SAMPLE_ROWS, columns=[column for _, column in wanted]):
             check_values(file, pa.Table.from_batches([batch]), wanted)
             return
@@ -210,11 +212,13 @@ def _check_sample(file: Path, wanted: Wanted) -> None:
 
 @contextmanager
 def _named_errors(file: Path | str, field: str) -> Iterator[None]:
-    """Turns Arrow's errors into an error that names the file."""
+    """Turns whatever a library raises on a damaged file into an error that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UserError(f"data.files.{field}: {file} cannot be read: {reason}") from error
 
 
@@ -227,7 +231,8 @@ def file_splits(table: SourceTable) -> list[FileSplit]:
             splits.append(FileSplit(str(file), -1, row, file.stat().st_size, count))
             row += count
             continue
-        metadata = pq.read_metadata(file)
+        with _named_errors(file, table.name):
+            metadata = pq.read_metadata(file)
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             splits.append(FileSplit(str(file), index, row, group.total_byte_size, group.num_rows))
@@ -290,7 +295,7 @@ def read_file_split(file_split: FileSplit, columns: list[str], *, field: str) ->
 
 def _read_parquet(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
     row = file_split.first_row
-    with pq.ParquetFile(file_split.path) as file:
+    with pq.ParquetFile(file_split.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         large = any(is_byte_like(file.schema_arrow.field(name).type) for name in columns)
         batches = file.iter_batches(
             _LARGE_ROW_BATCH if large else _BATCH_ROWS, row_groups=[file_split.row_group], columns=columns
