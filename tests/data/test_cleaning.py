@@ -172,3 +172,21 @@ def test_an_invalid_publication_time_is_unknown() -> None:
     assert [row["created_at"] for row in rows] == [1_600_000_000, None, None]
     assert [row["reason"] for row in rows] == [None, None, None]
     assert _items(raw[0])[0]["created_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "lossy"),
+    [
+        (pa.array([2.0**53 - 1, 2.0**53]), [False, True]),
+        (pa.array([-(2.0**53), 7.0, None]), [True, False, False]),
+        (pa.array([2**53, 2**60]), [False, False]),
+        (pa.array(["1.2E+15", "12e5", "a+b", "9007199254740993"]), [True, False, False, False]),
+        (pa.array(["1e+7", None]).dictionary_encode(), [True, False]),
+    ],
+)
+def test_ids_that_have_lost_digits_are_rejected(ids: pa.Array, lossy: list[bool]) -> None:
+    table = pa.table(
+        {"user_id": ids, "item_id": ["i"] * len(ids), "timestamp": [1] * len(ids), "label": [1] * len(ids)}
+    )
+    rows = clean_events(RawBatch(0, table), Columns(), pa.array(["i"]), positive_threshold=None, oracle=False)
+    assert [reason == cleaning.LOSSY_ID for reason in rows["reason"].to_pylist()] == lossy

@@ -135,3 +135,10 @@ def test_a_file_that_changes_after_it_was_counted_is_named(tmp_path: Path) -> No
         stream.write(ROWS[0])
     with pytest.raises(UserError, match=r"events\.csv has 50 rows, but 51 were read"):
         list(read_file_split(file_splits(table)[0], ["user_id"], field="events"))
+
+
+def test_a_file_that_lost_lines_after_it_was_counted_is_named(tmp_path: Path) -> None:
+    table = check_files(tables(tmp_path, HEADER + "".join(ROWS))).events
+    (tmp_path / "events.csv").write_text(HEADER + "".join(ROWS[:-1]))
+    with pytest.raises(UserError, match=r"events\.csv has 50 rows, but 49 were read"):
+        list(read_file_split(file_splits(table)[0], ["user_id"], field="events"))

@@ -1,11 +1,13 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coldstart.config import UserError
+from coldstart.config.recipe import Data
 from coldstart.data.schema import TEST, TRAIN, VALID
-from coldstart.data.splits import hold_out_items, time_cuts, user_codes
+from coldstart.data.splits import draw_split, held_out_items, hold_out_items, time_cuts, user_codes, users_of
 
 times = st.lists(st.integers(1, 60), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
 shares = st.tuples(st.floats(0, 0.4), st.floats(0, 0.4))
@@ -73,3 +75,42 @@ def test_user_shares_are_exact_and_seeded(count: int, valid: float, test: float,
 def test_another_seed_holds_out_other_items() -> None:
     assert (hold_out_items(100, 0.5, 1) != hold_out_items(100, 0.5, 2)).any()
     assert (user_codes(100, 0.2, 0.2, 1) != user_codes(100, 0.2, 0.2, 2)).any()
+
+
+def holdout(share: float) -> Data:
+    split = {"kind": "item_holdout", "holdout_items": share, "valid": 0.2, "test": 0.2}
+    return Data.model_validate({"split": split})
+
+
+def events(users: int, items: int) -> pa.Table:
+    rows = [(user, item) for user in range(users) for item in range(1, items + 1)]
+    columns = {
+        "row": range(len(rows)),
+        "user_id": [f"u{user}" for user, _ in rows],
+        "item_idx": pa.array([item for _, item in rows], pa.int32()),
+        "timestamp": [1] * len(rows),
+        "reason": pa.nulls(len(rows), pa.string()),
+    }
+    empty = {name: pa.nulls(len(rows), pa.string()) for name in ("key", "value")}
+    return pa.table(columns | empty)
+
+
+def test_events_of_held_out_items_are_excluded_for_train_users_only() -> None:
+    table, data = events(10, 4), holdout(0.5)
+    held = held_out_items(data, 4, 0)
+    assert held.tolist()[0] is False
+    assert held.sum() == 2
+    plan = draw_split(users_of(table, held), lambda: np.zeros(0, np.int64), held, data, 0)
+    kept, excluded = plan.assign(table), plan.excluded(table)
+    assert kept.num_rows + excluded.num_rows == table.num_rows
+    assert excluded.num_rows == 6 * 2
+    assert not set(kept["row"].to_pylist()) & set(excluded["row"].to_pylist())
+    in_train = kept.filter(pa.array(np.asarray(kept["split"]) == TRAIN))
+    assert not held[np.asarray(in_train["item_idx"])].any()
+
+
+def test_a_holdout_that_leaves_nothing_to_train_on_is_refused() -> None:
+    table, data = events(10, 4), holdout(0.5)
+    held = np.ones(5, bool)
+    with pytest.raises(UserError, match=r"no user of the train split saw an item .*lower split\.holdout_items"):
+        draw_split(users_of(table, held), lambda: np.zeros(0, np.int64), held, data, 0)
