@@ -10,10 +10,11 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "platform" / "coldstart"
 ROOMS = [
     ["config", "ray_compat"],
-    ["data"],
+    ["data", "metrics"],
     ["encoders", "rankers"],
     ["alignment"],
     ["training"],
+    ["methods"],
     ["evaluation"],
     ["registry"],
     ["serving"],
@@ -42,6 +43,8 @@ def modules() -> list[Path]:
 def test_rooms_import_only_from_rooms_to_their_left():
     for path in modules():
         room = path.relative_to(LIBRARY).parts[0]
+        if path.match("methods/*/config.py"):
+            room = "config"  # The recipe has a section per method; the settings lie with their method.
         for name in imports(path):
             parts = name.split(".")
             if parts[0] == "coldstart" and len(parts) > 1:
@@ -55,6 +58,7 @@ def test_ray_and_mlflow_stay_at_the_edges():
         tops = {name.split(".")[0] for name in imports(path)}
         if "ray" in tops:
             edges = ("data/streaming.py", "training/launch.py", "training/preemption.py")
+            edges = (*edges, "methods/embed_items.py", "methods/encoder_actor.py")
             assert where in edges or where.startswith(("ray_compat/", "serving/", "cli/")), where
         if "mlflow" in tops:
             assert where.startswith("registry/"), where

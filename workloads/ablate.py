@@ -17,13 +17,15 @@ from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artif
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
-from coldstart.evaluation.ablation import OOV_SUFFIX, ablation_summary
+from coldstart.evaluation.ablation import ablation_summary
 from coldstart.evaluation.ablation_report import ablation_chart, ablation_markdown
 from coldstart.evaluation.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.scoring import score_rows
-from coldstart.evaluation.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, to_logit
+from coldstart.evaluation.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, OOV_SUFFIX, to_logit
+from coldstart.methods.base import ITEM_TABLE
 from coldstart.rankers import load_ranker
 from coldstart.training.baselines import BASELINES, Setting
+from coldstart.training.ctr_trainer import slot_score
 from workloads.ablation_trials import make_trial, read_trial
 from workloads.evaluate import has_oracle
 from workloads.multi_seed import share_dataset, with_seed
@@ -31,7 +33,7 @@ from workloads.pipeline import check, run_outdated_stages
 from workloads.progress import CONSOLE
 from workloads.runner import recipe_arguments, run_program, run_stage
 
-SHARED = ("dataset", "ranker", "encoder", "proxies", "oracle")
+SHARED = ("dataset", "ranker", "encoder", ITEM_TABLE, "oracle")
 """Kinds of artifacts that all variants of a seed share."""
 TRAINED = "trained_oracle"
 TrialSpec = tuple[Recipe, str, Setting]
@@ -147,8 +149,8 @@ def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     oracle = load_ranker(recipe.run_dir / "oracle")
     windows = UserWindows(dataset.sequences, history=oracle.max_history, splits=[TEST])
     ids = oracle.id_slots(torch.arange(oracle.vocab_size)).detach()
-    tables = {TRAINED: ids, TRAINED + OOV_SUFFIX: ids[:1].expand_as(ids)}
-    event, logits = score_rows(oracle, windows.iter_eval(windows_per_step=64), tables)
+    scores = {TRAINED: slot_score(oracle, ids), TRAINED + OOV_SUFFIX: slot_score(oracle, ids[:1].expand_as(ids))}
+    event, logits = score_rows(windows.iter_eval(windows_per_step=64), scores)
     order = np.argsort(event)
     return {name: values[order] for name, values in logits.items()}
 

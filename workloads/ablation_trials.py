@@ -5,10 +5,8 @@ are selected by their validation metric only; no test label is read here.
 """
 
 import time
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +17,17 @@ from numpy.typing import NDArray
 from coldstart.config import Artifact, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
-from coldstart.encoders.item_embeddings import Proxies, read_proxies
-from coldstart.evaluation.ablation import OOV_SUFFIX
-from coldstart.evaluation.metrics import gauc
 from coldstart.evaluation.scoring import Logits, mean_logits, sample_contexts, score_rows
+from coldstart.evaluation.variants import OOV_SUFFIX
+from coldstart.methods.base import ITEM_TABLE
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers import load_ranker
 from coldstart.training.baselines import Baseline, BaselineInputs, Setting, build_baseline
-from coldstart.training.ctr_trainer import TrainingContext
+from coldstart.training.ctr_trainer import TrainingContext, slot_score
 
-SOURCES = ("dataset", "ranker", "proxies")
+SOURCES = ("dataset", "ranker", ITEM_TABLE)
 WINDOWS_PER_PASS = 64
 CONTEXTS_PER_ITEM = 64
 """Sampled users over whom the logit of an item is averaged to get its item effect."""
@@ -39,7 +38,7 @@ ITEM_EFFECT = "item_effect.parquet"
 def trial_path(run_dir: Path, name: str, setting: Setting, recipe: Recipe) -> Path:
     """Directory of a trial; recipe, inputs and setting determine it."""
     lineage = _lineage(run_dir)
-    facts = digest([recipe.fine, recipe.coarse.min_events, recipe.seed, lineage, dict(setting)])
+    facts = digest([recipe.method.fine, recipe.method.coarse.min_events, recipe.seed, lineage, dict(setting)])
     return run_dir / "trials" / f"{name}-{facts[:16]}"
 
 
@@ -47,7 +46,7 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     """Runs a trial, or opens it if it exists.
 
     Args:
-        recipe: Of the run of one seed, which has ranker and proxies.
+        recipe: Of the run of one seed, which has ranker and item table.
         name: Kind of baseline.
         setting: From the grid of that kind.
     """
@@ -59,12 +58,12 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
         pass
     start = time.monotonic()
     torch.set_num_threads(recipe.cluster.threads_per_worker)
-    dataset, proxies = _open_inputs(run_dir, _lineage(run_dir)["proxies"])
+    dataset, items = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE])
     # Loaded for every trial, because a baseline may change it.
     ranker = load_ranker(run_dir / "ranker")
-    mature = dataset.mature(ranker.trained.numpy(), recipe.coarse.min_events)
+    mature = dataset.mature(ranker.trained.numpy(), recipe.method.coarse.min_events)
     context = TrainingContext(seed=recipe.seed, gauc=gauc)
-    inputs = BaselineInputs(ranker, dataset.sequences, proxies, mature, recipe.fine, context)
+    inputs = BaselineInputs(ranker, dataset.sequences, items, mature, recipe.method.fine, context)
     baseline = build_baseline(name, inputs, setting)
     metadata = {
         "variant": name,
@@ -98,11 +97,10 @@ def _lineage(run_dir: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _open_inputs(run_dir: Path, fingerprint: str) -> tuple[Dataset, Proxies]:
-    """Dataset and proxies, cached between the trials of a process."""
+def _open_inputs(run_dir: Path, fingerprint: str) -> tuple[Dataset, ItemTable]:
+    """Dataset and item table, cached between the trials of a process."""
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    proxies = read_artifact(run_dir / "proxies", "proxies", verify=False)
-    return dataset, read_proxies(proxies.path, dataset.num_items, groups=int(proxies.metadata["groups"]))
+    return dataset, ItemTable.open(run_dir / ITEM_TABLE)
 
 
 def _score(
@@ -112,12 +110,13 @@ def _score(
     windows = UserWindows(dataset.sequences, history=history, splits=[TEST])
     if not len(windows):
         raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
-    tables: Mapping[str, Any] = {"served": baseline.served, "cold": baseline.cold[:1].expand_as(baseline.served)}
-    event, logits = score_rows(baseline.model, windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), tables)
+    served = slot_score(baseline.model, baseline.served)
+    cold = slot_score(baseline.model, baseline.cold[:1].expand_as(baseline.served))
+    event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), {"served": served, "cold": cold})
     order = np.argsort(event)
     chosen = np.random.default_rng(seed).permutation(len(windows))[:CONTEXTS_PER_ITEM]
     contexts = sample_contexts([windows.batch(chosen)], max_rows=CONTEXTS_PER_ITEM)
     items = np.unique(dataset.sequences.item_idx[event].astype(np.int64))
     items = items[dataset.cold[items]]
-    item_effect = mean_logits(baseline.model, contexts, items, {"served": baseline.served}, dataset.item_features)
+    item_effect = mean_logits(contexts, items, {"served": served}, dataset.item_features)
     return event[order], {name: values[order] for name, values in logits.items()}, items, item_effect

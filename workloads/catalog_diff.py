@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
 from coldstart.data.features import EncodedFeatures, FeatureColumn, FeatureSchema, Value
 from coldstart.data.readers import FileSplit, RawBatch, SourceTable, check_files, file_splits, wanted_columns
-from coldstart.encoders.item_embeddings import content_digests
+from coldstart.methods.available import find_method
 from coldstart.rankers.storage import read_item_features, read_item_index
 from coldstart.registry import Release
 from coldstart.serving.publication_log import PublicationState, item_digest
@@ -133,7 +134,7 @@ class KnownItems:
     Attributes:
         catalog_ids: [N] ids of the release's catalog.
         catalog_digests: [N] digests of the contents that the release was trained with; None if it has none.
-        schema: Item features that the ranker reads.
+        schema: Item features that the scorer reads.
         catalog_features: [N + 1] encoded features of the catalog.
         published_ids: [P] ids of items that were published or withdrawn.
         published_digests: [P] digests of what was published.
@@ -152,18 +153,18 @@ class KnownItems:
     @classmethod
     def of(cls, release: Release, states: Mapping[str, PublicationState]) -> "KnownItems":
         """Reads the catalog of a release, and combines it with the publication states of its store."""
-        schema = read_features(release.ranker.path)
-        digests = content_digests(release.proxies.path)
+        catalog = find_method(release.method).catalog_dir(release.paths)
+        schema, digests = read_features(catalog), release.items.path / "digests.parquet"
         current = [state if state.current or state.withdrawn else None for state in states.values()]
         manual_until = [
             -np.inf if state is None or state.origin == "catalog" else np.inf if state.withdrawn else state.published_at
             for state in current
         ]
         return cls(
-            pa.array(list(read_item_index(release.ranker.path)), pa.string()),
-            None if digests is None else digests.combine_chunks(),
+            pa.array(list(read_item_index(catalog)), pa.string()),
+            pq.read_table(digests)["digest"].combine_chunks() if digests.is_file() else None,
             schema.of("item"),
-            read_item_features(release.ranker.path, schema),
+            read_item_features(catalog, schema),
             pa.array(list(states), pa.string()),
             pa.array([None if state is None else state.digest for state in current], pa.string()),
             np.array(manual_until),

@@ -10,32 +10,31 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from coldstart.alignment import fine_proxies, load_adaptor
-from coldstart.alignment.warmup_blend import blend_slots, load_id_weight
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact, write_artifact
 from coldstart.config.import_allowlist import allow_import
 from coldstart.data.batches import UserWindows, users_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.features import NO_TARGET_FEATURES, FeatureSchema
+from coldstart.data.item_table import ItemTable, check_columns
 from coldstart.data.schema import TEST
-from coldstart.encoders.item_embeddings import read_proxies
 from coldstart.evaluation.html_pages import figure, p_value, signed
 from coldstart.evaluation.release_comparison import compare_releases
 from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.scoring import Logits, score_rows
-from coldstart.evaluation.variants import BASELINE, CHALLENGER, CHAMPION, OOV_SCORES
-from coldstart.rankers import load_ranker
+from coldstart.evaluation.scoring import Logits
+from coldstart.evaluation.variants import BASELINE, CHALLENGER, CHAMPION, OOV_SUFFIX, RELEASE
+from coldstart.methods.available import find_method
+from coldstart.methods.base import SCORER, Method, adapt
+from coldstart.rankers.scorer import unknown_targets
 from coldstart.rankers.storage import read_item_features, read_item_index
 from coldstart.registry import Registry, Release, resolve
 from coldstart.registry.connection import explain_mlflow_errors
 from coldstart.registry.evaluations import log_evaluation
-from coldstart.registry.paired_comparison import SCORED_COLUMNS
+from coldstart.registry.scored_rows import SCORED_COLUMNS, log_replay
 from workloads.progress import CONSOLE
 from workloads.recipes import find_recipe
 from workloads.replay import Replay, build_replay
 from workloads.runner import readable_errors, recipe_arguments
 
-RELEASE = "release"
 WINDOWS_PER_PASS = 64
 NOTHING_CHANGED = "no model was promoted; run the command again when it answers"
 """Added to the error if the MLflow server stops answering."""
@@ -50,39 +49,52 @@ class ReleaseScorer:
         schema: Features of the run's dataset.
 
     Raises:
-        UserError: its ranker reads features that the dataset lacks or has with other values.
+        UserError: its scorer reads features that the dataset lacks or has with other values.
     """
 
     def __init__(self, release: Release, item_ids: list[str], schema: FeatureSchema) -> None:
-        self._ranker = load_ranker(release.ranker.path)
-        _check_features(release, self._ranker.features, schema)
-        self._item_features = read_item_features(release.ranker.path, self._ranker.features)
-        index = read_item_index(release.ranker.path)
+        method = find_method(release.method)
+        self._scorer = method.load_scorer(release.paths)
+        _check_features(release, self._scorer.features, schema)
+        catalog = method.catalog_dir(release.paths)
+        self._item_features = read_item_features(catalog, self._scorer.features)
+        index = read_item_index(catalog)
         self._row_of = np.array([0, *(index.get(item_id, 0) for item_id in item_ids)], np.int32)
-        groups = int(release.proxies.metadata["groups"])
-        proxies = read_proxies(release.proxies.path, len(index), groups=groups)
-        coarse, states = (torch.from_numpy(part) for part in proxies)
-        fine = fine_proxies(load_adaptor(release.adaptor.path), coarse, states)
-        with torch.inference_mode():
-            ids = self._ranker.id_slots(torch.arange(len(fine)))
-            slots = blend_slots(ids, fine, load_id_weight(release.adaptor.path, self._ranker.trained))
-            self._tables = {RELEASE: torch.cat([ids[:1], slots[1:]]), BASELINE: ids[:1].expand_as(ids)}
+        self._items = _served_items(release, method)
+        check_columns(
+            self._items.specs, self._scorer.inputs, table="its adaptor", reader=f"the scorer of {release.name}"
+        )
 
     @property
     def trained(self) -> NDArray[np.bool_]:
-        """[N + 1] items of the replay with a trained ID row."""
-        return np.asarray(self._ranker.trained.numpy()[self._row_of])
+        """[N + 1] items of the replay whose ID row the release uses."""
+        return np.asarray(self._scorer.id_weight.numpy()[self._row_of] > 0)
 
+    @torch.inference_mode()
     def score(self, events: Replay) -> Logits:
         """Logits of the release and of its OOV row, for the target events in their order."""
         sequences, features = events.sequences, NO_TARGET_FEATURES
-        if self._ranker.features:
+        if self._scorer.features:
             features = replace(sequences.features, item=self._item_features)
         sequences = replace(sequences, item_idx=self._row_of[sequences.item_idx], features=features)
-        windows = UserWindows(sequences, history=self._ranker.max_history, splits=[TEST])
-        rows, logits = score_rows(self._ranker, windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), self._tables)
-        order = np.argsort(rows)
-        return {name: values[order] for name, values in logits.items()}
+        windows = UserWindows(sequences, history=self._scorer.max_history, splits=[TEST])
+        rows: list[NDArray[np.int64]] = []
+        logits: dict[str, list[NDArray[np.float32]]] = {RELEASE: [], BASELINE: []}
+        for batch in windows.iter_eval(windows_per_step=WINDOWS_PER_PASS):
+            counts = batch.weight > 0
+            rows.append(batch.event_index[counts].numpy())
+            for name, variant in ((RELEASE, batch), (BASELINE, unknown_targets(batch))):
+                logits[name].append(self._scorer(variant, self._items)[counts].float().numpy())
+        order = np.argsort(np.concatenate(rows))
+        return {name: np.concatenate(parts)[order] for name, parts in logits.items()}
+
+
+def _served_items(release: Release, method: Method) -> ItemTable:
+    """The columns that the scorer reads, for the catalog of the release."""
+    adaptor = method.load_adaptor(release.paths)
+    items = ItemTable.open(release.items.path)
+    check_columns(items.specs, adaptor.inputs, table="its item table", reader=f"the adaptor of {release.name}")
+    return adapt(adaptor, items)
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -92,16 +104,16 @@ def run(recipe: Recipe) -> Artifact:
 
     Raises:
         UserError: an alias is not set, both aliases have the same version, there are no rows that neither release was
-            trained on, or a ranker reads features that the run's dataset lacks.
+            trained on, or a scorer reads features that the run's dataset lacks.
     """
     registry = Registry(recipe.tracking_uri, recipe.project)
     with explain_mlflow_errors(recipe.tracking_uri, NOTHING_CHANGED):
         releases = {alias: resolve(registry, alias) for alias in (CHAMPION, CHALLENGER)}
-    versions = {alias: release.versions["adaptor"] for alias, release in releases.items()}
+    versions = {alias: release.versions[SCORER] for alias, release in releases.items()}
     if versions[CHAMPION] == versions[CHALLENGER]:
         raise UserError(
             f"{releases[CHAMPION].name} is both champion and challenger; choose another challenger with "
-            "`coldstart promote adaptor VERSION --to challenger`"
+            "`coldstart promote scorer VERSION --to challenger`"
         )
     dataset = Dataset.open(recipe.run_dir / "dataset")
     with explain_mlflow_errors(recipe.tracking_uri, NOTHING_CHANGED):
@@ -117,7 +129,7 @@ def run(recipe: Recipe) -> Artifact:
         **compare_releases(rows, recipe.evaluation, seed=recipe.seed),
     }
     lineage = {"dataset": dataset.artifact.fingerprint}
-    lineage |= {alias: release.adaptor.fingerprint for alias, release in releases.items()}
+    lineage |= {alias: release.scorer.fingerprint for alias, release in releases.items()}
     path = recipe.run_dir / "release_comparison"
     with write_artifact(path, "release_comparison", lineage, metadata) as draft:
         (draft / "release_comparison.json").write_text(json.dumps(metadata, indent=2, allow_nan=False))
@@ -126,7 +138,7 @@ def run(recipe: Recipe) -> Artifact:
         versions[alias]: replace(rows, logits=logits[alias]).to_table().select(SCORED_COLUMNS) for alias in releases
     }
     with explain_mlflow_errors(recipe.tracking_uri, NOTHING_CHANGED):
-        registry.log_replay(scored, events.fingerprint)
+        log_replay(registry, scored, events.fingerprint)
         log_evaluation(registry, artifact, recipe, dataset=dataset.artifact.fingerprint)
     return artifact
 
@@ -137,11 +149,11 @@ def _check_features(release: Release, read: FeatureSchema, schema: FeatureSchema
     missing = {one.key for one in read.features}.difference(one.key for one in schema.features)
     if missing:
         raise UserError(
-            f"the ranker of {release.name} reads {', '.join(sorted(missing))}, which the run's dataset lacks; name the "
+            f"the scorer of {release.name} reads {', '.join(sorted(missing))}, which the run's dataset lacks; name the "
             "columns in data.files.columns and prepare the dataset again"
         )
     raise UserError(
-        f"the ranker of {release.name} was trained on features with other values than the run's dataset has; replay it "
+        f"the scorer of {release.name} was trained on features with other values than the run's dataset has; replay it "
         "in the run it comes from"
     )
 
@@ -161,7 +173,7 @@ def _rows(events: Replay, scorers: Mapping[str, ReleaseScorer], logits: Mapping[
         train_clicks=np.zeros(len(event), np.int64),
         age_s=when - events.published_at[item],
         logits={alias: found[RELEASE] for alias, found in logits.items()}
-        | {OOV_SCORES[alias]: found[BASELINE] for alias, found in logits.items()},
+        | {alias + OOV_SUFFIX: found[BASELINE] for alias, found in logits.items()},
     )
 
 

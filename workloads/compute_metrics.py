@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ray.data.context import ShuffleStrategy
 
 from coldstart.data.streaming import quiet_ray_data
-from coldstart.evaluation.metrics import sigmoid
 from coldstart.evaluation.partial_metrics import (
     MergedMetrics,
     Sums,
@@ -32,6 +31,7 @@ from coldstart.evaluation.partial_metrics import (
 from coldstart.evaluation.protocol import EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slices import SLICES
+from coldstart.metrics.clicks import sigmoid
 
 ROWS_PER_TASK = 200_000
 """Rows of a range or of a part of the users. A task has a few times as many numbers in memory as rows times scores."""

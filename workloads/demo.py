@@ -15,6 +15,7 @@ from coldstart.data.batches import users_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
 from coldstart.evaluation.report import terminal_table
+from coldstart.methods.base import SCORER
 from coldstart.registry import Registry, describe_event, promote
 from coldstart.serving import check_port
 from coldstart.serving.golden_requests import golden_metrics
@@ -56,7 +57,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
 def _promote(recipe: Recipe, models: dict[str, dict[str, Any]]) -> None:
     registry = Registry(recipe.tracking_uri, recipe.project)
-    version = models["adaptor"]["version"]
+    version = models[SCORER]["version"]
     logged = promote(registry, version, recipe.registry, measure=golden_metrics, reason="demo")
     CONSOLE.print(f"[green]done[/]  {'promote':<13}          [dim]{describe_event(logged)}[/]", soft_wrap=True)
     for model in models.values():
@@ -150,7 +151,7 @@ def main() -> None:
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         check_port(recipe.serving)
         pipeline.check(recipe)
-        setup = f"{recipe.cluster.workers} workers, ZeRO {recipe.coarse.zero_stage}, seed {recipe.seed}"
+        setup = f"{recipe.cluster.workers} workers, ZeRO {recipe.method.coarse.zero_stage}, seed {recipe.seed}"
         CONSOLE.print(f"[bold]coldstart demo[/]  recipe {recipe.name}, {setup}, into {recipe.run_dir}")
         with ray_cluster(recipe, arguments.address):
             try:

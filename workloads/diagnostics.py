@@ -18,6 +18,7 @@ from coldstart.alignment.holdout import split_holdout
 from coldstart.config import Recipe
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST, TRAIN
 from coldstart.encoders.item_embeddings import MODALITIES, read_single_modality
 from coldstart.evaluation.adaptor_stats import adaptor_stats
@@ -29,6 +30,7 @@ from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.scoring import score_rows
 from coldstart.evaluation.variants import BASELINE
 from coldstart.rankers import Ranker
+from coldstart.training.ctr_trainer import slot_score
 from workloads.scoring import WINDOWS_PER_PASS, evaluated_windows
 
 VARIANT = "fine"
@@ -52,22 +54,23 @@ class DiagnosticsInputs:
         dataset: Of the run.
         ranker: In eval mode.
         adaptor: In eval mode.
-        coarse: [V, d] coarse proxies.
-        states: [V, G, D] layer states.
+        item_table: Directory of the encoder's outputs.
         tables: Variant -> slot table [V, d].
         mature: [V] items with a well-trained ID row.
-        proxies: Directory of the proxies artifact.
     """
 
     recipe: Recipe
     dataset: Dataset
     ranker: Ranker
     adaptor: Adaptor
-    coarse: Tensor
-    states: Tensor
+    item_table: Path
     tables: Mapping[str, Tensor]
     mature: NDArray[np.bool_]
-    proxies: Path
+
+    @property
+    def items(self) -> ItemTable:
+        """Coarse proxies [V, d] and layer states [V, G, D]."""
+        return ItemTable.open(self.item_table)
 
 
 def diagnose(run: DiagnosticsInputs, rows: ScoredRows) -> tuple[dict[str, Any], ItemGains]:
@@ -95,13 +98,13 @@ def diagnose(run: DiagnosticsInputs, rows: ScoredRows) -> tuple[dict[str, Any], 
 
 def _id_space(run: DiagnosticsInputs) -> dict[str, Any] | None:
     """On a sample of mature items, which prefers those that coarse alignment held out."""
-    held_out = split_holdout(np.flatnonzero(run.mature), run.recipe.coarse, seed=run.recipe.seed)[1]
+    held_out = split_holdout(np.flatnonzero(run.mature), run.recipe.method.coarse, seed=run.recipe.seed)[1]
     others = np.setdiff1d(np.flatnonzero(run.mature), held_out)
     others = np.random.default_rng(run.recipe.seed).permutation(others)
     items = np.sort(np.concatenate([held_out, others])[:MAX_MATURE])
     clicks = np.asarray(run.dataset.items(["num_train_clicks"])["num_train_clicks"], np.int64)
     return id_space(
-        run.states[items].flatten(1).numpy(),
+        run.items.columns["states"][items].flatten(1).numpy(),
         run.ranker.id_rows()[items].numpy(),
         clicks[items - 1],
         run.dataset.train_counts[items].astype(np.int64),
@@ -119,7 +122,8 @@ def _adaptor(run: DiagnosticsInputs) -> dict[str, Any] | None:
     ids = run.tables["id"][torch.from_numpy(np.flatnonzero(run.mature))]
     if not len(ids):
         return None
-    return adaptor_stats(run.adaptor, run.coarse[chosen], run.states[chosen], ids)
+    content = run.items.gather(torch.from_numpy(chosen))
+    return adaptor_stats(run.adaptor, content["coarse"], content["states"], ids)
 
 
 def _attention(run: DiagnosticsInputs) -> dict[str, Any]:
@@ -164,15 +168,14 @@ def _extremes(gains: ItemGains) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | None:
-    groups = run.states.shape[1]
-    single = {name: read_single_modality(run.proxies, name, groups=groups) for name in MODALITIES}
     tables = {}
-    for name, arrays in single.items():
-        if arrays is None:
+    for name in MODALITIES:
+        single = read_single_modality(run.item_table, name)
+        if single is None:
             return None
-        items, coarse, states = (array.copy() for array in arrays)
+        items, content = single
         tables[name] = torch.zeros_like(run.tables[VARIANT])
-        tables[name][items] = fine_proxies(run.adaptor, torch.from_numpy(coarse), torch.from_numpy(states))
+        tables[name][items] = fine_proxies(run.adaptor, content)
     rows = rows.take(np.isin(rows.item_idx, items))
     step = -(-len(rows) // MAX_ROWS)
     rows = rows.take(rows.user_idx % max(step, 1) == 0)
@@ -183,7 +186,8 @@ def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | No
     split = np.full(len(sequences.split), TRAIN, sequences.split.dtype)
     split[rows.event] = TEST
     windows = UserWindows(replace(sequences, split=split), history=run.recipe.ranker.max_history, splits=[TEST])
-    event, logits = score_rows(run.ranker, windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), tables)
+    scores = {name: slot_score(run.ranker, table) for name, table in tables.items()}
+    event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
     order = np.argsort(event)
     assert np.array_equal(event[order], rows.event), "rows are in the order of events"
     return modality_ablation(

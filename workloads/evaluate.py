@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.alignment import Adaptor, fine_proxies, load_adaptor, load_joint
-from coldstart.alignment.content_to_id_regression import best_content_to_id_regression
-from coldstart.alignment.warmup_blend import load_id_weight
+from coldstart.alignment import load_adaptor
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_image
 from coldstart.data.dataset import Dataset, part_path
-from coldstart.encoders.item_embeddings import read_proxies
 from coldstart.evaluation.evaluated_runs import RECIPE, SCORES, scores_by_metric
 from coldstart.evaluation.neighbors import ItemCard
 from coldstart.evaluation.protocol import EvaluationProtocol
@@ -30,29 +27,23 @@ from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slice_attributes import slice_attributes
 from coldstart.evaluation.slice_finder import find_worst_slices
 from coldstart.evaluation.slices import warm_up_edges
-from coldstart.evaluation.summary import Summary, build_summary, nan_to_none
-from coldstart.evaluation.variant_tables import variant_tables
+from coldstart.evaluation.summary import Summary, build_summary
+from coldstart.methods.available import find_method
+from coldstart.methods.base import ITEM_TABLE, Parts, Stage, Variant, load_slot_scorer
+from coldstart.methods.idproxy.align_fine import adaptor_kind
+from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import Ranker, load_ranker
+from coldstart.rankers.scorer import Scorer, SlotScorer, slot_table
 from coldstart.rankers.storage import check_has_scorer
-from coldstart.training.cold_calibration import calibrate_table
+from workloads import train_oracle
 from workloads.compute_metrics import compute_metrics_from_parts
 from workloads.diagnostics import DiagnosticsInputs, diagnose, listed_items
 from workloads.runner import recipe_arguments, run_program, run_stage
 from workloads.scoring import score_test_rows
 
-KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor")
 RELEASE = "release"
 ORACLE = "oracle"
 """Kind of the ranker that was trained with held-out items."""
-JOINT = "joint"
-STAGE_OF = {
-    "ranker": "train_ranker",
-    "oracle": "train_oracle",
-    "encoder": "align_coarse",
-    "proxies": "embed_items",
-    "adaptor": "align_fine",
-    JOINT: "align_fine",
-}
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
 TRAINING_STAGES = ("train_ranker", "align_coarse", "align_fine")
 """Stages whose metrics logs have training curves."""
@@ -67,21 +58,20 @@ def run(recipe: Recipe) -> Artifact:
         UserError: an artifact is missing, the lineage of artifacts does not match, or there are no test rows.
     """
     check_has_scorer(recipe.run_dir / "ranker")
-    artifacts = open_artifacts(recipe.run_dir, others(recipe))
+    method = find_method(recipe.method.name)
+    artifacts = open_artifacts(recipe)
+    parts = {kind: artifact.path for kind, artifact in artifacts.items()}
     dataset = Dataset(artifacts["dataset"])
-    ranker = load_ranker(artifacts["ranker"].path)
-    adaptor = load_adaptor(artifacts["adaptor"].path)
-    coarse, states = _proxies(artifacts["proxies"], dataset)
-    id_weight = load_id_weight(artifacts["adaptor"].path, ranker.trained)
-    tables = _tables(recipe, dataset, ranker, adaptor, coarse, states, id_weight)
-    tables |= _other_tables(artifacts, coarse, states)
+    ranker = load_ranker(parts["ranker"])
+    variants = [*_ranker_variants(ranker), *method.variants(recipe, dataset, parts), *_oracle(parts)]
+    tables = {one.name: one.items.columns["slot"] for one in variants if "slot" in one.items.columns}
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
     summary: Summary = {}
     with write_artifact(path, "evaluation", lineage, summary) as draft:
         scores = draft / SCORES
         scores.mkdir()
-        if not score_test_rows(recipe, dataset, tables, scores):
+        if not score_test_rows(recipe, dataset, variants, parts, scores):
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
         rows = ScoredRows.read(scores, max_rows=MAX_ROWS)
         summary |= _metrics(recipe, dataset, scores, rows)
@@ -89,12 +79,10 @@ def run(recipe: Recipe) -> Artifact:
             recipe,
             dataset,
             ranker,
-            adaptor,
-            coarse,
-            states,
+            load_adaptor(parts[adaptor_kind(recipe.method)]),
+            parts[ITEM_TABLE],
             tables,
             _mature(recipe, dataset, ranker),
-            artifacts["proxies"].path,
         )
         diagnostics, gains = diagnose(evaluated_run, rows)
         summary["diagnostics"] = nan_to_none(diagnostics)
@@ -116,72 +104,54 @@ def has_oracle(recipe: Recipe) -> bool:
     return recipe.data.split.kind == "item_holdout" and recipe.ranker.pretrained.weights is None
 
 
-def others(recipe: Recipe) -> tuple[str, ...]:
-    """Kinds of further models that the recipe trains and that are evaluated too."""
-    trained = {ORACLE: has_oracle(recipe), JOINT: recipe.fine.mode == "joint"}
-    return tuple(kind for kind, is_trained in trained.items() if is_trained)
+def stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages whose artifacts are evaluated together."""
+    oracle = (Stage("train_oracle", ORACLE, train_oracle.run, ("ranker",), ("dataset",)),) if has_oracle(recipe) else ()
+    return (*find_method(recipe.method.name).stages(recipe), *oracle)
 
 
-def open_artifacts(run_dir: Path, others: Sequence[str] = ()) -> dict[str, Artifact]:
-    """Opens the artifacts that are evaluated together, and those of other kinds.
+def open_artifacts(recipe: Recipe) -> dict[str, Artifact]:
+    """Opens the artifacts that are evaluated together, by kind.
 
     Raises:
         UserError: an artifact is missing or damaged, or its lineage does not match the other artifacts.
     """
-    artifacts = {kind: read_artifact(run_dir / kind, kind) for kind in (*KINDS, *others)}
+    writers = {"dataset": "prepare", "ranker": "train_ranker"} | {one.output: one.name for one in stages(recipe)}
+    artifacts = {kind: read_artifact(recipe.run_dir / kind, kind) for kind in writers}
     for kind, artifact in artifacts.items():
         for source, fingerprint in artifact.lineage.items():
             if source in artifacts and artifacts[source].fingerprint != fingerprint:
                 raise UserError(
-                    f"the {kind} in {run_dir} was made from {source} {fingerprint[:12]}, but {source} "
-                    f"{artifacts[source].fingerprint[:12]} is there now; run {STAGE_OF[kind]} again"
+                    f"the {kind} in {recipe.run_dir} was made from {source} {fingerprint[:12]}, but {source} "
+                    f"{artifacts[source].fingerprint[:12]} is there now; run {writers[kind]} again"
                 )
     return artifacts
 
 
-def _proxies(proxies: Artifact, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    coarse, states = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.metadata["groups"]))
-    return torch.from_numpy(coarse), torch.from_numpy(states)
+def _ranker_variants(ranker: Ranker) -> list[Variant]:
+    """The ranker without content: its OOV row for every item, and its ID rows."""
+    with torch.no_grad():
+        ids = ranker.id_slots(torch.arange(ranker.vocab_size)).float()
+    tables = {"oov": ids[:1].repeat(len(ids), 1), "id": ids}
+    return [Variant(name, load_slot_scorer, slot_table(table)) for name, table in tables.items()]
 
 
-def _tables(
-    recipe: Recipe,
-    dataset: Dataset,
-    ranker: Ranker,
-    adaptor: Adaptor,
-    coarse: Tensor,
-    states: Tensor,
-    id_weight: Tensor,
-) -> dict[str, Tensor]:
-    fine = fine_proxies(adaptor, coarse, states)
-    mature = _mature(recipe, dataset, ranker)
-    tables = variant_tables(
-        ranker,
-        mapped=best_content_to_id_regression(states, ranker.id_rows(), mature, seed=recipe.seed),
-        coarse=coarse,
-        fine=fine,
-        id_weight=id_weight,
-        mature=mature,
-    )
-    # Fine proxies are calibrated during alignment, so the variants they are compared with are calibrated too.
-    return tables | {
-        name: calibrate_table(tables[name], ranker, dataset.sequences) for name in ("content_map", "coarse")
-    }
+def _oracle(parts: Parts) -> list[Variant]:
+    """The ranker that was trained with held-out items, if the run has one."""
+    if ORACLE not in parts:
+        return []
+    oracle = load_ranker(parts[ORACLE])
+    with torch.inference_mode():
+        ids = oracle.id_slots(torch.arange(oracle.vocab_size))
+    return [Variant("trained_oracle", _load_oracle, slot_table(ids), own_model=True, item_effect=True)]
 
 
-def _other_tables(artifacts: dict[str, Artifact], coarse: Tensor, states: Tensor) -> dict[str, Tensor]:
-    """Slot tables of variants that are scored by other models than the ranker."""
-    tables = {}
-    if ORACLE in artifacts:
-        with torch.inference_mode():
-            tables["trained_oracle"] = load_ranker(artifacts[ORACLE].path).id_slots(torch.arange(len(coarse)))
-    if JOINT in artifacts:
-        tables["joint"] = load_joint(artifacts[JOINT].path).table(coarse, states)
-    return tables
+def _load_oracle(parts: Parts) -> Scorer:
+    return SlotScorer(load_ranker(parts[ORACLE])).eval()
 
 
 def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
-    return dataset.mature(ranker.trained.numpy(), recipe.coarse.min_events)
+    return dataset.mature(ranker.trained.numpy(), recipe.method.coarse.min_events)
 
 
 def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 
 from coldstart.config import Recipe, UserError, read_artifact
 from coldstart.data.dataset import Dataset
-from coldstart.encoders.item_embeddings import read_proxies
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.base import ITEM_TABLE
+from coldstart.methods.idproxy.scorers import COARSE
 from coldstart.rankers import load_id_embeddings
 
 
@@ -18,17 +20,17 @@ def export_proxies(recipe: Recipe, out: Path) -> int:
     Coarse proxies have unit length; the export scales them to the mean length of the ID rows of mature items.
 
     Raises:
-        UserError: the run has no proxies, or they are from another ranker or dataset.
+        UserError: the run has no item table, or it is from another ranker or dataset.
     """
-    proxies = read_artifact(recipe.run_dir / "proxies", "proxies")
+    items = read_artifact(recipe.run_dir / ITEM_TABLE, ITEM_TABLE)
     for kind in ("dataset", "ranker"):
-        if read_artifact(recipe.run_dir / kind, kind, verify=False).fingerprint != proxies.lineage[kind]:
-            raise UserError(f"the proxies in {recipe.run_dir} are from another {kind}; run the pipeline again")
+        if read_artifact(recipe.run_dir / kind, kind, verify=False).fingerprint != items.lineage[kind]:
+            raise UserError(f"the item table in {recipe.run_dir} is from another {kind}; run the pipeline again")
     dataset = Dataset.open(recipe.run_dir / "dataset")
     ids = load_id_embeddings(recipe.run_dir / "ranker")
-    coarse, _ = read_proxies(proxies.path, dataset.num_items, groups=int(proxies.metadata["groups"]))
+    coarse = ItemTable.open(items.path).columns[COARSE].numpy()
     trained = ids.trained.numpy()
-    mature = dataset.mature(trained, recipe.coarse.min_events)
+    mature = dataset.mature(trained, recipe.method.coarse.min_events)
     scale = np.linalg.norm(ids.rows.numpy()[mature], axis=1).mean()
     rows = (coarse[1:] * scale).astype(np.float32)
     table = {

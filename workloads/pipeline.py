@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +21,28 @@ from coldstart.config.import_allowlist import allow_import
 from coldstart.data import schema
 from coldstart.data.readers import check_files
 from coldstart.encoders.check import check_mllm
+from coldstart.methods.available import find_method
+from coldstart.methods.base import Stage
 from coldstart.rankers import ranker_class
 from coldstart.registry import Registry
-from workloads import (
-    align_coarse,
-    align_fine,
-    embed_items,
-    evaluate,
-    import_ranker,
-    prepare,
-    register,
-    train_oracle,
-    train_ranker,
-)
+from workloads import evaluate, import_ranker, prepare, register, train_ranker
 from workloads.progress import CONSOLE
 from workloads.recipes import find_recipe
 from workloads.runner import ray_cluster, readable_errors, recipe_arguments, run_stage
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline.
-
-    Attributes:
-        name: Module of the workload.
-        kind: Kind of the artifact that it writes, which is also its directory in the run.
-        run: The workload.
-        sections: Recipe sections, besides the seed, whose change makes the stage run again.
-        upstream: Kinds of the artifacts that it reads.
-    """
-
-    name: str
-    kind: str
-    run: Callable[[Recipe], Artifact]
-    sections: tuple[str, ...]
-    upstream: tuple[str, ...]
-
-
-PREPARE = Stage("prepare", "dataset", prepare.run, ("data",), ())
+PREPARE = Stage("prepare", "dataset", prepare.run, ("data",))
 TRAIN = Stage("train_ranker", "ranker", train_ranker.run, ("ranker",), ("dataset",))
 IMPORT = Stage("import_ranker", "ranker", import_ranker.run, ("ranker",), ("dataset",))
-COARSE = (
-    Stage("align_coarse", "encoder", align_coarse.run, ("content", "encoder", "coarse"), ("dataset", "ranker")),
-    Stage("embed_items", "proxies", embed_items.run, (), ("dataset", "encoder")),
-)
-FINE = Stage("align_fine", "adaptor", align_fine.run, ("fine",), ("dataset", "ranker", "proxies"))
-JOINT = Stage("align_joint", "joint", align_fine.run_joint, ("fine",), ("dataset", "ranker", "proxies"))
-ORACLE = Stage("train_oracle", "oracle", train_oracle.run, ("ranker",), ("dataset",))
-EVALUATE = Stage(
-    "evaluate", "evaluation", evaluate.run, ("evaluation",), ("dataset", "ranker", "encoder", "proxies", "adaptor")
-)
 
 
 def stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """Returns the stages in order; the stages after coarse alignment need a complete ranker, not only an ID table."""
+    """The stages in order: dataset, ranker, those of the method, and the evaluation of a complete ranker."""
+    source = (PREPARE, TRAIN if recipe.ranker.pretrained.weights is None else IMPORT)
     if recipe.ranker.pretrained.id_table is not None:
-        return (PREPARE, IMPORT, *COARSE)
-    chain = [PREPARE, TRAIN if recipe.ranker.pretrained.weights is None else IMPORT, *COARSE, FINE]
-    if recipe.fine.mode == "joint":
-        chain.append(JOINT)
-    if evaluate.has_oracle(recipe):
-        chain.append(ORACLE)
-    extra = tuple(stage.kind for stage in (JOINT, ORACLE) if stage in chain)
-    return (*chain, replace(EVALUATE, upstream=(*EVALUATE.upstream, *extra)))
+        return (PREPARE, IMPORT, *find_method(recipe.method.name).stages(recipe))
+    evaluated = (*source, *evaluate.stages(recipe))
+    inputs = tuple(stage.output for stage in evaluated)
+    return (*evaluated, Stage("evaluate", "evaluation", evaluate.run, ("evaluation",), inputs))
 
 
 def check(recipe: Recipe) -> None:
@@ -142,27 +101,27 @@ def run_outdated_stages(
     state = _PipelineState(recipe.run_dir / "pipeline.json")
     artifacts = {} if dataset is None else {dataset.kind: dataset}
     for stage in stages(recipe):
-        if stage.kind in artifacts or (kinds is not None and stage.kind not in kinds):
+        if stage.output in artifacts or (kinds is not None and stage.output not in kinds):
             continue
         inputs = _inputs_digest(stage, recipe, artifacts)
-        artifact = state.find_current(stage, inputs, recipe.run_dir / stage.kind)
+        artifact = state.find_current(stage, inputs, recipe.run_dir / stage.output)
         if artifact is None:
             started = time.monotonic()
             artifact = run_stage(stage.name, stage.run, recipe)
             state.record(stage, inputs, artifact, time.monotonic() - started)
         else:
             CONSOLE.print(f"[cyan]kept[/]  {stage.name:<13} [dim]inputs unchanged[/]")
-        artifacts[stage.kind] = artifact
+        artifacts[stage.output] = artifact
     return state, artifacts
 
 
 def _inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
-    facts: dict[str, Any] = {name: digest(getattr(recipe, name)) for name in stage.sections}
+    facts: dict[str, Any] = {name: digest(attrgetter(name)(recipe)) for name in stage.sections}
     facts["seed"] = recipe.seed
-    facts |= {kind: artifacts[kind].fingerprint for kind in stage.upstream}
-    if stage.kind == "dataset":
+    facts |= {kind: artifacts[kind].fingerprint for kind in stage.inputs}
+    if stage.output == "dataset":
         facts["layout"] = schema.LAYOUT
-    if stage.kind == "dataset" and recipe.data.source == "files":
+    if stage.output == "dataset" and recipe.data.source == "files":
         files = recipe.data.files
         tables = [name for name in (files.items, files.events, files.users) if name is not None]
         facts["files"] = [_file_stats(files.root / name) for name in tables]
@@ -189,7 +148,7 @@ class _PipelineState:
         if entry is None or entry["inputs"] != inputs:
             return None
         try:
-            artifact = read_artifact(path, stage.kind)
+            artifact = read_artifact(path, stage.output)
         except UserError:
             return None
         return artifact if artifact.fingerprint == entry["fingerprint"] else None

@@ -1,10 +1,11 @@
 """The progress line of a running stage, read from its metrics log."""
 
+import logging
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +41,22 @@ class Steps:
         """Prints one step."""
         elapsed = time.monotonic() - self._began
         self._console.print(f"      {self._program:<13} {elapsed:6.1f} s  [dim]{escape(message)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def shown_messages(logger: str, show: Callable[[str], None]) -> Iterator[None]:
+    """Shows the information messages of a logger of the library while the block runs."""
+    source = logging.getLogger(logger)
+    handler = logging.Handler()
+    handler.emit = lambda record: show(record.getMessage())  # type: ignore[method-assign]
+    level = source.level
+    source.addHandler(handler)
+    source.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        source.removeHandler(handler)
+        source.setLevel(level)
 
 
 @contextmanager

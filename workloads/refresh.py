@@ -2,7 +2,7 @@
 
 A row is new or changed if its content and features differ from those the release was trained with, and from those that
 were published since. So a refresh that is killed continues where it stopped, and no item is published twice. First,
-published items that have no proxy in this release (as after a promotion) are encoded again.
+published items that have no row in this release (as after a promotion) are encoded again.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,22 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from coldstart.alignment import load_adaptor
 from coldstart.config import MetricsLog, Recipe, UserError, load_recipe
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
 from coldstart.data.features import FeatureSchema
+from coldstart.data.item_table import ItemTable, Rows, row_dtype
 from coldstart.data.readers import RawBatch
 from coldstart.data.streaming import quiet_ray_data
+from coldstart.methods.available import find_method
+from coldstart.methods.base import Parts
+from coldstart.methods.encoder_actor import ITEMS_PER_BATCH, actor_pool_options, check_actor_capacity
 from coldstart.registry import Registry, Release, resolve
-from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.publication_log import Proxy, PublishedItem, Vectors, item_digest
-from coldstart.serving.store_bootstrap import bootstrap_store
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.publication_log import ItemRow, PublishedItem, item_digest
+from coldstart.serving.row_layout import adapt_table, pack_rows
+from coldstart.serving.store_bootstrap import bootstrap_store, open_store
 from workloads.catalog_diff import CatalogDiff, CatalogRows, CatalogTable, KnownItems, diff_catalog
-from workloads.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
 from workloads.progress import CONSOLE, progress_line
 from workloads.recipes import find_recipe
 from workloads.runner import ray_cluster, readable_errors, recipe_arguments
@@ -40,6 +42,8 @@ _PAGE = 4096
 """Published items in memory at a time while they are encoded again."""
 _COMPACT_FROM = 1000
 """With this many changes in one refresh, the store is compacted: replicas then start faster than from the log."""
+_ROW = "row_bytes"
+"""Column with the bytes of the store's rows."""
 _FILES, _NEWEST, _STARTED = "refresh.files", "refresh.newest", "refresh.started"
 
 
@@ -105,7 +109,7 @@ def refresh(recipe: Recipe, release: Release) -> RefreshResult:
     metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{STAGE}.jsonl")
     metrics_log.clear()
     source = CatalogTable.of(recipe)
-    _check_features(source, read_features(release.ranker.path))
+    _check_features(source, _schema(release))
     store = _store(recipe, release)
     try:
         log = store.publication_log
@@ -142,16 +146,16 @@ def refresh(recipe: Recipe, release: Release) -> RefreshResult:
 
 
 def reencode_published(recipe: Recipe, release: Release) -> int:
-    """Encodes published items that have no proxy in the space of a release, and returns their number.
+    """Encodes published items that have no row in the space of a release, and returns their number.
 
     Starts no actors if there are none.
     """
     quiet_ray_data()
-    schema = read_features(release.ranker.path)
+    schema = _schema(release)
     store = _store(recipe, release)
     after = count = 0
     try:
-        while pending := store.publication_log.items_without_proxy(after, _PAGE):
+        while pending := store.publication_log.items_without_row(after, _PAGE):
             check_actor_capacity(recipe.cluster)
             after = pending[-1].revision
             contents = [(item.content.title, item.content.text, item.content.image) for item in pending]
@@ -160,16 +164,20 @@ def reencode_published(recipe: Recipe, release: Release) -> int:
             table = pa.table([np.arange(len(pending)), *columns], names=["position", "title", "text", "image"])
             for batch in _encode_in_actors(recipe, release, ray.data.from_arrow(table), len(pending)):
                 items = [pending[position] for position in batch["position"].to_pylist()]
-                proxies = _make_proxies(schema, items, batch)
-                store.publication_log.update_proxies(list(zip(items, proxies, strict=True)))
+                rows = _make_rows(release, schema, items, batch)
+                store.publication_log.update_rows(list(zip(items, rows, strict=True)))
                 count += len(items)
     finally:
         store.close()
     return count
 
 
-def _store(recipe: Recipe, release: Release) -> ProxyStore:
-    return ProxyStore(recipe.run_dir / "store", release.adaptor.fingerprint, recipe.serving.store)
+def _store(recipe: Recipe, release: Release) -> ItemStore:
+    return open_store(release, recipe.run_dir / "store", recipe.serving.store)
+
+
+def _schema(release: Release) -> FeatureSchema:
+    return read_features(find_method(release.method).catalog_dir(release.paths))
 
 
 def _check_features(source: CatalogTable, schema: FeatureSchema) -> None:
@@ -177,14 +185,14 @@ def _check_features(source: CatalogTable, schema: FeatureSchema) -> None:
     for feature in schema.of("item").features:
         if feature.name not in declared:
             raise UserError(
-                f"data.files.columns.item_features does not list '{feature.name}', which the ranker of the release "
+                f"data.files.columns.item_features does not list '{feature.name}', which the scorer of the release "
                 "reads; add its column"
             )
 
 
 def _encode_rows(
     recipe: Recipe, release: Release, rows: CatalogRows, diff: CatalogDiff
-) -> Iterator[list[tuple[PublishedItem, Proxy]]]:
+) -> Iterator[list[tuple[PublishedItem, ItemRow]]]:
     """Reads the changed rows again and encodes them; yields each batch as soon as it is ready."""
     if not len(diff.row):
         return
@@ -200,10 +208,10 @@ def _encode_rows(
         table = rows.typed(batch, wanted)
         return table.filter(table["item_id"].is_valid())
 
-    schema = read_features(release.ranker.path)
+    schema = _schema(release)
     for batch in _encode_in_actors(recipe, release, rows.map(splits, select), len(wanted)):
-        items = [_item(row, rows) for row in batch.drop_columns(["proxy"]).to_pylist()]
-        yield list(zip(items, _make_proxies(schema, items, batch), strict=True))
+        items = [_item(row, rows) for row in batch.drop_columns([_ROW]).to_pylist()]
+        yield list(zip(items, _make_rows(release, schema, items, batch), strict=True))
 
 
 def _item(row: dict[str, Any], rows: CatalogRows) -> PublishedItem:
@@ -214,46 +222,52 @@ def _item(row: dict[str, Any], rows: CatalogRows) -> PublishedItem:
     return PublishedItem(row["item_id"], content, features, changed_at, "catalog", item_digest(content, features))
 
 
-def _make_proxies(schema: FeatureSchema, items: list[PublishedItem], batch: pa.Table) -> list[Proxy]:
-    """Proxies of items from the vectors `[n, d]` in a batch; features that the ranker cannot read are missing."""
+def _make_rows(release: Release, schema: FeatureSchema, items: list[PublishedItem], batch: pa.Table) -> list[ItemRow]:
+    """Rows of items from their bytes in a batch; features that the scorer cannot read are missing."""
     names = {feature.name for feature in schema.of("item").features}
-    column = batch["proxy"].combine_chunks()
-    vectors: Vectors = column.flatten().to_numpy().reshape(len(items), -1)
-    proxies = []
-    for item, vector in zip(items, vectors, strict=True):
-        values = None if item.features is None else {name: item.features[name] for name in names & item.features.keys()}
+    dtype = row_dtype(find_method(release.method).load_adaptor(release.paths).outputs)
+    values: Rows = batch[_ROW].combine_chunks().flatten().to_numpy().view(dtype)
+    rows = []
+    for item, row in zip(items, values, strict=True):
+        raw = None if item.features is None else {name: item.features[name] for name in names & item.features.keys()}
         try:
-            encoded = None if values is None else schema.encode_values("item", values)
+            encoded = None if raw is None else schema.encode_values("item", raw)
         except UserError:
             encoded = schema.of("item").unknown(1)
-        proxies.append(Proxy.of(vector, encoded))
-    return proxies
+        rows.append(ItemRow.of(row, encoded))
+    return rows
 
 
-class _ProxyActor:
-    """An actor with an encoder and an adaptor: contents -> fine proxies."""
+class _RowActor:
+    """An actor with the encoder and the adaptor of a release: contents -> rows of the store."""
 
-    def __init__(self, encoder: Path, adaptor: Path, threads: int) -> None:
-        self.reader = EncoderActor(encoder, threads)
-        self.adaptor = load_adaptor(adaptor)
+    def __init__(self, method: str, parts: Parts, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.encoder = find_method(method).load_encoder(parts, "cuda" if torch.cuda.is_available() else "cpu")
+        self.adaptor = find_method(method).load_adaptor(parts)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        contents = zip(*(rows[name].to_pylist() for name in ("title", "text", "image")), strict=True)
-        parts = self.reader.encode([Content(*one) for one in contents])
-        with torch.inference_mode():
-            fine = self.adaptor(*map(torch.from_numpy, parts)).numpy()
-        return rows.append_column("proxy", pa.FixedSizeListArray.from_arrays(pa.array(fine.ravel()), fine.shape[1]))
+        contents = [
+            Content(*one) for one in zip(*(rows[name].to_pylist() for name in ("title", "text", "image")), strict=True)
+        ]
+        parts = [
+            pack_rows(self.encoder.encode(contents[at : at + ITEMS_PER_BATCH]), self.encoder.outputs)
+            for at in range(0, len(contents), ITEMS_PER_BATCH)
+        ]
+        packed = adapt_table(self.adaptor, ItemTable.from_rows(np.concatenate(parts)))
+        data = pa.array(packed.view(np.uint8))
+        return rows.append_column(_ROW, pa.FixedSizeListArray.from_arrays(data, packed.dtype.itemsize))
 
 
 def _encode_in_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
-    """Adds the column `proxy` to rows that have title, text and image."""
+    """Adds the bytes of the store's rows to rows that have title, text and image."""
     size = recipe.refresh.batch
     # Blocks of the same size, so that encoded items are stored early.
     encoded = rows.repartition(target_num_rows_per_block=size).map_batches(
-        _ProxyActor,
+        _RowActor,
         fn_constructor_kwargs={
-            "encoder": release.encoder.path,
-            "adaptor": release.adaptor.path,
+            "method": release.method,
+            "parts": release.paths,
             "threads": recipe.cluster.threads_per_worker,
         },
         batch_size=size,

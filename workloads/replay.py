@@ -20,6 +20,8 @@ from coldstart.data.features import EncodedFeatures, FeatureSchema, TargetFeatur
 from coldstart.data.readers import check_files, file_splits, read_file_split, wanted_columns
 from coldstart.data.schema import EXCLUDED, TEST, TRAIN
 from coldstart.data.sequences import Sequences, order_events
+from coldstart.methods.available import find_method
+from coldstart.methods.base import SCORER
 from coldstart.rankers.storage import read_item_index
 from coldstart.registry import Registry, Release
 
@@ -64,7 +66,7 @@ def build_replay(recipe: Recipe, dataset: Dataset, releases: Sequence[Release], 
     """
     facts = {release.name: _dataset_facts(dataset, release, registry) for release in releases}
     item_ids = list(dataset.item_index)
-    known = [read_item_index(release.ranker.path) for release in releases]
+    known = [read_item_index(find_method(release.method).catalog_dir(release.paths)) for release in releases]
     item_ids += sorted({item for index in known for item in index}.difference(item_ids))
     past = dataset.sequences
     later, rejected = _read_later_events(recipe, dataset.features, item_ids, after=int(past.timestamp.max()))
@@ -100,7 +102,7 @@ def _dataset_facts(dataset: Dataset, release: Release, registry: Registry) -> di
     """Metadata of the dataset that a release was trained on; includes `last_event_at`."""
     if release.dataset == dataset.artifact.fingerprint:
         return {**dataset.artifact.metadata, "last_event_at": int(dataset.sequences.timestamp.max())}
-    facts = registry.dataset_summary(release.versions["adaptor"])
+    facts = registry.dataset_summary(release.versions[SCORER])
     if facts.get("last_event_at") is None:
         raise UserError(
             f"the registry does not contain the time of the last event in dataset {release.dataset[:12]}, which "

@@ -27,11 +27,11 @@ from coldstart.config import (
 )
 from coldstart.config.errors import storage_problem
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
-from workloads.progress import CONSOLE, progress_line
+from coldstart.methods.available import find_method
+from coldstart.methods.base import Stage
+from workloads.progress import CONSOLE, progress_line, shown_messages
 from workloads.recipes import find_recipe
 
-TRAINED_BY = {"ranker": "train_ranker", "encoder": "align_coarse", "adaptor": "align_fine"}
-"""Kind of a registered model -> stage that trains it."""
 _ANSWER_SECONDS = 5.0
 _SETTINGS_FRAME = 4
 
@@ -147,14 +147,29 @@ def run_stage(stage: str, run: Callable[[Recipe], Artifact], recipe: Recipe) -> 
     store_recipe(recipe)
     metrics_log = MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl")
     list(metrics_log.follow())
-    with progress_line(stage, metrics_log), _live_metrics(stage, metrics_log, recipe):
+
+    def show(message: str) -> None:
+        CONSOLE.print(f"      {stage:<13} {message}", soft_wrap=True)
+
+    with (
+        shown_messages("coldstart.stages", show),
+        progress_line(stage, metrics_log),
+        _live_metrics(stage, metrics_log, recipe),
+    ):
         return run(recipe)
+
+
+def trained_by(recipe: Recipe) -> dict[str, str]:
+    """Kind of a registered model -> stage that trains it with this recipe."""
+    method = find_method(recipe.method.name)
+    stages = {"ranker": "train_ranker"} | {stage.output: stage.name for stage in method.stages(recipe)}
+    return {kind.name: stages[kind.name] for kind in method.kinds if kind.name in stages}
 
 
 @contextmanager
 def _live_metrics(stage: str, metrics_log: MetricsLog, recipe: Recipe) -> Iterator[None]:
     """Sends the metrics of a training to MLflow while the block runs."""
-    kind = next((kind for kind, trainer in TRAINED_BY.items() if trainer == stage), None)
+    kind = next((kind for kind, trainer in trained_by(recipe).items() if trainer == stage), None)
     if kind is None:
         yield
         return
@@ -211,6 +226,28 @@ def main(
 ) -> None:
     """Runs a workload as a program; `check` raises errors that need no cluster to be found."""
     run_program(recipe_arguments(stage, description).parse_args(), partial(run_stage, stage, run), check=check)
+
+
+def main_of_method(stage: str, description: str | None) -> None:
+    """Runs a stage of the recipe's method as a program.
+
+    Raises:
+        SystemExit: 2, the method has no such stage.
+    """
+
+    def run(recipe: Recipe) -> Artifact:
+        return run_stage(stage, _find_stage(recipe, stage).run, recipe)
+
+    run_program(recipe_arguments(stage, description).parse_args(), run, check=partial(_find_stage, stage=stage))
+
+
+def _find_stage(recipe: Recipe, stage: str) -> Stage:
+    stages = {one.name: one for one in find_method(recipe.method.name).stages(recipe)}
+    if stage not in stages:
+        raise UserError(
+            f"the method {recipe.method.name} has no stage {stage} with this recipe; it has {', '.join(stages)}"
+        )
+    return stages[stage]
 
 
 def run_program(

@@ -4,6 +4,8 @@ This is a separate module, so that actors import little and start fast.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +17,22 @@ from numpy.typing import NDArray
 from ray.util import ActorPool
 from torch import Tensor
 
-from coldstart.alignment import load_joint
 from coldstart.config import MetricsLog, Recipe
 from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.dataset import Dataset, part_path
+from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
 from coldstart.evaluation.scored_rows import EventFacts
 from coldstart.evaluation.scoring import Logits, mean_logits, sample_contexts, score_rows
-from coldstart.evaluation.variants import BASELINE, JOINT, OOV_SCORES, leave_one_out_item_mean, to_logit
-from coldstart.rankers import load_ranker
+from coldstart.evaluation.variants import OOV_SUFFIX, leave_one_out_item_mean, to_logit
+from coldstart.methods.base import Parts, Variant
+from coldstart.rankers.scorer import unknown_targets
+from coldstart.training.ctr_trainer import Score
 
 WINDOWS_PER_PASS, PASSES_PER_CHUNK = 64, 4
 ITEMS_PER_CHUNK = 256
 CONTEXTS_PER_ITEM = 128
 """Sampled users over whom the logit of an item is averaged to get its item effect."""
-ITEM_EFFECT_VARIANTS = ("content_map", "coarse", "fine")
-"""Variants with item effects. On cold items the others have none (oov, id) or equal one of these (release)."""
-OWN_MODELS = {"trained_oracle": "oracle", JOINT: "joint"}
-"""Variant with its own model -> kind of that model's artifact. Row 0 of its table is the OOV row."""
-
 Ints = NDArray[np.int64]
 
 
@@ -43,22 +42,24 @@ def evaluated_windows(dataset: Dataset, history: int) -> UserWindows:
 
 
 class ScoringActor:
-    """Has rankers, windows and slot tables in one process, and scores chunks of the rows and items.
+    """Has scorers, windows and item tables in one process, and scores chunks of the rows and items.
 
     Every call gets the tables as an object reference in a list, which is loaded once: an actor that Ray restarts no
     longer finds object references among its constructor's arguments.
 
     Args:
         run_dir: Of the run, visible to all machines.
+        variants: Without their item tables.
+        parts: Kind -> directory of the run's artifacts.
         history: Maximum history of a target.
         threads: Of this process.
-        others: Variants with their own models, from `OWN_MODELS`.
     """
 
-    def __init__(self, run_dir: Path, *, history: int, threads: int, others: Sequence[str]) -> None:
+    def __init__(self, run_dir: Path, variants: Sequence[Variant], parts: Parts, *, history: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.ranker = load_ranker(run_dir / "ranker")
-        self.others = {name: _load(name, run_dir / OWN_MODELS[name]) for name in others}
+        loaded = {load: load(parts) for load in {variant.load for variant in variants}}
+        self.variants = {variant.name: variant for variant in variants}
+        self.scorers = {variant.name: loaded[variant.load] for variant in variants}
         self.dataset = Dataset.open(run_dir / "dataset", verify=False)
         self.windows = evaluated_windows(self.dataset, history)
         self.facts = EventFacts(self.dataset)
@@ -66,28 +67,20 @@ class ScoringActor:
 
     def item_effect(self, items: Ints, contexts: RankBatch, table_refs: list[Any]) -> tuple[Ints, Logits]:
         """The items, and variant -> their mean logits over the contexts."""
-        tables = self._tables(table_refs)
-        own = {name: tables[name] for name in ITEM_EFFECT_VARIANTS}
-        found = mean_logits(self.ranker, contexts, items, own, self.dataset.item_features)
-        for name, model in self.others.items():
-            found |= mean_logits(model, contexts, items, {name: tables[name]}, self.dataset.item_features)
-        return items, found
+        measured = {name: score for name, score in self._scores(table_refs).items() if self._has_item_effect(name)}
+        return items, mean_logits(contexts, items, measured, self.dataset.item_features)
 
     def rows(self, chunk: Ints, table_refs: list[Any], item_effect: list[Any], file: Path) -> int:
         """Writes the scored rows of some windows, in the order of events, and returns their number.
 
         Args:
             chunk: Indices of windows.
-            table_refs: Reference of the slot tables.
+            table_refs: Reference of the item tables.
             item_effect: Reference of variant -> item effects [V], NaN if unknown.
             file: Output file.
         """
-        tables = self._tables(table_refs)
-        own = {name: table for name, table in tables.items() if name not in self.others}
-        event, logits = self._score(self.ranker, chunk, own)
-        for name, model in self.others.items():
-            unknown = tables[name][:1].expand_as(tables[name])
-            logits |= self._score(model, chunk, {name: tables[name], OOV_SCORES[name]: unknown})[1]
+        batches = (self.windows.batch(chunk[i : i + WINDOWS_PER_PASS]) for i in range(0, len(chunk), WINDOWS_PER_PASS))
+        event, logits = score_rows(batches, self._scores(table_refs))
         order = np.argsort(event)
         event = event[order]
         item = self.dataset.sequences.item_idx[event]
@@ -100,9 +93,17 @@ class ScoringActor:
         draft.replace(file)
         return len(event)
 
-    def _score(self, ranker: Any, chunk: Ints, tables: dict[str, Tensor]) -> tuple[Ints, Logits]:
-        parts = (self.windows.batch(chunk[i : i + WINDOWS_PER_PASS]) for i in range(0, len(chunk), WINDOWS_PER_PASS))
-        return score_rows(ranker, parts, tables)
+    def _has_item_effect(self, name: str) -> bool:
+        return name in self.variants and self.variants[name].item_effect
+
+    def _scores(self, table_refs: list[Any]) -> dict[str, Score]:
+        """Variant -> its score; of a variant with its own model also the score of unknown targets."""
+        found: dict[str, Score] = {}
+        for name, table in self._tables(table_refs).items():
+            score = found[name] = partial(self.scorers[name], items=table)
+            if self.variants[name].own_model:
+                found[name + OOV_SUFFIX] = partial(_score_unknown, score)
+        return found
 
     def _ground_truth(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Oracle -> logits and item effects of all events; generated data only."""
@@ -117,8 +118,14 @@ class ScoringActor:
         found: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = self._cache["ground_truth"]
         return found
 
-    def _tables(self, table_refs: list[Any]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(table) for name, table in self._open("tables", table_refs).items()}
+    def _tables(self, table_refs: list[Any]) -> dict[str, ItemTable]:
+        if "tables" not in self._cache:
+            self._cache["tables"] = {
+                name: ItemTable({column: torch.from_numpy(values.copy()) for column, values in columns.items()})
+                for name, columns in ray.get(table_refs[0]).items()
+            }
+        found: dict[str, ItemTable] = self._cache["tables"]
+        return found
 
     def _open(self, name: str, refs: list[Any]) -> dict[str, NDArray[np.float32]]:
         if name not in self._cache:
@@ -127,17 +134,20 @@ class ScoringActor:
         return found
 
 
-def _load(name: str, path: Path) -> Any:
-    return load_joint(path) if name == JOINT else load_ranker(path)
+def _score_unknown(score: Score, batch: RankBatch) -> Tensor:
+    return score(unknown_targets(batch))
 
 
-def score_test_rows(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor], directory: Path) -> int:
+def score_test_rows(
+    recipe: Recipe, dataset: Dataset, variants: Sequence[Variant], parts: Parts, directory: Path
+) -> int:
     """Scores all test rows on `cluster.workers` actors, which write them as Parquet parts.
 
     Args:
         recipe: Of the run.
         dataset: Has the test rows.
-        tables: Variant -> slot table [V, ...]; must include `oov`.
+        variants: Must include `oov`.
+        parts: Kind -> directory of the run's artifacts.
         directory: For the parts, visible to all machines.
 
     Returns:
@@ -146,8 +156,11 @@ def score_test_rows(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor],
     windows = evaluated_windows(dataset, recipe.ranker.max_history)
     if not len(windows):
         return 0
-    pool = ActorPool(_actors(recipe, [name for name in OWN_MODELS if name in tables]))
-    table_refs = [ray.put({name: table.numpy() for name, table in tables.items()})]
+    pool = ActorPool(_actors(recipe, variants, parts))
+    tables = {
+        variant.name: {name: values.numpy() for name, values in variant.items.columns.items()} for variant in variants
+    }
+    table_refs = [ray.put(tables)]
     by_size = np.argsort(-windows.weights, kind="stable")
     cold = np.unique(dataset.sequences.item_idx[windows.event_indices].astype(np.int64))
     cold = cold[dataset.cold[cold]]
@@ -166,7 +179,7 @@ def score_test_rows(recipe: Recipe, dataset: Dataset, tables: dict[str, Tensor],
         return found
 
     item_effects = map_all(lambda actor, chunk: actor.item_effect.remote(chunk, contexts, table_refs), item_chunks, 0)
-    item_effect = [ray.put(_by_item(item_effects, len(tables[BASELINE])))]
+    item_effect = [ray.put(_by_item(item_effects, dataset.num_items + 1))]
     work = [(chunk, part_path(directory.absolute(), number)) for number, chunk in enumerate(row_chunks)]
     counts = map_all(
         lambda actor, part: actor.rows.remote(part[0], table_refs, item_effect, part[1]), work, len(item_chunks)
@@ -183,15 +196,16 @@ def _by_item(parts: Sequence[tuple[Ints, Logits]], vocabulary: int) -> Logits:
     return found
 
 
-def _actors(recipe: Recipe, others: Sequence[str]) -> list[Any]:
+def _actors(recipe: Recipe, variants: Sequence[Variant], parts: Parts) -> list[Any]:
     cluster = recipe.cluster
     kind = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(ScoringActor)
     return [
         kind.remote(
             recipe.run_dir.absolute(),
+            [replace(variant, items=ItemTable({})) for variant in variants],
+            {part: path.absolute() for part, path in parts.items()},
             history=recipe.ranker.max_history,
             threads=cluster.threads_per_worker,
-            others=others,
         )
         for _ in range(cluster.workers)
     ]

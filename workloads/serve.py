@@ -4,7 +4,6 @@ Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 2 if the release cannot be served
 """
 
 import json
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,19 +14,23 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from coldstart.config import Recipe, UserError, load_recipe
-from coldstart.evaluation.metrics import sigmoid
+from coldstart.methods.base import SCORER
+from coldstart.metrics.clicks import sigmoid
 from coldstart.registry import Registry, Release, read_alias_state, resolve
 from coldstart.registry.alias_state import CHALLENGER, CHAMPION, AliasStatus
 from coldstart.registry.alias_watcher import ReleasesByAlias, watch_aliases
-from coldstart.registry.paired_comparison import RELEASE_LOGIT
+from coldstart.registry.scored_rows import RELEASE_LOGIT, download_scored_rows
 from coldstart.serving import GatewayInputs, check_port, deploy, shutdown
 from coldstart.serving.malloc import limit_heap_growth
 from coldstart.serving.tokens import check_tokens
 from coldstart.serving.window_stats import SCORE_EDGES, bin_counts
-from workloads.progress import CONSOLE, Steps
+from workloads.progress import CONSOLE, Steps, shown_messages
 from workloads.recipes import find_recipe
 from workloads.refresh import reencode_published
 from workloads.runner import ray_cluster, readable_errors, recipe_arguments
+
+DEPLOYMENT = "coldstart.serving.application"
+"""Logger whose messages are the steps of a deployment."""
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def serve_forever(
     if as_json:
         CONSOLE.stderr = True
     limit_heap_growth()
-    with readable_errors(), _exit_codes() as handle_sigterm, _deployment_steps(steps):
+    with readable_errors(), _exit_codes() as handle_sigterm, shown_messages(DEPLOYMENT, steps):
         check_port(recipe.serving)
         check_tokens(recipe.serving)
         registry = Registry(recipe.tracking_uri, recipe.project)
@@ -114,22 +117,6 @@ def _exit_codes() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _deployment_steps(steps: Steps) -> Iterator[None]:
-    """Prints the log messages of `deploy` as steps."""
-    logger = logging.getLogger("coldstart.serving.application")
-    handler = logging.Handler()
-    handler.emit = lambda record: steps(record.getMessage())  # type: ignore[method-assign]
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-@contextmanager
 def _deployed(recipe: Recipe, registry: Registry, served: ReleasesByAlias) -> Iterator[str]:
     url = _deploy(recipe, registry, served)
     try:
@@ -170,7 +157,7 @@ def _refresh_items(recipe: Recipe, releases: list[Release]) -> None:
 
 def _evaluation_scores(registry: Registry, release: Release) -> NDArray[np.float64] | None:
     """Counts of the click probabilities of a release's evaluation, in the bins of serving."""
-    rows = registry.scored_rows(release.versions["adaptor"], release.dataset)
+    rows = download_scored_rows(registry, release.versions[SCORER], release.dataset)
     return None if rows is None else bin_counts(sigmoid(rows[RELEASE_LOGIT].to_numpy()), SCORE_EDGES)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TRAIN
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers import save_ranker
 from coldstart.rankers.storage import weights_sha256
 from coldstart.training.ctr_trainer import TrainingContext

@@ -9,6 +9,7 @@ from coldstart.alignment.joint_ranker import check_supports_joint
 from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as Settings
 from coldstart.data.batches import rank_request
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers import Ranker, ranker_class
 
 ITEMS, WIDTH = 12, 8
@@ -29,9 +30,10 @@ def request():
     return rank_request([1, 2, 9, 3], [1, 0, 1, 1], [10, 20, 30, 40], [4, 5, 10, 11], 50, history=6)
 
 
-def content():
+def content() -> ItemTable:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(ITEMS + 1, WIDTH, generator=generator), torch.randn(ITEMS + 1, 2, 5, generator=generator)
+    coarse = torch.randn(ITEMS + 1, WIDTH, generator=generator)
+    return ItemTable({"coarse": coarse, "states": torch.randn(ITEMS + 1, 2, 5, generator=generator)})
 
 
 def scored(joint: JointRanker, table: torch.Tensor) -> torch.Tensor:
@@ -47,17 +49,17 @@ def test_it_starts_as_the_original_ranker_for_items_with_ids(kind, structure_reu
     batch = request()
     with torch.no_grad():
         before = joint.ranker(batch, joint.ranker.id_slots(batch.target_idx))[0, :2]
-    assert torch.allclose(scored(joint, joint.table(*content()))[0, :2], before, atol=0.05)
+    assert torch.allclose(scored(joint, joint.table(content()))[0, :2], before, atol=0.05)
 
 
 @pytest.mark.parametrize("structure_reuse", [True, False])
 def test_content_distinguishes_items_without_an_id(structure_reuse):
     joint = build(structure_reuse=structure_reuse)
     torch.nn.init.normal_(joint.mlp[0].weight)
-    logits = scored(joint, joint.table(*content()))
+    logits = scored(joint, joint.table(content()))
     assert not torch.allclose(logits[0, 2], logits[0, 3])
-    blank = torch.zeros(ITEMS + 1, WIDTH), torch.zeros(ITEMS + 1, 2, 5)
-    logits = scored(joint, joint.table(*blank))
+    blank = ItemTable({name: torch.zeros_like(values) for name, values in content().columns.items()})
+    logits = scored(joint, joint.table(blank))
     assert torch.allclose(logits[0, 2], logits[0, 3])
 
 
@@ -76,7 +78,7 @@ def test_a_hidden_id_gives_the_slot_of_an_unknown_item():
 def test_targets_do_not_depend_on_each_other_or_on_masked_events():
     joint = build()
     torch.nn.init.normal_(joint.mlp[0].weight)
-    table = joint.table(*content())
+    table = joint.table(content())
     before = scored(joint, table)
     batch = request()
     other = replace(batch, target_idx=torch.tensor([[4, 6, 10, 11]]))
@@ -97,7 +99,7 @@ def test_a_loaded_joint_ranker_scores_as_the_saved_one(structure_reuse, tmp_path
     save_joint(joint, tmp_path, [f"i{n}" for n in range(ITEMS)])
     again = load_joint(tmp_path)
     assert not again.training
-    assert torch.equal(scored(again, again.table(*content())), scored(joint, joint.table(*content())))
+    assert torch.equal(scored(again, again.table(content())), scored(joint, joint.table(content())))
 
 
 def test_a_damaged_joint_ranker_is_refused(tmp_path):
@@ -115,5 +117,5 @@ def test_a_custom_ranker_without_interact_is_refused_with_the_fix():
         def forward(self, batch, slots):
             return slots.sum(-1)
 
-    with pytest.raises(UserError, match=r"InteractionRanker .*or set fine.mode: frozen"):
+    with pytest.raises(UserError, match=r"InteractionRanker .*or set method.mode: frozen"):
         check_supports_joint(OnePart(ITEMS + 1, Settings(embedding_dim=WIDTH)))

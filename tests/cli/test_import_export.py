@@ -13,7 +13,7 @@ from coldstart.cli import main
     [
         (["import-ranker"], ["no dataset", "run the stage that creates it first"]),
         (["import-ranker", "--set", "ranker.pretrained.id_table=ids.npz"], ["exclude each other"]),
-        (["export", "proxies.parquet"], ["no proxies", "run the stage that creates it first"]),
+        (["export", "proxies.parquet"], ["no item_table", "run the stage that creates it first"]),
     ],
 )
 def test_errors_have_no_traceback(

@@ -32,7 +32,7 @@ def command(tmp_path: Path) -> list[str]:
         (["--set", "data.files.root=nowhere"], ["nowhere/items.parquet", "does not exist"]),
         (["--set", "data.files.columns.title=titel"], ["data.files.columns.title", "'titel'", "'title'"]),
         (["--set", "data.files.columns.label=clicked"], ["data.files.columns.label", "'clicked'"]),
-        (["--set", "coarse.zero_stge=1"], ["zero_stge", "zero_stage"]),
+        (["--set", "method.coarse.zero_stge=1"], ["zero_stge", "zero_stage"]),
         (["--set", "registry.tracking_uri=http://127.0.0.1:9"], ["http://127.0.0.1:9", "MLflow"]),
         (["--set", "encoder.mllm=."], ["encoder.mllm", "config.json"]),
         (["--address", "127.0.0.1:9"], ["127.0.0.1:9", "Ray"]),
@@ -61,7 +61,7 @@ def test_unknown_workload_recipe_and_version(coldstart: Command, tmp_path: Path)
     for arguments, words in (
         (["run", "trian_ranker"], ["trian_ranker", "train_ranker"]),
         (["validate", "dmeo"], ["dmeo", "demo"]),
-        (["promote", "adaptor", "7", "--set", f"paths.runs={tmp_path}"], ["version 7", "coldstart models"]),
+        (["promote", "scorer", "7", "--set", f"paths.runs={tmp_path}"], ["version 7", "coldstart models"]),
         (["submit", "prepare", "--set", f"paths.runs={tmp_path}", "--address", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     ):
         done = coldstart(*arguments)

@@ -14,7 +14,7 @@ from tests.serving.tiny import register_run, tiny_recipe, write_run
 
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two adaptor versions of one project: a run, registered with two seeds."""
+    """Two scorer versions of one project: a run, registered with two seeds."""
     runs = tmp_path_factory.mktemp("runs")
     recipe = tiny_recipe(runs, "verbs")
     for seed in (1, 2):
@@ -32,7 +32,7 @@ def test_life_of_a_release(coldstart: Command, recipe_file: Path) -> None:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    plan = run("promote", "adaptor", "1", "--dry-run")
+    plan = run("promote", "scorer", "1", "--dry-run")
     assert [gate["name"] for gate in plan["gates"]] == [
         "complete release",
         "schema",
@@ -43,21 +43,21 @@ def test_life_of_a_release(coldstart: Command, recipe_file: Path) -> None:
         "online-offline gap",
     ]
     assert run("history")["events"] == []
-    assert run("promote", "adaptor", "1", "--reason", "first")["action"] == "promoted"
-    assert run("promote", "adaptor", "2", "--to", "challenger")["versions"]["ranker"] == 2
-    assert run("promote", "adaptor", "2")["previous"] == 1
-    assert [row["aliases"] for row in run("models") if row["kind"] == "adaptor"] == [["challenger", "champion"], []]
-    nodes = run("lineage", "adaptor@champion")
+    assert run("promote", "scorer", "1", "--reason", "first")["action"] == "promoted"
+    assert run("promote", "scorer", "2", "--to", "challenger")["versions"]["ranker"] == 2
+    assert run("promote", "scorer", "2")["previous"] == 1
+    assert [row["aliases"] for row in run("models") if row["kind"] == "scorer"] == [["challenger", "champion"], []]
+    nodes = run("lineage", "scorer@champion")
     assert [(node["kind"], node["version"]) for node in nodes] == [
-        ("adaptor", 2),
-        ("proxies", None),
+        ("scorer", 2),
+        ("item_table", None),
         ("encoder", 2),
         ("ranker", 2),
         ("dataset", None),
     ]
     assert nodes[-1]["fingerprint"] == "d" * 64
-    assert run("rollback", "adaptor", "--reason", "complaints")["version"] == 1
-    assert run("gc", "--keep", "1") == {"deleted": {"ranker": [], "encoder": [], "adaptor": []}, "dry_run": False}
+    assert run("rollback", "scorer", "--reason", "complaints")["version"] == 1
+    assert run("gc", "--keep", "1") == {"deleted": {"ranker": [], "encoder": [], "scorer": []}, "dry_run": False}
     assert run("stop-challenger", "--reason", "slow")["previous"] == 2
     log = run("history")
     assert [logged["reason"] for logged in log["events"]] == ["first", "", "", "complaints", "slow"]
@@ -81,10 +81,10 @@ def test_history_detects_a_changed_event(coldstart: Command, recipe_file: Path) 
 def test_tables_show_metrics_gate_results_and_ages(coldstart: Command, recipe_file: Path) -> None:
     recipe = ("--recipe", str(recipe_file))
     listed = coldstart("models", *recipe).stdout
-    assert "verbs-adaptor" in listed
+    assert "verbs-scorer" in listed
     assert "0.6000" in listed
     assert "dataset dddddddd" in " ".join(listed.split())
-    refused = coldstart("promote", "adaptor", "2", "--dry-run", *recipe, "--set", "registry.allowed_licenses=[mit]")
+    refused = coldstart("promote", "scorer", "2", "--dry-run", *recipe, "--set", "registry.allowed_licenses=[mit]")
     assert refused.returncode == 1
     assert "has apache-2.0" in " ".join(refused.stdout.split())
     assert "would not move" in refused.stdout
@@ -95,13 +95,13 @@ def test_tables_show_metrics_gate_results_and_ages(coldstart: Command, recipe_fi
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["promote", "adaptor", "9"], "has no version 9"),
+        (["promote", "scorer", "9"], "has no version 9"),
         (["promote", "ranker", "1"], "moves with the release"),
-        (["promote", "adaptor", "1", "--to", "chmapion"], "allowed: champion, challenger"),
-        (["rollback", "adaptor", "--to", "9"], "was never champion"),
+        (["promote", "scorer", "1", "--to", "chmapion"], "allowed: champion, challenger"),
+        (["rollback", "scorer", "--to", "9"], "was never champion"),
         (["stop-challenger"], "no challenger to stop"),
-        (["lineage", "adaptor"], "adaptor@champion"),
-        (["lineage", "banana@champion"], "allowed: ranker, encoder, adaptor"),
+        (["lineage", "scorer"], "scorer@champion"),
+        (["lineage", "banana@champion"], "allowed: ranker, encoder, scorer"),
     ],
 )
 def test_mistakes_name_the_fix(coldstart: Command, recipe_file: Path, words: list[str], expected: str) -> None:

@@ -23,7 +23,7 @@ def test_plan_reports_memory_time_and_checkpoint_size(plan):
     assert [row["stage"] for row in report["stages"]] == [0, 1, 2, 3]
     states = [row["states"] for row in report["stages"]]
     assert states[0] > states[1] > states[2]
-    assert report["recommended"]["coarse.micro_batch"] == 32
+    assert report["recommended"]["method.coarse.micro_batch"] == 32
     assert report["items_per_second_and_rank"] > 0
     assert report["checkpoint_bytes"]["resumable"] > report["checkpoint_bytes"]["encoder"] > 0
 

@@ -64,10 +64,10 @@ def test_the_help_of_every_verb_loads_no_heavy_library() -> None:
 
 def test_a_recipe_error_is_printed_before_a_heavy_library_is_loaded(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("name: mine\ncoarse: {zero_stge: 2}\n")
+    recipe.write_text("name: mine\nmethod: {coarse: {zero_stge: 2}}\n")
     verbs = [["run", "pipeline"], ["submit", "prepare"], ["serve"], ["evaluate"], ["compare-releases"], ["plan"]]
-    verbs += [["models"], ["promote", "adaptor", "1", "--to", "champion"], ["rollback", "adaptor"], ["history"], ["gc"]]
-    verbs += [["lineage", "adaptor@champion"], ["stop-challenger"], ["export", str(tmp_path / "proxies.parquet")]]
+    verbs += [["models"], ["promote", "scorer", "1", "--to", "champion"], ["rollback", "scorer"], ["history"], ["gc"]]
+    verbs += [["lineage", "scorer@champion"], ["stop-challenger"], ["export", str(tmp_path / "proxies.parquet")]]
     verbs += [["import-ranker", "my_ranker:MyRanker", "--weights", str(recipe)]]
     calls = [[*verb, str(recipe)] if verb == ["plan"] else [*verb, "--recipe", str(recipe)] for verb in verbs]
     found = run([["validate", str(recipe)], ["show", str(recipe)], *calls])
@@ -81,7 +81,7 @@ def test_a_recipe_error_is_printed_before_a_heavy_library_is_loaded(tmp_path: Pa
 def test_other_errors_load_no_heavy_library() -> None:
     found = run(
         [
-            ["run", "pipeline", "--resume", "--set", "coarse.zero_stge=2"],
+            ["run", "pipeline", "--resume", "--set", "method.coarse.zero_stge=2"],
             ["run", "prepare", "--recipe=no-such-recipe"],
             ["run", "no_such_workload"],
             ["validate", "demo", "--set", "no_such_section.key=1"],

@@ -33,9 +33,9 @@ from tests.serving.conftest import gateway  # noqa: F401
 from tests.serving.local import listening
 from tests.serving.tiny import IDS, png_image
 
-READY = ScriptedResponse(200, {"status": "ready", "release": "demo-adaptor/1"})
+READY = ScriptedResponse(200, {"status": "ready", "release": "demo-scorer/1"})
 SCORED = ScriptedResponse(
-    200, {"scores": [0.5], "slot_sources": ["id"], "release": "demo-adaptor/1", "ms": 1.0, "news": [1]}
+    200, {"scores": [0.5], "slot_sources": ["id"], "release": "demo-scorer/1", "ms": 1.0, "news": [1]}
 )
 ONE = RankRequest(candidates=[Candidate(item_id="a")])
 QUICK = RetryPolicy(backoff_base_s=0.001, attempt_timeout_s=5)
@@ -187,7 +187,7 @@ def served(gateway):  # noqa: F811
 
 def test_every_operation_on_the_real_gateway(call, served):
     url = served
-    assert call(url, "release").release == call(url, "ready").release == "demo-adaptor/1"
+    assert call(url, "release").release == call(url, "ready").release == "demo-scorer/1"
     item = PublishRequest(item_id="new", title="a film", image=png_image(40))
     assert call(url, "publish", item).item_id == "new"
     history = [HistoryEvent(item_id=IDS[0], label=1, timestamp=5)]

@@ -29,8 +29,10 @@ def test_every_shipped_recipe_is_valid_and_starts_with_its_command():
 
 
 def test_override_reaches_a_nested_field(tmp_path):
-    recipe = load_recipe(write(tmp_path), ["coarse.zero_stage=3", "ranker.mlp_units=[32, 16]", "paths.runs=/elsewhere"])
-    assert recipe.coarse.zero_stage == 3
+    recipe = load_recipe(
+        write(tmp_path), ["method.coarse.zero_stage=3", "ranker.mlp_units=[32, 16]", "paths.runs=/elsewhere"]
+    )
+    assert recipe.method.coarse.zero_stage == 3
     assert recipe.ranker.mlp_units == (32, 16)
     assert recipe.run_dir == Path("/elsewhere/mine")
 
@@ -38,22 +40,22 @@ def test_override_reaches_a_nested_field(tmp_path):
 @pytest.mark.parametrize(
     ("values", "overrides", "words"),
     [
-        ({"coarse": {"zero_stge": 2}}, [], ["zero_stge", "zero_stage"]),
+        ({"method": {"coarse": {"zero_stge": 2}}}, [], ["zero_stge", "zero_stage"]),
         ({"rankr": {}}, [], ["rankr", "ranker"]),
         (
             {},
-            ["encoder.dtype=bfloat16", "encoder.mllm=/models/m", "coarse.zero_stage=0"],
-            ["coarse.zero_stage 0", "float32 copy", "coarse.zero_stage: 1"],
+            ["encoder.dtype=bfloat16", "encoder.mllm=/models/m", "method.coarse.zero_stage=0"],
+            ["method.coarse.zero_stage 0", "float32 copy", "method.coarse.zero_stage: 1"],
         ),
-        ({}, ["coarse.zero_stage=7"], ["coarse.zero_stage", "7", "less than or equal to 3"]),
-        ({}, ["coarse.zero_stage"], ["section.field=value"]),
+        ({}, ["method.coarse.zero_stage=7"], ["method.coarse.zero_stage", "7", "less than or equal to 3"]),
+        ({}, ["method.coarse.zero_stage"], ["section.field=value"]),
         ({}, ["name.first=x"], ["name.first", "not a section"]),
         ({"content": {"use_image": False, "use_text": False}}, [], ["content.use_image", "content.use_text", "true"]),
-        ({"coarse": {"batch": 127}}, [], ["coarse.batch", "127", "multiple of 2"]),
+        ({"method": {"coarse": {"batch": 127}}}, [], ["method.coarse.batch", "127", "multiple of 2"]),
         (
             {"cluster": {"workers": 4, "min_workers": 2}},
             [],
-            ["coarse.batch", "every number", "2", "4", "multiple of 12"],
+            ["method.coarse.batch", "every number", "2", "4", "multiple of 12"],
         ),
         ({"cluster": {"workers": 2, "min_workers": 3}}, [], ["min_workers 3", "workers 2"]),
         ({"data": {"split": {"valid": 0.5, "test": 0.5}}}, [], ["split.valid", "0.8"]),
@@ -75,14 +77,14 @@ def test_errors_name_the_fix(tmp_path, values, overrides, words):
     ("override", "words"),
     [
         ("ranker.lr=0.1", ["'lr'", "use ranker.learning_rate"]),
-        ("coarse.lr=0.1", ["use coarse.learning_rate"]),
-        ("fine.joint.lr=0.1", ["use fine.joint.ranker_lr"]),
-        ("lr=0.1", ["ranker.learning_rate or coarse.learning_rate or fine.learning_rate"]),
-        ("learning_rate=0.1", ["ranker.learning_rate or coarse.learning_rate or fine.learning_rate"]),
+        ("method.coarse.lr=0.1", ["use method.coarse.learning_rate"]),
+        ("method.fine.joint.lr=0.1", ["use method.fine.joint.ranker_lr"]),
+        ("lr=0.1", ["ranker.learning_rate or method.coarse.learning_rate or method.fine.learning_rate"]),
+        ("learning_rate=0.1", ["ranker.learning_rate or method.coarse.learning_rate or method.fine.learning_rate"]),
         ("ranker.batch_size=64", ["use ranker.windows_per_step"]),
-        ("coarse.batch_size=64", ["use coarse.batch"]),
+        ("method.coarse.batch_size=64", ["use method.coarse.batch"]),
         ("serving.batch_size=64", ["use serving.max_batch"]),
-        ("batch_size=64", ["ranker.windows_per_step or coarse.batch or fine.windows_per_step"]),
+        ("batch_size=64", ["ranker.windows_per_step or method.coarse.batch or method.fine.windows_per_step"]),
         ("content.image=false", ["use content.use_image"]),
         ("image=false", ["use content.use_image"]),
         ("picture=false", ["use content.use_image"]),
@@ -91,10 +93,13 @@ def test_errors_name_the_fix(tmp_path, values, overrides, words):
         ("ranker.dim=8", ["use ranker.embedding_dim"]),
         ("ranker.embedding_size=8", ["use ranker.embedding_dim"]),
         ("ranker.num_layers=3", ["use ranker.cross_layers"]),
-        ("coarse.dropout=0.1", ["use coarse.token_dropout"]),
+        ("method.coarse.dropout=0.1", ["use method.coarse.token_dropout"]),
         ("encoder.dropout=0.1", ["use encoder.lora.dropout"]),
-        ("fine.n_epochs=3", ["use fine.epochs"]),
-        ("coarse.num_epochs=3", ["use coarse.epochs"]),
+        ("method.fine.n_epochs=3", ["use method.fine.epochs"]),
+        ("method.coarse.num_epochs=3", ["use method.coarse.epochs"]),
+        ("coarse.epochs=3", ["use method.coarse"]),
+        ("fine.epochs=3", ["use method.fine"]),
+        ("method.type=idproxy", ["use method.name"]),
         ("ranker.seed=3", ["use seed"]),
         ("random_seed=3", ["use seed"]),
     ],

@@ -13,7 +13,7 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Generated
 from coldstart.data.synthetic import generate
 from coldstart.data.synthetic_images import IMAGE_TRAITS, SETTINGS, TEXT_TRAITS, TONES, TOPICS, draw_images, write_texts
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 
 SMALL = Generated(items=500, users=200, events=20_000, weeks=4, image_size=24, missing_image=0.2)
 

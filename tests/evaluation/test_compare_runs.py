@@ -7,7 +7,7 @@ import pytest
 from coldstart.config import Recipe, UserError, write_artifact
 from coldstart.evaluation.compare_runs import compare_runs
 from coldstart.evaluation.evaluated_runs import EvaluatedRun, unpaired_reason
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from tests.evaluation.evaluated import scored_rows, write_run
 
 
@@ -18,10 +18,13 @@ def recipe(**fields: object) -> Recipe:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluatedRun, EvaluatedRun]:
     """The second run has better fine proxies and other settings."""
+    better = recipe(name="better", method={"fine": {"mlp_units": 64}}, seed=18)
     at = tmp_path_factory.mktemp("runs")
     worse = write_run(at / "worse", scored_rows(noise=2.0, training=1), recipe(name="worse"))
     better = write_run(
-        at / "better", scored_rows(noise=0.5, training=1), recipe(name="better", fine={"mlp_units": 64}, seed=18)
+        at / "better",
+        scored_rows(noise=0.5, training=1),
+        better,
     )
     return EvaluatedRun.open(worse), EvaluatedRun.open(better)
 
@@ -48,7 +51,7 @@ def test_an_improvement_is_significant_and_an_unchanged_variant_is_not(runs: tup
 
 def test_settings_and_lineage_that_differ_are_listed(runs: tuple) -> None:
     found = compare_runs(*runs)
-    assert {"setting": "fine.mlp_units", "values": [256, 64]} in found["settings"]
+    assert {"setting": "method.fine.mlp_units", "values": [256, 64]} in found["settings"]
     assert {"setting": "seed", "values": [17, 18]} in found["settings"]
     assert all(each["values"][0] != each["values"][1] for each in found["settings"])
     assert {each["kind"]: each["same"] for each in found["lineage"]} == {"dataset": True, "ranker": False}

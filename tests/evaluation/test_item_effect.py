@@ -12,12 +12,13 @@ from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data import synthetic
 from coldstart.data.batches import RankBatch
 from coldstart.data.synthetic_images import IMAGE_TRAITS, TEXT_TRAITS
-from coldstart.evaluation.metrics import gauc
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.scoring import mean_logits, score_rows
 from coldstart.evaluation.summary import Summary
 from coldstart.evaluation.variants import leave_one_out_item_mean, to_logit
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers.interface import Ranker
+from coldstart.training.ctr_trainer import slot_score
 from tests.evaluation.rows import scored_rows, summary_of
 
 USERS, ITEMS, EVENTS = 250, 250, 25_000
@@ -61,12 +62,14 @@ class World:
     def batch(self, rows: np.ndarray) -> RankBatch:
         one = torch.zeros(len(rows), 1)
         some = {name: one for name in (field.name for field in fields(RankBatch))}
-        whole = {name: one.long() for name in ("history_idx", "history_time", "target_time")}
+        whole = {name: one.long() for name in ("history_idx", "history_row", "history_time", "target_time")}
         return RankBatch(
             **some
             | whole
             | {
+                "user_idx": torch.zeros(len(rows), dtype=torch.int64),
                 "target_idx": torch.from_numpy(self.item[rows, None] + 1),
+                "target_row": torch.from_numpy(self.item[rows, None] + 1),
                 "history_mask": torch.zeros(len(rows), 1, 1, dtype=torch.bool),
                 "weight": one + 1,
                 "event_index": torch.from_numpy(rows[:, None]),
@@ -98,10 +101,10 @@ def _through_a_ranker(world: World, slots: np.ndarray) -> dict[str, float]:
     """The split of a proxy that is scored like a variant: rows in their context, items over sampled contexts."""
     ranker = TruthRanker(ITEMS + 1, RankerSettings(embedding_dim=WIDTH)).eval()
     table = torch.from_numpy(np.concatenate([np.zeros((1, WIDTH)), slots])).float()
-    event, logits = score_rows(ranker, [world.batch(np.arange(EVENTS))], {"fine": table})
+    event, logits = score_rows([world.batch(np.arange(EVENTS))], {"fine": slot_score(ranker, table)})
     assert event.tolist() == list(range(EVENTS))
     contexts = world.batch(np.random.default_rng(1).permutation(EVENTS)[:128])
-    item_effect = mean_logits(ranker, contexts, np.arange(1, ITEMS + 1), {"fine": table})["fine"]
+    item_effect = mean_logits(contexts, np.arange(1, ITEMS + 1), {"fine": slot_score(ranker, table)})["fine"]
     rows = world.rows({"fine": logits["fine"]}, {"fine": item_effect[world.item]})
     found: dict[str, float] = world.summary(rows)["item_effect_share"]["fine"]
     return found

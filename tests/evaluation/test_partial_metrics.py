@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coldstart.evaluation.metrics import sigmoid
 from coldstart.evaluation.partial_metrics import (
     MergedMetrics,
     compute_metrics,
@@ -15,6 +14,7 @@ from coldstart.evaluation.partial_metrics import (
 from coldstart.evaluation.protocol import EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slices import SLICES
+from coldstart.metrics.clicks import sigmoid
 from tests.evaluation.rows import drawn_rows, protocol_of
 
 

@@ -1,6 +1,5 @@
 import numpy as np
 
-from coldstart.evaluation.metrics import reliability, sigmoid
 from coldstart.evaluation.plots import (
     gain_bars,
     geometry,
@@ -11,6 +10,7 @@ from coldstart.evaluation.plots import (
     warm_up_curves,
 )
 from coldstart.evaluation.summary import Summary
+from coldstart.metrics.clicks import reliability, sigmoid
 from tests.evaluation.rows import scored_rows, summary_of
 
 

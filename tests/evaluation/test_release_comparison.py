@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from coldstart.config.recipe import Evaluation
-from coldstart.evaluation.metrics import gauc, logloss, sigmoid
 from coldstart.evaluation.release_comparison import compare_releases
 from coldstart.evaluation.scored_rows import ScoredRows
+from coldstart.metrics.clicks import gauc, logloss, sigmoid
 from tests.evaluation.rows import drawn_rows
 
 SETTINGS = Evaluation(num_resamples=300)

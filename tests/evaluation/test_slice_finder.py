@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from coldstart.evaluation.metrics import gauc
 from coldstart.evaluation.slice_finder import UNKNOWN, SliceAttribute, binned_attribute, find_worst_slices
+from coldstart.metrics.clicks import gauc
 
 SETTINGS = {"confidence": 0.95, "resamples": 400, "seed": 0}
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from coldstart.config import UserError
-from coldstart.evaluation.metrics import gauc, logloss, rank_users, reliability, sigmoid
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.summary import Summary
+from coldstart.metrics.clicks import gauc, logloss, rank_users, reliability, sigmoid
 from tests.evaluation.rows import scored_rows, summary_of
 
 

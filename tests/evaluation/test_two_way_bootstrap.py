@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from coldstart.config.recipe import Evaluation
-from coldstart.evaluation.metrics import gauc
 from coldstart.evaluation.partial_metrics import compute_metrics
 from coldstart.evaluation.protocol import RAW
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.two_way_bootstrap import ResampleUnit, TwoWayBootstrap
+from coldstart.metrics.clicks import gauc
 from tests.evaluation.rows import protocol_of, scored_rows
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from coldstart.evaluation.intervals import Interval
-from coldstart.evaluation.metrics import gauc
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slices import warm_up_edges
 from coldstart.evaluation.warm_up_curve import crossover_clicks
+from coldstart.metrics.clicks import gauc
 from tests.evaluation.rows import scored_rows, summary_of
 
 

@@ -78,7 +78,7 @@ def test_a_ranker_is_imported_and_registered_from_the_wheel(directory: Path, ins
 def test_every_command_of_the_section_runs(directory: Path, installed: Path) -> None:
     output = run_commands(COMMANDS, directory, installed)
     assert pq.read_table(directory / "proxies.parquet").num_rows == 400
-    assert "shop-adaptor v1" in output
+    assert "shop-scorer v1" in output
     run = directory / "runs" / "shop"
     ranker = read_artifact(run / "ranker", "ranker")
     assert read_artifact(run / "evaluation", "evaluation").lineage["ranker"] == ranker.fingerprint

@@ -13,7 +13,7 @@ import torch
 from coldstart.config import read_artifact
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("dataset", "ranker", "encoder", "proxies", "adaptor", "evaluation")
+KINDS = ("dataset", "ranker", "encoder", "item_table", "scorer", "evaluation")
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -53,7 +53,7 @@ def test_the_summary_is_complete(summary: dict) -> None:
             assert {"auc", "gauc", "logloss", "ece", "rows"} <= set(figures)
     assert set(summary["delta_vs_oov"]) == variants - {"oov"}
     assert {kind: model["alias"] for kind, model in summary["models"].items()} == dict.fromkeys(
-        ("ranker", "encoder", "adaptor"), "champion"
+        ("ranker", "encoder", "scorer"), "champion"
     )
     assert summary["serving"]["requests"] > 200
     assert summary["serving"]["rank_ms_p50"] > 0
@@ -108,4 +108,4 @@ def test_a_second_run_keeps_every_stage(summary: dict, runs: Path) -> None:
     again = program("pipeline", "--set", f"paths.runs={runs}")
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("inputs unchanged") == len(KINDS)
-    assert "adaptor v1" in again.stdout
+    assert "scorer v1" in again.stdout

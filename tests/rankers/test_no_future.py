@@ -87,6 +87,8 @@ def inputs_before(sequences: Sequences, since: int, ranker=None) -> dict[str, np
                 # Models do not read masked events; padding may differ in length.
                 by_target = value[:, None, :].expand(-1, batch.target_idx.shape[1], length)
                 value = torch.where(batch.history_mask, by_target, torch.zeros_like(by_target)).double().sum(-1)
+            elif value.dim() == 1:
+                value = value[:, None].expand(early.shape)
             parts[field.name] = value[early]
         if ranker is not None:
             with torch.inference_mode():

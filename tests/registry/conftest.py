@@ -2,14 +2,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coldstart.config import MetricsLog, Recipe, write_artifact
+from coldstart.config import MetricsLog, Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Gate, Paths
 from coldstart.config.recipe import Registry as Settings
-from coldstart.registry import EvaluationOutputs, ModelVersion, Registry, promote
+from coldstart.data.item_table import write_item_table
+from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.registry import EvaluationOutputs, ModelVersion, Registry, promote, register_model
 
 QUALITY = Settings(gates=(Gate(name="cold quality", slice="cold"),))
 WIDTH, GROUPS, DEEP = 4, 2, 3
@@ -23,25 +26,26 @@ class Run:
         self.lineage: dict[str, str] = {"dataset": "d" * 64}
         self.make("ranker", "one")
         self.make("encoder", "one")
-        self.make("proxies", "one")
-        self.make("adaptor", "one")
+        self.make(ITEM_TABLE, "one")
+        self.make(SCORER, "one")
 
     def make(self, kind: str, weights: str, width: int = WIDTH, groups: int = GROUPS, **lineage: str) -> Path:
         """Writes or rewrites one artifact; later artifacts are made from it."""
         path = self.recipe.run_dir / kind
-        above = {"ranker": 1, "encoder": 2, "proxies": 3, "adaptor": 4}[kind]
+        above = {"ranker": 1, "encoder": 2, ITEM_TABLE: 3, SCORER: 4}[kind]
         inherited = dict(list(self.lineage.items())[:above]) | lineage
-        metadata = {"width": width} if kind == "ranker" else {"width": width, "groups": groups}
+        metadata: dict[str, object] = {"width": width}
+        if kind == SCORER:
+            metadata |= {"method": "idproxy", "mode": "frozen", "groups": groups, "state_width": DEEP}
         with write_artifact(path, kind, inherited, metadata) as draft:
             (draft / "settings.json").write_text(json.dumps({"weights": weights}))
             if kind == "ranker":
                 ids = [f"film-{i}" for i in range(1, 6)]
                 table = pa.table({"item_id": ids, "item_idx": range(1, 6), "trained": [True] * 4 + [False]})
                 pq.write_table(table, draft / "vocabulary.parquet")
-            if kind == "proxies":
-                (draft / "proxies").mkdir()
-                rows = {"item_idx": [1], "coarse": [[0.5] * width], "states": [[0.1] * (GROUPS * DEEP)]}
-                pq.write_table(pa.table(rows), draft / "proxies" / "part-0.parquet")
+            if kind == ITEM_TABLE:
+                columns = {"coarse": (width,), "states": (groups, DEEP)}
+                write_item_table(draft, {name: np.ones((6, *shape), np.float32) for name, shape in columns.items()})
         manifest = json.loads((path / "manifest.json").read_text())
         self.lineage[kind] = manifest["fingerprint"]
         return path
@@ -50,9 +54,10 @@ class Run:
         self, kind: str, upstream: dict[str, int] | None = None, *, scores: pa.Table | None = None, **metrics: float
     ) -> ModelVersion:
         metrics_log = MetricsLog(self.recipe.run_dir / "metrics" / f"{kind}.jsonl")
-        return self.registry.register(
-            kind,
-            self.recipe.run_dir / kind,
+        return register_model(
+            self.registry,
+            read_artifact(self.recipe.run_dir / kind, kind, verify=False),
+            method="idproxy",
             recipe=self.recipe,
             upstream=upstream or {},
             metrics_log=metrics_log,
@@ -62,17 +67,17 @@ class Run:
     def register_all(self, cold_gauc: float) -> ModelVersion:
         ranker = self.register("ranker").version
         encoder = self.register("encoder", {"ranker": ranker}).version
-        return self.register("adaptor", {"ranker": ranker, "encoder": encoder}, cold_gauc=cold_gauc)
+        return self.register(SCORER, {"ranker": ranker, "encoder": encoder}, cold_gauc=cold_gauc)
 
-    def register_adaptor(self, cold_gauc: float, weights: str = "two") -> int:
-        """Registers another adaptor for the first ranker and encoder."""
-        self.make("adaptor", weights)
-        return self.register("adaptor", {"ranker": 1, "encoder": 1}, cold_gauc=cold_gauc).version
+    def register_scorer(self, cold_gauc: float, weights: str = "two") -> int:
+        """Registers another scorer for the first ranker and encoder."""
+        self.make(SCORER, weights)
+        return self.register(SCORER, {"ranker": 1, "encoder": 1}, cold_gauc=cold_gauc).version
 
 
 def alias_versions(run: Run, alias: str = "champion") -> dict[str, int | None]:
     """kind -> version that MLflow's alias points to."""
-    return {kind: run.registry.aliases(kind).get(alias) for kind in ("ranker", "encoder", "adaptor")}
+    return {kind: run.registry.aliases(kind).get(alias) for kind in ("ranker", "encoder", SCORER)}
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +104,7 @@ def run(new_run: Callable[[], Run]) -> Run:
 
 @pytest.fixture
 def champion(run: Run) -> Run:
-    """Adaptor version 1 with cold GAUC 0.6 is champion."""
+    """Scorer version 1 with cold GAUC 0.6 is champion."""
     first = run.register_all(0.6)
     assert promote(run.registry, first.version, QUALITY).event.action == "promoted"
     return run

@@ -27,8 +27,8 @@ def actions(run) -> list[str]:
 @pytest.mark.parametrize("moves_before_crash", [0, 1, 2])
 def test_next_reader_applies_a_half_applied_promotion(champion, monkeypatch, moves_before_crash):
     champion.make("encoder", "two")
-    champion.make("proxies", "two")
-    champion.make("adaptor", "two")
+    champion.make("item_table", "two")
+    champion.make("scorer", "two")
     version = champion.register_all(0.7).version
     plan = plan_promotion(champion.registry, version, QUALITY)
     client, moves = champion.registry.client, []
@@ -41,7 +41,7 @@ def test_next_reader_applies_a_half_applied_promotion(champion, monkeypatch, mov
         move(name, alias, number)
 
     monkeypatch.setattr(client, "set_registered_model_alias", die)
-    if moves_before_crash < 2:  # Encoder and adaptor move; the ranker stays.
+    if moves_before_crash < 2:  # Encoder and scorer move; the ranker stays.
         with pytest.raises(ConnectionError):
             apply_promotion(champion.registry, plan)
     else:
@@ -49,33 +49,33 @@ def test_next_reader_applies_a_half_applied_promotion(champion, monkeypatch, mov
         apply_promotion(champion.registry, plan)
     monkeypatch.undo()
     assert read_alias_state(champion.registry, "champion").status is AliasStatus.PENDING
-    assert resolve(champion.registry).versions == {"ranker": 1, "encoder": 2, "adaptor": 2}
-    assert alias_versions(champion) == {"ranker": 1, "encoder": 2, "adaptor": 2}
+    assert resolve(champion.registry).versions == {"ranker": 1, "encoder": 2, "scorer": 2}
+    assert alias_versions(champion) == {"ranker": 1, "encoder": 2, "scorer": 2}
     assert read_alias_state(champion.registry, "champion").status is AliasStatus.IN_SYNC
 
 
 def test_manual_change_to_a_complete_release_is_accepted_and_logged(champion):
-    version = champion.register_adaptor(0.1)
-    set_alias_manually(champion, "adaptor", version)
+    version = champion.register_scorer(0.1)
+    set_alias_manually(champion, "scorer", version)
     state = read_alias_state(champion.registry, "champion")
     assert (state.status, state.version, state.problem) == (AliasStatus.MANUAL, version, None)
     assert "changed manually to version 2, which is accepted" in state.describe()
     assert actions(champion) == ["promoted"]
-    assert resolve(champion.registry).versions["adaptor"] == version
+    assert resolve(champion.registry).versions["scorer"] == version
     assert actions(champion) == ["promoted", "manual change accepted"]
     assert rollback(champion.registry).event.version == 1
 
 
 def test_manual_change_to_a_damaged_release_is_reverted_and_logged(champion):
-    version = champion.register_adaptor(0.9)
-    (champion.registry.download_artifact("adaptor", version).path / "settings.json").write_text("{}")
-    set_alias_manually(champion, "adaptor", version)
+    version = champion.register_scorer(0.9)
+    (champion.registry.download_artifact("scorer", version).path / "settings.json").write_text("{}")
+    set_alias_manually(champion, "scorer", version)
     state = read_alias_state(champion.registry, "champion")
     assert state.version == 1
     assert "is not accepted" in state.describe()
     assert "differs from its manifest" in state.describe()
-    assert resolve(champion.registry).versions["adaptor"] == 1
-    assert alias_versions(champion)["adaptor"] == 1
+    assert resolve(champion.registry).versions["scorer"] == 1
+    assert alias_versions(champion)["scorer"] == 1
     assert actions(champion) == ["promoted", "manual change reverted"]
 
 
@@ -83,31 +83,31 @@ def test_manual_change_of_the_ranker_is_reverted(champion):
     champion.make("ranker", "two")
     set_alias_manually(champion, "ranker", champion.register("ranker").version)
     reconcile_alias(champion.registry, "champion")
-    assert alias_versions(champion) == {"ranker": 1, "encoder": 1, "adaptor": 1}
+    assert alias_versions(champion) == {"ranker": 1, "encoder": 1, "scorer": 1}
 
 
 def test_removed_alias_is_restored(champion):
-    champion.registry.client.delete_registered_model_alias(champion.registry.model_name("adaptor"), "champion")
+    champion.registry.client.delete_registered_model_alias(champion.registry.model_name("scorer"), "champion")
     reconcile_alias(champion.registry, "champion")
-    assert alias_versions(champion)["adaptor"] == 1
+    assert alias_versions(champion)["scorer"] == 1
 
 
 def test_manually_set_first_alias(run):
     version = run.register_all(0.6).version
-    set_alias_manually(run, "adaptor", version)
-    assert resolve(run.registry).versions == {"ranker": 1, "encoder": 1, "adaptor": 1}
-    assert alias_versions(run) == {"ranker": 1, "encoder": 1, "adaptor": 1}
-    (run.registry.download_artifact("adaptor", version).path / "settings.json").write_text("{}")
-    set_alias_manually(run, "adaptor", version, "challenger")
+    set_alias_manually(run, "scorer", version)
+    assert resolve(run.registry).versions == {"ranker": 1, "encoder": 1, "scorer": 1}
+    assert alias_versions(run) == {"ranker": 1, "encoder": 1, "scorer": 1}
+    (run.registry.download_artifact("scorer", version).path / "settings.json").write_text("{}")
+    set_alias_manually(run, "scorer", version, "challenger")
     with pytest.raises(UserError, match="has no challenger"):
         resolve(run.registry, "challenger")
-    assert alias_versions(run, "challenger") == {"ranker": None, "encoder": None, "adaptor": None}
+    assert alias_versions(run, "challenger") == {"ranker": None, "encoder": None, "scorer": None}
 
 
 def test_champion_deleted_in_mlflow_is_reported_and_can_be_rolled_back(champion):
-    promote(champion.registry, champion.register_adaptor(0.7), QUALITY)
-    champion.registry.client.delete_model_version(champion.registry.model_name("adaptor"), "2")
-    with pytest.raises(UserError, match=r"has no version 2.*coldstart rollback adaptor"):
+    promote(champion.registry, champion.register_scorer(0.7), QUALITY)
+    champion.registry.client.delete_model_version(champion.registry.model_name("scorer"), "2")
+    with pytest.raises(UserError, match=r"has no version 2.*coldstart rollback scorer"):
         resolve(champion.registry)
     assert rollback(champion.registry).event.version == 1
-    assert resolve(champion.registry).versions["adaptor"] == 1
+    assert resolve(champion.registry).versions["scorer"] == 1

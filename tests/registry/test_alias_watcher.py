@@ -24,19 +24,19 @@ def changes(champion, warnings):
 
 
 def test_each_promotion_and_rollback_is_reported_once(champion, changes, warnings):
-    promote(champion.registry, champion.register_adaptor(0.7), QUALITY)
-    assert next(changes)["champion"].name.endswith("-adaptor/2")
+    promote(champion.registry, champion.register_scorer(0.7), QUALITY)
+    assert next(changes)["champion"].name.endswith("-scorer/2")
     rollback(champion.registry, reason="try")
-    assert next(changes)["champion"].name.endswith("-adaptor/1")
-    promote(champion.registry, champion.register_adaptor(0.8, "three"), QUALITY)
+    assert next(changes)["champion"].name.endswith("-scorer/1")
+    promote(champion.registry, champion.register_scorer(0.8, "three"), QUALITY)
     release = next(changes)["champion"]
-    assert release.versions == {"adaptor": 3, "ranker": 1, "encoder": 1}
+    assert release.versions == {"scorer": 3, "ranker": 1, "encoder": 1}
     assert release.alias == "champion"
     assert not warnings
 
 
 def test_outage_is_reported_once_and_later_promotions_are_seen(champion, changes, warnings, monkeypatch):
-    registry, version = champion.registry, champion.register_adaptor(0.7)
+    registry, version = champion.registry, champion.register_scorer(0.7)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     gone = MlflowClient(f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}")
 
@@ -48,22 +48,22 @@ def test_outage_is_reported_once_and_later_promotions_are_seen(champion, changes
     monkeypatch.setattr(registry, "promotion_log", PromotionLog(gone, registry.project))
     timer = threading.Timer(10 * EVERY, come_back)
     timer.start()
-    assert next(changes)["champion"].versions["adaptor"] == version
+    assert next(changes)["champion"].versions["scorer"] == version
     timer.join()
     assert len(warnings) == 1
-    assert "adaptor/1 is served until it does" in warnings[0]
+    assert "scorer/1 is served until it does" in warnings[0]
 
 
 def test_challenger_start_replacement_and_promotion_are_seen(champion, changes, warnings):
-    first = champion.register_adaptor(0.7)
+    first = champion.register_scorer(0.7)
     promote(champion.registry, first, QUALITY, alias="challenger")
     found = next(changes)
-    assert found["champion"].versions["adaptor"] == 1
-    assert found["challenger"].versions["adaptor"] == first
-    second = champion.register_adaptor(0.8, "three")
+    assert found["champion"].versions["scorer"] == 1
+    assert found["challenger"].versions["scorer"] == first
+    second = champion.register_scorer(0.8, "three")
     promote(champion.registry, second, QUALITY, alias="challenger")
-    assert next(changes)["challenger"].versions["adaptor"] == second
+    assert next(changes)["challenger"].versions["scorer"] == second
     promote(champion.registry, second, QUALITY)
     found = next(changes)
-    assert [found[alias].versions["adaptor"] for alias in ("champion", "challenger")] == [second, second]
+    assert [found[alias].versions["scorer"] for alias in ("champion", "challenger")] == [second, second]
     assert not warnings

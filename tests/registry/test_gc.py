@@ -8,7 +8,7 @@ from coldstart.registry.gc import delete_old_versions
 from tests.registry.conftest import QUALITY
 
 
-def remaining(run, kind: str = "adaptor") -> list[int]:
+def remaining(run, kind: str = "scorer") -> list[int]:
     return [int(entry.version) for entry in run.registry.mlflow_versions(kind)]
 
 
@@ -16,29 +16,32 @@ def remaining(run, kind: str = "adaptor") -> list[int]:
 def many_versions(champion):
     """Champions 1 and 3, challenger 2, and versions 4 to 6 without an alias."""
     for number, gauc in ((2, 0.61), (3, 0.65), (4, 0.5), (5, 0.5), (6, 0.5)):
-        champion.register_adaptor(gauc, str(number))
+        champion.register_scorer(gauc, str(number))
     promote(champion.registry, 3, QUALITY)
     promote(champion.registry, 2, QUALITY, alias="challenger")
     return champion
 
 
 def test_needed_versions_stay_and_others_are_deleted_with_files(many_versions):
-    four = many_versions.registry.download_artifact("adaptor", 4).path, many_versions.registry.download_proxies(4).path
+    four = (
+        many_versions.registry.download_artifact("scorer", 4).path,
+        many_versions.registry.download_item_table(4).path,
+    )
     assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1, dry_run=True) == {
         "ranker": [],
         "encoder": [],
-        "adaptor": [4, 5],
+        "scorer": [4, 5],
     }
     assert remaining(many_versions) == [6, 5, 4, 3, 2, 1]
-    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["adaptor"] == [4, 5]
+    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["scorer"] == [4, 5]
     assert remaining(many_versions) == [6, 3, 2, 1]
     assert not any(Path(path).exists() for path in four)
     assert rollback(many_versions.registry).event.version == 1
-    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["adaptor"] == [3]
+    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["scorer"] == [3]
 
 
 def test_release_outside_the_rollback_window_is_deleted(many_versions):
-    many_versions.register_adaptor(0.9, "seven")
+    many_versions.register_scorer(0.9, "seven")
     promote(many_versions.registry, 7, QUALITY)
     delete_old_versions(many_versions.registry, keep=1, rollback_window=1)
     assert remaining(many_versions) == [7, 3, 2]
@@ -52,7 +55,7 @@ def test_upstream_of_kept_versions_is_kept(champion):
     champion.make("ranker", "three")
     champion.register("ranker")
     assert delete_old_versions(champion.registry, keep=1, rollback_window=1)["ranker"] == [2]
-    assert resolve(champion.registry).versions == {"ranker": 1, "encoder": 1, "adaptor": 1}
+    assert resolve(champion.registry).versions == {"ranker": 1, "encoder": 1, "scorer": 1}
 
 
 def test_promotion_planned_before_deletion_cannot_use_deleted_version(many_versions):
@@ -71,7 +74,7 @@ def test_next_run_finishes_an_interrupted_deletion(many_versions, monkeypatch):
         delete_old_versions(many_versions.registry, keep=1, rollback_window=1)
     monkeypatch.undo()
     assert remaining(many_versions) == [6, 5, 4, 3, 2, 1]
-    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["adaptor"] == [4, 5]
+    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["scorer"] == [4, 5]
     assert remaining(many_versions) == [6, 3, 2, 1]
     assert [logged.event.action for logged in many_versions.registry.promotion_log.read_verified().events].count(
         "deleted"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coldstart.config import MetricsLog, write_artifact
+from coldstart.config import MetricsLog, read_artifact, write_artifact
 from coldstart.config.recipe import Registry as RegistrySettings
-from coldstart.registry import EvaluationOutputs, Registry
+from coldstart.registry import EvaluationOutputs, Registry, register_model
 from coldstart.registry.mlflow_sync import MetricsSync, live_metrics
 from tests.registry.servers import MlflowServer, free_port
 
@@ -94,9 +94,10 @@ def test_registering_completes_the_run_of_the_training(run, recipe, metrics_log,
     sync.push()
     metrics_log.write(2, 3, loss=0.8)
     changed = recipe.model_copy(update={"seed": 99})
-    version = run.registry.register(
-        "ranker",
-        recipe.run_dir / "ranker",
+    version = register_model(
+        run.registry,
+        read_artifact(recipe.run_dir / "ranker", "ranker"),
+        method="idproxy",
         recipe=changed,
         upstream={},
         evaluation=EvaluationOutputs({"cold_gauc": 0.6}),

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from coldstart.config import Artifact, Recipe
+from coldstart.methods.kinds import find_kind
 from coldstart.registry.model_card import write_model_card
 
 MLFLOW_DESCRIPTION = 5000  # characters its database column holds
@@ -37,21 +38,26 @@ DATASET = {
 
 
 @pytest.fixture
-def adaptor():
+def scorer():
     lineage = {"dataset": "d" * 64, "ranker": "a" * 64, "encoder": "b" * 64}
-    return Artifact(Path("adaptor"), "adaptor", "f" * 64, lineage, {})
+    return Artifact(Path("scorer"), "scorer", "f" * 64, lineage, {})
 
 
 def card(artifact, recipe=None, evaluation=EVALUATION) -> str:
     recipe = recipe or Recipe(name="shop")
     return write_model_card(
-        artifact, recipe, upstream={"ranker": 3, "encoder": 2}, dataset=DATASET, evaluation=evaluation
+        find_kind("idproxy", artifact.kind),
+        artifact,
+        recipe,
+        upstream={"ranker": 3, "encoder": 2},
+        dataset=DATASET,
+        evaluation=evaluation,
     )
 
 
-def test_card_has_data_metrics_lineage_and_limitations(adaptor):
-    text = card(adaptor)
-    assert text.startswith("# shop-adaptor\n")
+def test_card_has_data_metrics_lineage_and_limitations(scorer):
+    text = card(scorer)
+    assert text.startswith("# shop-scorer\n")
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Data",
         "## Metrics",
@@ -64,40 +70,40 @@ def test_card_has_data_metrics_lineage_and_limitations(adaptor):
     )
     assert "cold +0.0500 [+0.0300, +0.0700]" in text
     assert "| ranker | 3 | `aaaaaaaaaaaa` |" in text
-    assert "only in the ID space of ranker version 3" in text
+    assert "only with the models that it was made from: ranker version 3, encoder version 2" in text
     assert "12 input rows were quarantined" in text
 
 
-def test_undefined_metrics_and_missing_evaluation_are_shown(adaptor):
-    text = card(adaptor)
+def test_undefined_metrics_and_missing_evaluation_are_shown(scorer):
+    text = card(scorer)
     assert "| mid | 0 | 0 | not defined | not defined | not defined |" in text
     assert "GAUC is not defined on: mid" in text
     assert "few (30 rows)" in text
-    unmeasured = card(adaptor, evaluation=None)
+    unmeasured = card(scorer, evaluation=None)
     assert "Not measured." in unmeasured
     assert "registered without an evaluation" in unmeasured
 
 
-def test_simulated_data_and_unused_modalities_are_limitations(adaptor):
-    assert "simulated" in card(adaptor)
+def test_simulated_data_and_unused_modalities_are_limitations(scorer):
+    assert "simulated" in card(scorer)
     recipe = Recipe.model_validate({"name": "shop", "data": {"source": "files"}, "content": {"use_image": False}})
-    text = card(adaptor, recipe)
+    text = card(scorer, recipe)
     assert "simulated" not in text
     assert "It does not use: image." in text
 
 
-def test_table_rows_have_as_many_cells_as_the_header(adaptor):
-    blocks = [block.splitlines() for block in card(adaptor).split("\n\n") if block.startswith("|")]
+def test_table_rows_have_as_many_cells_as_the_header(scorer):
+    blocks = [block.splitlines() for block in card(scorer).split("\n\n") if block.startswith("|")]
     assert len(blocks) == 3
     for lines in blocks:
         assert len({line.count("|") for line in lines}) == 1
 
 
-def test_card_of_all_slices_fits_mlflows_description_column(adaptor):
+def test_card_of_all_slices_fits_mlflows_description_column(scorer):
     names = ("all", "cold", "few", "mid", "warm", "fresh")
     gain = EVALUATION["delta_item_vs_oov"]["release"]["cold"]
     every = {
         "metrics": {"release": {name: METRICS for name in names}},
         "delta_item_vs_oov": {"release": {name: gain for name in names}},
     }
-    assert len(card(adaptor, evaluation=EVALUATION | every)) < MLFLOW_DESCRIPTION / 2
+    assert len(card(scorer, evaluation=EVALUATION | every)) < MLFLOW_DESCRIPTION / 2

@@ -13,14 +13,12 @@ import mlflow
 import pytest
 import torch
 
-from coldstart.alignment import load_adaptor
-from coldstart.encoders import Encoder
-from coldstart.rankers import load_ranker
-from coldstart.registry import Registry
+from coldstart.methods.available import find_method
+from coldstart.registry import Registry, read_release
 from tests.serving.tiny import register_run, tiny_recipe, write_run
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("ranker", "encoder", "adaptor")
+KINDS = ("ranker", "encoder", "scorer")
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 ALLOWED_IMPORT = "from joblib import cpu_count"
 UNPICKLED: list[str] | None = None
@@ -80,7 +78,7 @@ def files(registry: Registry) -> Iterator[Path]:
 
 def test_registered_files_contain_no_pickle(registry):
     found = list(files(registry))
-    assert {"MLmodel", "model.safetensors", "part-00000.parquet", "recipe.yaml"} <= {path.name for path in found}
+    assert {"MLmodel", "model.safetensors", "coarse.npy", "recipe.yaml"} <= {path.name for path in found}
     assert not [path for path in found if contains_pickle(path.read_bytes())]
 
 
@@ -99,11 +97,12 @@ def test_loading_and_predicting_unpickles_nothing(registry, kind, monkeypatch):
 
 
 def test_platform_loaders_unpickle_nothing(registry, monkeypatch):
-    release = registry.release(1)
+    release = read_release(registry, 1)
     monkeypatch.setattr(sys.modules[__name__], "UNPICKLED", [])
-    load_ranker(release.ranker.path)
-    Encoder.load(release.encoder.path, "cpu")
-    load_adaptor(release.adaptor.path)
+    method = find_method(release.method)
+    method.load_encoder(release.paths, "cpu")
+    method.load_adaptor(release.paths)
+    method.load_scorer(release.paths)
     assert UNPICKLED == []
 
 

@@ -44,7 +44,7 @@ def test_promotion_is_atomic_when_the_server_is_killed(server, new_run, tmp_path
     promote(run.registry, run.register_all(0.6).version, UNGATED)
     current, version = 1, 1
     for method, call, recorded in [("create_model_version", 1, False), (MOVE, 1, True), (MOVE, 3, True)]:
-        for kind in ("ranker", "encoder", "proxies", "adaptor"):
+        for kind in ("ranker", "encoder", "item_table", "scorer"):
             run.make(kind, f"{method} {call}")
         version = run.register_all(0.7).version
         registry = connect()
@@ -55,6 +55,6 @@ def test_promotion_is_atomic_when_the_server_is_killed(server, new_run, tmp_path
         server.start()
         current = version if recorded else current
         release = resolve(connect())
-        assert release.versions["adaptor"] == current
+        assert release.versions["scorer"] == current
         assert set(alias_versions(run).values()) == {current}
         assert run.registry.promotion_log.read_verified().problem is None

@@ -1,4 +1,4 @@
-"""The paired gate refuses a worse adaptor on the same rows, and passes an equal one."""
+"""The paired gate refuses a worse scorer on the same rows, and passes an equal one."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,9 +7,10 @@ import pytest
 
 from coldstart.config.recipe import Gate
 from coldstart.config.recipe import Registry as Settings
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from coldstart.registry import describe_event, promote
 from coldstart.registry.paired_comparison import paired_difference
+from coldstart.registry.scored_rows import log_replay, log_scored_rows
 
 USERS, PER_USER = 200, 30
 GATE = Gate(name="cold quality", metric="gauc_item", slice="cold", tolerance=0.01, min_rows=100)
@@ -47,12 +48,12 @@ def rows(seed: int, *, noise: float, shuffled: bool = False) -> pa.Table:
 
 
 def register(run, weights: str, scores: pa.Table) -> int:
-    run.make("adaptor", weights)
+    run.make("scorer", weights)
     cold = scores.filter(pc.equal(scores["train_events"], 0))
     slot = cold["logit_release"].to_numpy() - cold["logit_oov"].to_numpy()
     value = gauc(cold["user_idx"].to_numpy(), cold["label"].to_numpy(), slot)
     upstream = {"ranker": 1, "encoder": 1}
-    return run.register("adaptor", upstream, scores=scores, cold_gauc_item=value, cold_rows=len(cold)).version
+    return run.register("scorer", upstream, scores=scores, cold_gauc_item=value, cold_rows=len(cold)).version
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_shuffled_proxies_are_refused_with_metrics_in_the_note(with_champion):
     assert "on the same 3000 rows" in describe_event(logged)
 
 
-def test_equal_adaptor_passes_within_tolerance(with_champion):
+def test_equal_scorer_passes_within_tolerance(with_champion):
     run, settings = with_champion
     logged = promote(run.registry, register(run, "equal", rows(3, noise=0.1)), settings)
     gate = logged.event.gates[-1]
@@ -85,7 +86,7 @@ def test_equal_adaptor_passes_within_tolerance(with_champion):
     assert gate["ci_low"] > -0.01
 
 
-def test_slightly_worse_adaptor_is_refused_without_tolerance(with_champion):
+def test_slightly_worse_scorer_is_refused_without_tolerance(with_champion):
     run, _ = with_champion
     strict = Settings(gates=(GATE.model_copy(update={"tolerance": 0.0}),))
     logged = promote(run.registry, register(run, "noisier", rows(4, noise=0.5)), strict)
@@ -114,14 +115,14 @@ def test_only_common_events_are_compared():
 def test_rows_of_different_datasets_are_not_compared(with_champion):
     run, settings = with_champion
     run.lineage["dataset"] = "e" * 64
-    for kind in ("ranker", "encoder", "proxies"):
+    for kind in ("ranker", "encoder", "item_table"):
         run.make(kind, "two")
     ranker = run.register("ranker").version
     encoder = run.register("encoder", {"ranker": ranker}).version
-    run.make("adaptor", "elsewhere")
+    run.make("scorer", "elsewhere")
     scores = rows(2, noise=0.1, shuffled=True)
     upstream = {"ranker": ranker, "encoder": encoder}
-    version = run.register("adaptor", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
+    version = run.register("scorer", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
     gate = promote(run.registry, version, settings).event.gates[-1]
     assert gate["passed"] is None
 
@@ -129,14 +130,14 @@ def test_rows_of_different_datasets_are_not_compared(with_champion):
 def test_champion_replayed_on_the_new_dataset_is_compared_there(with_champion):
     run, settings = with_champion
     run.lineage["dataset"] = "e" * 64
-    for kind in ("ranker", "encoder", "proxies", "adaptor"):
+    for kind in ("ranker", "encoder", "item_table", "scorer"):
         run.make(kind, "two")
     ranker = run.register("ranker").version
     encoder = run.register("encoder", {"ranker": ranker}).version
     scores = rows(2, noise=0.1, shuffled=True)
     upstream = {"ranker": ranker, "encoder": encoder}
-    version = run.register("adaptor", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
-    run.registry.log_scored_rows(run.registry.version("adaptor", 2).run_id, "e" * 64, rows(1, noise=0.1))
+    version = run.register("scorer", upstream, scores=scores, cold_gauc_item=0.5, cold_rows=3000).version
+    log_scored_rows(run.registry, run.registry.version("scorer", 2).run_id, "e" * 64, rows(1, noise=0.1))
     assert promote(run.registry, version, settings).event.action == "refused"
 
 
@@ -145,7 +146,7 @@ def test_replayed_rows_are_preferred_if_enough(with_champion, replayed, action):
     run, settings = with_champion
     version = register(run, "equal", rows(3, noise=0.1))
     later = {2: rows(1, noise=0.1), version: rows(2, noise=0.1, shuffled=True)}
-    run.registry.log_replay({number: table.slice(0, replayed) for number, table in later.items()}, "f" * 64)
+    log_replay(run.registry, {number: table.slice(0, replayed) for number, table in later.items()}, "f" * 64)
     logged = promote(run.registry, version, settings)
     assert logged.event.action == action
     assert logged.event.gates[-1]["rows"] == (500 if action == "refused" else 3000)

@@ -15,7 +15,7 @@ WRITERS = 20
 
 
 def event(version: int) -> Event:
-    return Event(PROMOTED, "champion", None, version, {"adaptor": version}, reason=f"version {version}")
+    return Event(PROMOTED, "champion", None, version, {"scorer": version}, reason=f"version {version}")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def _promote(uri: str, project: str, version: int, barrier: Barrier, outcomes: "
 
 
 def test_one_of_twenty_concurrent_promotions_wins(champion, tracking_uri):
-    versions = [champion.register_adaptor(0.7, "two"), champion.register_adaptor(0.8, "three")]
+    versions = [champion.register_scorer(0.7, "two"), champion.register_scorer(0.8, "three")]
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload([__name__])
     barrier, outcomes = start.Barrier(WRITERS), start.Queue()
@@ -70,7 +70,7 @@ def test_one_of_twenty_concurrent_promotions_wins(champion, tracking_uri):
 
 
 def test_changed_event_is_detected(champion):
-    promote(champion.registry, champion.register_adaptor(0.7), QUALITY)
+    promote(champion.registry, champion.register_scorer(0.7), QUALITY)
     promotion_log = champion.registry.promotion_log
     body = json.loads(promotion_log.client.get_model_version(promotion_log.name, "1").tags[BODY])
     forged = json.dumps(body | {"actor": "somebody else"}, sort_keys=True)
@@ -97,7 +97,7 @@ def test_changed_superseded_event_is_detected(champion):
 
 
 def test_removed_event_is_detected(champion):
-    promote(champion.registry, champion.register_adaptor(0.7), QUALITY)
+    promote(champion.registry, champion.register_scorer(0.7), QUALITY)
     promotion_log = champion.registry.promotion_log
     promotion_log.client.delete_model_version(promotion_log.name, "1")
     assert "event 1" in promotion_log.read().problem

@@ -14,11 +14,12 @@ import torch
 
 from coldstart.alignment import load_adaptor
 from coldstart.data.batches import rank_request
-from coldstart.encoders import read_proxies
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.base import ITEM_TABLE
 from coldstart.rankers import load_ranker
 from coldstart.registry import Registry
 from tests.registry.servers import Server, free_port
-from tests.serving.tiny import HISTORY, IDS, ITEMS, content, register_run, tiny_recipe, write_run
+from tests.serving.tiny import HISTORY, IDS, content, register_run, tiny_recipe, write_run
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,9 @@ def load(run, tracking_uri, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
-def proxies(run) -> tuple[np.ndarray, np.ndarray]:
-    return read_proxies(run.run_dir / "proxies", ITEMS, groups=2)
+def encoder_outputs(run) -> tuple[np.ndarray, np.ndarray]:
+    columns = ItemTable.open(run.run_dir / ITEM_TABLE).columns
+    return columns["coarse"].numpy(), columns["states"].numpy()
 
 
 def test_ranker_scores_rows_of_ids(run, load):
@@ -65,7 +67,7 @@ def test_encoder_output_equals_that_of_the_stage(run, load, as_base64):
     item = content(3)
     encoded = base64.b64encode(item.image).decode() if as_base64 else item.image
     output = load("encoder").predict(pd.DataFrame([{"title": item.title, "text": item.text, "image": encoded}]))
-    coarse, states = proxies(run)
+    coarse, states = encoder_outputs(run)
     np.testing.assert_allclose(output["coarse"][0], coarse[3], atol=1e-4)
     np.testing.assert_allclose(output["states"][0], states[3], atol=1e-3)
 
@@ -76,35 +78,35 @@ def test_encoder_accepts_items_with_missing_parts(load):
     assert np.isfinite(np.array(output["coarse"].tolist())).all()
 
 
-def test_adaptor_maps_encoder_output_to_the_id_space(run, load):
-    coarse, states = proxies(run)
+def test_scorer_maps_encoder_output_to_the_id_space(run, load):
+    coarse, states = encoder_outputs(run)
     rows = pd.DataFrame({"coarse": [coarse[1].tolist()], "states": [states[1].tolist()]})
-    fine = load("adaptor").predict(rows)["proxy"][0]
-    adaptor = load_adaptor(run.run_dir / "adaptor")
+    fine = load("scorer").predict(rows)["proxy"][0]
+    adaptor = load_adaptor(run.run_dir / "scorer")
     expected = adaptor(torch.from_numpy(coarse[1:2]), torch.from_numpy(states[1:2]))[0]
     np.testing.assert_allclose(fine, expected.detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
+@pytest.mark.parametrize("kind", ["ranker", "encoder", "scorer"])
 def test_model_accepts_its_input_example(load, kind):
     model = load(kind)
     assert len(model.predict(model.input_example)) == 1
 
 
 def test_changed_file_is_refused_at_load(run, load, tracking_uri):
-    source = Registry(tracking_uri, "pyfunc").version("adaptor", 1).source
-    file = Path(source.removeprefix("file://")) / "artifacts" / "adaptor" / "adaptor.json"
+    source = Registry(tracking_uri, "pyfunc").version("scorer", 1).source
+    file = Path(source.removeprefix("file://")) / "artifacts" / "scorer" / "adaptor.json"
     original = file.read_text()
     file.write_text(original.replace("16", "17"))
     try:
         with pytest.raises(ValueError, match="differs from its manifest"):
-            load("adaptor")
+            load("scorer")
     finally:
         file.write_text(original)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ranker", "encoder", "adaptor"])
+@pytest.mark.parametrize("kind", ["ranker", "encoder", "scorer"])
 def test_mlflow_serves_the_model_over_http(load, kind, tracking_uri, tmp_path):
     """`mlflow models serve` returns the model's own prediction for the input example."""
     model = load(kind)

@@ -6,8 +6,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from coldstart.config import MetricsLog, UserError, digest
-from coldstart.registry import EvaluationOutputs, Registry, resolve
+from coldstart.config import MetricsLog, UserError, digest, read_artifact
+from coldstart.registry import EvaluationOutputs, Registry, read_release, register_model, resolve
 
 
 def test_version_has_recipe_metrics_dataset_and_lineage(run):
@@ -31,9 +31,10 @@ def test_version_has_recipe_metrics_dataset_and_lineage(run):
 
 
 def test_card_is_the_description_of_the_version(run):
-    version = run.registry.register(
-        "ranker",
-        run.recipe.run_dir / "ranker",
+    version = register_model(
+        run.registry,
+        read_artifact(run.recipe.run_dir / "ranker", "ranker"),
+        method="idproxy",
         recipe=run.recipe,
         upstream={},
         metrics_log=MetricsLog(run.recipe.run_dir / "metrics" / "ranker.jsonl"),
@@ -68,76 +69,74 @@ def test_upstream_of_another_lineage_is_refused(run):
         run.register("encoder", {"ranker": ranker})
 
 
-def test_other_proxies_than_those_of_the_training_are_refused(run):
-    run.make("proxies", "two")
-    with pytest.raises(UserError, match="not those the adaptor was trained on"):
-        run.register("adaptor")
+def test_another_item_table_than_that_of_the_training_is_refused(run):
+    run.make("item_table", "two")
+    with pytest.raises(UserError, match="not the one that the scorer was trained on"):
+        run.register("scorer")
 
 
 def test_release_has_verified_parts_of_one_lineage(run):
-    adaptor = run.register_all(0.6)
-    release = run.registry.release(adaptor.version)
-    assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
-    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
+    scorer = run.register_all(0.6)
+    release = read_release(run.registry, scorer.version)
+    assert release.versions == {"scorer": 1, "ranker": 1, "encoder": 1}
+    parts = (*release.parts.values(), release.items)
     assert {part.kind: part.fingerprint for part in parts} == {k: v for k, v in run.lineage.items() if k != "dataset"}
 
 
 def test_release_with_a_changed_file_is_refused(run):
-    adaptor = run.register_all(0.6)
-    release = run.registry.release(adaptor.version)
-    (release.encoder.path / "settings.json").write_text("{}")
+    scorer = run.register_all(0.6)
+    release = read_release(run.registry, scorer.version)
+    (release.parts["encoder"].path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="differs from its manifest"):
-        run.registry.release(adaptor.version)
+        read_release(run.registry, scorer.version)
 
 
 def test_release_with_a_replaced_artifact_is_refused(run):
-    adaptor = run.register_all(0.6)
-    release = run.registry.release(adaptor.version)
+    scorer = run.register_all(0.6)
+    release = read_release(run.registry, scorer.version)
     other = run.make("ranker", "two")
     for file in other.iterdir():
-        (release.ranker.path / file.name).write_bytes(file.read_bytes())
+        (release.parts["ranker"].path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="somebody replaced it"):
-        run.registry.release(adaptor.version)
+        read_release(run.registry, scorer.version)
 
 
 def test_release_with_a_deleted_ranker_version_is_refused(run):
-    adaptor = run.register_all(0.6)
+    scorer = run.register_all(0.6)
     run.registry.client.delete_model_version(run.registry.model_name("ranker"), "1")
     with pytest.raises(UserError, match="has no version 1"):
-        run.registry.release(adaptor.version)
+        read_release(run.registry, scorer.version)
 
 
 def test_release_with_a_manually_changed_ranker_is_refused(run):
-    adaptor = run.register_all(0.6)
+    scorer = run.register_all(0.6)
     run.make("ranker", "two")
     other = run.register("ranker").version
-    run.registry.client.set_model_version_tag(
-        adaptor.name, str(adaptor.version), "coldstart.ranker.version", str(other)
-    )
+    run.registry.client.set_model_version_tag(scorer.name, str(scorer.version), "coldstart.ranker.version", str(other))
     with pytest.raises(UserError, match=f"version {other} is"):
-        run.registry.release(adaptor.version)
+        read_release(run.registry, scorer.version)
 
 
 def test_release_of_differing_widths_is_refused(run):
-    run.make("adaptor", "wide", width=8)
-    with pytest.raises(UserError, match="ID widths differ"):
-        run.registry.release(run.register_all(0.6).version)
+    run.make("scorer", "wide", width=8)
+    with pytest.raises(UserError, match=r"scorer reads 'coarse' as float32\[8\], but its item table has .*\[4\]"):
+        read_release(run.registry, run.register_all(0.6).version)
 
 
 def test_release_of_differing_layer_groups_is_refused(run):
-    run.make("adaptor", "deep", groups=3)
-    with pytest.raises(UserError, match=r"layer groups differ \(encoder 2, proxies 2, adaptor 3\)"):
-        run.registry.release(run.register_all(0.6).version)
+    run.make("scorer", "deep", groups=3)
+    with pytest.raises(UserError, match=r"scorer reads 'states' as .*\[3, 3\], but its item table has .*\[2, 3\]"):
+        read_release(run.registry, run.register_all(0.6).version)
 
 
 def test_errors_for_unknown_alias_kind_and_version_name_the_fix(run):
-    with pytest.raises(UserError, match="promote adaptor VERSION --to champion"):
+    with pytest.raises(UserError, match="promote scorer VERSION --to champion"):
         resolve(run.registry, "champion")
     with pytest.raises(UserError, match="allowed: champion, challenger"):
         resolve(run.registry, "chmapion")
     with pytest.raises(UserError, match="has no version 7"):
-        run.registry.release(7)
-    with pytest.raises(UserError, match="allowed: ranker, encoder, adaptor"):
+        read_release(run.registry, 7)
+    with pytest.raises(UserError, match="allowed: ranker, encoder, scorer"):
         run.registry.model_name("banana")
 
 
@@ -147,7 +146,7 @@ def test_versions_lists_every_version_once(run):
     assert [(row["kind"], row["version"], row["metrics"]) for row in rows] == [
         ("ranker", 1, {}),
         ("encoder", 1, {}),
-        ("adaptor", 1, {"cold_gauc": 0.6}),
+        ("scorer", 1, {"cold_gauc": 0.6}),
     ]
     assert rows[2]["upstream"] == {"ranker": 1, "encoder": 1}
 

@@ -37,7 +37,7 @@ def run(new_run, server, tmp_path):
 
 
 def files(release) -> dict[str, bytes]:
-    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
+    parts = (*release.parts.values(), release.items)
     return {
         f"{part.kind}/{path.relative_to(part.path)}": path.read_bytes()
         for part in parts
@@ -50,16 +50,16 @@ def test_register_promote_load_and_roll_back(run, tmp_path):
     first = run.register_all(0.6).version
     promote(run.registry, first, UNGATED)
     before = files(resolve(run.registry))
-    second = run.register_adaptor(0.7)
+    second = run.register_scorer(0.7)
     promote(run.registry, second, UNGATED)
-    assert resolve(run.registry).versions["adaptor"] == second
+    assert resolve(run.registry).versions["scorer"] == second
 
     rollback(run.registry, reason="the new posters are worse")
     elsewhere = Registry(run.registry.tracking_uri, run.recipe.project, cache=tmp_path / "another machine")
     release = resolve(elsewhere)
-    assert release.versions == {"adaptor": 1, "ranker": 1, "encoder": 1}
+    assert release.versions == {"scorer": 1, "ranker": 1, "encoder": 1}
     assert files(release) == before
-    assert release.adaptor.path.is_relative_to(tmp_path / "another machine")
+    assert release.scorer.path.is_relative_to(tmp_path / "another machine")
     assert [logged.event.action for logged in elsewhere.promotion_log.read_verified().events] == [
         "promoted",
         "promoted",

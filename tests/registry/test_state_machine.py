@@ -18,12 +18,12 @@ from coldstart.registry.gc import delete_old_versions
 from coldstart.registry.version_tags import upstream_versions
 from tests.registry.conftest import QUALITY, Run, alias_versions
 
-ADAPTORS = st.integers(1, 6)
+SCORERS = st.integers(1, 6)
 """Requested versions: some do not exist yet, some no longer."""
 
 
 class Project:
-    """A project with four adaptors, the third of them damaged; reset before every sequence.
+    """A project with four scorers, the third of them damaged; reset before every sequence.
 
     Args:
         path: Directory for the project and its backup.
@@ -34,9 +34,9 @@ class Project:
         self.current.mkdir()
         self.run = self.open()
         self.run.register_all(0.6)
-        self.run.register_adaptor(0.7)
-        self.damage(self.run, self.run.register_adaptor(0.8, "damaged"))
-        for kind in ("ranker", "encoder", "proxies", "adaptor"):
+        self.run.register_scorer(0.7)
+        self.damage(self.run, self.run.register_scorer(0.8, "damaged"))
+        for kind in ("ranker", "encoder", "item_table", "scorer"):
             self.run.make(kind, "another lineage")
         self.run.register_all(0.5)
         shutil.copytree(self.current, self.backup)
@@ -47,7 +47,7 @@ class Project:
 
     @staticmethod
     def damage(run: Run, version: int) -> None:
-        (run.registry.download_artifact("adaptor", version).path / "settings.json").write_text("{}")
+        (run.registry.download_artifact("scorer", version).path / "settings.json").write_text("{}")
 
     def reset(self) -> None:
         """Overwrites the database in place, because MLflow keeps connections to it."""
@@ -77,20 +77,20 @@ class UserActions(RuleBasedStateMachine):
     @rule(gauc=st.sampled_from([0.5, 0.6, 0.7]), whole_lineage=st.booleans(), damage=st.booleans())
     def register(self, gauc: float, whole_lineage: bool, damage: bool) -> None:
         self.num_registered += 1
-        for kind in ("ranker", "encoder", "proxies", "adaptor") if whole_lineage else ("adaptor",):
+        for kind in ("ranker", "encoder", "item_table", "scorer") if whole_lineage else ("scorer",):
             self.run.make(kind, str(self.num_registered))
         version = self.run.register_all(gauc).version
         if damage:
             self.project.damage(self.run, version)
             self.damaged.add(version)
 
-    @rule(version=ADAPTORS, alias=st.sampled_from(ALIASES), override=st.booleans())
+    @rule(version=SCORERS, alias=st.sampled_from(ALIASES), override=st.booleans())
     def promote(self, version: int, alias: str, override: bool) -> None:
         with suppress(UserError):
             promote(self.registry, version, QUALITY, alias=alias, override=override, reason="because")
         self.changed_manually.discard(alias)
 
-    @rule(to=st.none() | ADAPTORS)
+    @rule(to=st.none() | SCORERS)
     def rollback(self, to: int | None) -> None:
         with suppress(UserError):
             rollback(self.registry, to=to)
@@ -107,7 +107,7 @@ class UserActions(RuleBasedStateMachine):
         self.changed_manually.discard(alias)
 
     @rule(
-        kind=st.sampled_from(["adaptor", "adaptor", "encoder", "ranker"]),
+        kind=st.sampled_from(["scorer", "scorer", "encoder", "ranker"]),
         alias=st.sampled_from(ALIASES),
         choice=st.none() | st.integers(0, 9),
     )
@@ -125,9 +125,9 @@ class UserActions(RuleBasedStateMachine):
         for alias in set(ALIASES) - self.changed_manually:
             versions = {kind: number for kind, number in alias_versions(self.run, alias).items() if number is not None}
             if versions:
-                assert versions["adaptor"] not in self.damaged
-                pinned = upstream_versions(self.registry.version("adaptor", versions["adaptor"]))
-                assert versions == {"adaptor": versions["adaptor"], **pinned}
+                assert versions["scorer"] not in self.damaged
+                pinned = upstream_versions(self.registry.version("scorer", versions["scorer"]))
+                assert versions == {"scorer": versions["scorer"], **pinned}
 
     def teardown(self) -> None:
         for alias in ALIASES:

@@ -11,9 +11,8 @@ from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
 from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseResponse
-from tests.serving.tiny import IDS, ITEMS, TRAINED, tiny_recipe
+from tests.serving.tiny import IDS, ITEMS, TRAINED, fill_store, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64
 
@@ -44,18 +43,18 @@ def gateway(tmp_path):
     ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "gateway").ranker)
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
-    ProxyStore(tmp_path, SPACE).write_catalog(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
+    fill_store(tmp_path, SPACE, np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8))
     release = ReleaseResponse(
-        release="demo-adaptor/1", project="demo", alias=None, versions={}, fingerprints={"adaptor": SPACE}
+        release="demo-scorer/1", project="demo", alias=None, versions={}, fingerprints={"scorer": SPACE}
     )
     settings = Serving(max_candidates=40, max_request_bytes=200_000, request_timeout_s=0.3)
     models = (
         Model(lambda content: (content, 1)),
-        Model(lambda reading: (np.full(8, 3.0, np.float32), 1)),
+        Model(lambda encoded: (proxy_rows(np.full((1, 8), 3.0, np.float32))[0], 1)),
         Model(lambda queries: [np.linspace(0, 1, len(query.item_idx), dtype=np.float32) for query in queries]),
     )
     return Gateway(
-        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, "idproxy", {"ranker": tmp_path}, *models)],
         None,
         settings,
         Data(max_image_bytes=50_000, max_image_pixels=10_000),

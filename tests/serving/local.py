@@ -4,31 +4,32 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
-from coldstart.alignment import load_adaptor
-from coldstart.encoders import Encoder
-from coldstart.rankers import load_ranker
-from coldstart.serving.scoring import score
+from coldstart.data.content import Content
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.available import find_method
+from coldstart.registry import Release
+from coldstart.serving.row_layout import Row, adapt_table, pack_rows
+from coldstart.serving.scoring import Floats, RankQuery, score
 
 
 class LocalModels:
-    """Encoder, adaptor and ranker of a run directory, called directly."""
+    """Encoder, adaptor and scorer of a release, called directly."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.encoder = Encoder.load(run_dir / "encoder", "cpu")
-        self.adaptor, self.ranker = load_adaptor(run_dir / "adaptor"), load_ranker(run_dir / "ranker")
+    def __init__(self, release: Release) -> None:
+        method = find_method(release.method)
+        self.encoder = method.load_encoder(release.paths, "cpu")
+        self.adaptor, self.scorer = method.load_adaptor(release.paths), method.load_scorer(release.paths)
 
-    async def rank(self, query):
-        return score(self.ranker, [query], history=self.ranker.max_history)[0]
+    async def rank(self, query: RankQuery) -> Floats:
+        return score(self.scorer, [query])[0]
 
-    async def proxy(self, content):
-        with torch.inference_mode():
-            return self.adaptor(*self.encoder(self.encoder.inputs(self.encoder.prepare([content]), "cpu")))[0].numpy()
+    async def row(self, content: Content) -> Row:
+        encoded = pack_rows(self.encoder.encode([content]), self.encoder.outputs)
+        return adapt_table(self.adaptor, ItemTable.from_rows(encoded))[0]
 
 
 @contextmanager

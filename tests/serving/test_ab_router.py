@@ -16,7 +16,7 @@ from coldstart.serving.stats_collector import StatsCollector
 
 pytestmark = pytest.mark.anyio
 USERS = [f"user-{number}" for number in range(400)]
-OLD, NEW = "demo-adaptor/1", "demo-adaptor/2"
+OLD, NEW = "demo-scorer/1", "demo-scorer/2"
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def test_the_same_challenger_keeps_its_test_and_another_starts_a_new_one():
     aggregator = StatsAggregator()
     first = aggregator.start_ab_test(OLD, NEW)
     aggregator.put_shared_values({f"abort|{first.id}": "why", f"reference|{NEW}": [1]})
-    assert aggregator.start_ab_test("demo-adaptor/9", NEW).id == first.id
-    other = aggregator.start_ab_test(OLD, "demo-adaptor/3")
+    assert aggregator.start_ab_test("demo-scorer/9", NEW).id == first.id
+    other = aggregator.start_ab_test(OLD, "demo-scorer/3")
     assert other.id != first.id
     assert aggregator.start_ab_test(OLD, None) is None
     assert aggregator.start_ab_test(OLD, NEW).id != first.id

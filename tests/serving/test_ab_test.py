@@ -13,7 +13,7 @@ USERS = [f"user-{number}" for number in range(20_000)]
 LIMITS = Challenger(min_requests=50, max_error_rate_increase=0.01, max_p95_ratio=2.0, latency_slack_ms=20.0)
 
 
-def selected(challenger: str = "demo-adaptor/2", **settings: object) -> set[str]:
+def selected(challenger: str = "demo-scorer/2", **settings: object) -> set[str]:
     split = TrafficSplit(challenger, Challenger.model_validate(settings))
     return {user for user in USERS if split.to_challenger(user)}
 
@@ -33,7 +33,7 @@ def test_a_larger_fraction_keeps_the_users_of_a_smaller_one():
     assert selected(traffic_fraction=0.05) < selected(traffic_fraction=0.1) < selected(traffic_fraction=0.6)
 
 
-@pytest.mark.parametrize("other", [{"challenger": "demo-adaptor/3"}, {"salt": "another"}])
+@pytest.mark.parametrize("other", [{"challenger": "demo-scorer/3"}, {"salt": "another"}])
 def test_another_test_selects_users_independently(other):
     both = selected(traffic_fraction=0.3) & selected(traffic_fraction=0.3, **other)
     low, high = binom.interval(1 - 1e-6, len(USERS), 0.09)
@@ -43,7 +43,7 @@ def test_another_test_selects_users_independently(other):
 def test_all_processes_select_the_same_users_with_any_hash_seed():
     program = (
         "from coldstart.serving.ab_test import TrafficSplit; from coldstart.config.recipe import Challenger;"
-        "split = TrafficSplit('demo-adaptor/2', Challenger(traffic_fraction=0.1));"
+        "split = TrafficSplit('demo-scorer/2', Challenger(traffic_fraction=0.1));"
         "print([n for n in range(2000) if split.to_challenger(f'user-{n}')])"
     )
     outputs = {

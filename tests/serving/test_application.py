@@ -14,11 +14,10 @@ import ray
 import torch
 from ray import serve
 
-from coldstart.alignment import load_adaptor
 from coldstart.config import UserError
 from coldstart.data.batches import rank_request
-from coldstart.encoders import read_proxies
-from coldstart.rankers import load_ranker
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.available import find_method
 from coldstart.registry import Registry, promote, resolve
 from coldstart.serving import check_port, deploy, shutdown
 from coldstart.serving.golden_requests import golden_metrics
@@ -27,7 +26,6 @@ from tests.serving.tiny import (
     HISTORY,
     IDS,
     ITEMS,
-    SHARE,
     TRAINED,
     WARMING,
     content,
@@ -80,11 +78,11 @@ def published(client, name: str, index: int) -> dict[str, object]:
 
 def test_release_and_health_name_the_served_release(client, release):
     answer = client.get("/v1/release").json()
-    assert answer["release"] == "served-adaptor/1"
+    assert answer["release"] == "served-scorer/1"
     assert answer["alias"] == "champion"
-    assert answer["versions"] == {"adaptor": 1, "ranker": 1, "encoder": 1}
-    assert answer["fingerprints"]["adaptor"] == release.adaptor.fingerprint
-    assert client.get("/readyz").json() == {"status": "ready", "release": "served-adaptor/1"}
+    assert answer["versions"] == {"scorer": 1, "ranker": 1, "encoder": 1}
+    assert answer["fingerprints"]["scorer"] == release.scorer.fingerprint
+    assert client.get("/readyz").json() == {"status": "ready", "release": "served-scorer/1"}
 
 
 @pytest.mark.parametrize("given", ["mine", "not a valid id", None])
@@ -99,22 +97,25 @@ def test_deploy_leaves_no_thread_that_calls_ray_after_shutdown(url):
     assert not [thread.name for thread in threading.enumerate() if "router" in thread.name]
 
 
-def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
-    ranker, adaptor = load_ranker(recipe.run_dir / "ranker"), load_adaptor(recipe.run_dir / "adaptor")
-    coarse, states = read_proxies(recipe.run_dir / "proxies", ITEMS, groups=2)
+def offline_items(release) -> ItemTable:
+    """The catalog as offline evaluation reads it."""
+    adaptor = find_method(release.method).load_adaptor(release.paths)
+    with torch.inference_mode():
+        return ItemTable(adaptor(ItemTable.open(release.items.path).columns))
+
+
+def largest_gap(client, release, *, rows: int) -> tuple[float, set[tuple[int, str]]]:
+    """Largest difference between served and offline scores, and (catalog index, slot source) of all candidates."""
+    scorer, items = find_method(release.method).load_scorer(release.paths), offline_items(release)
     rng = np.random.default_rng(11)
-    worst = 0.0
-    for _ in range(50):
+    worst, sources = 0.0, set()
+    for _ in range(rows // 5):
         seen = rng.integers(0, ITEMS + 1, rng.integers(0, 12))
         labels, times = rng.integers(0, 2, len(seen)), rng.integers(1000, 1100, len(seen))
         targets = rng.integers(0, ITEMS + 1, 5)
         batch = rank_request(seen, labels, times, targets, 1080, history=HISTORY)
         with torch.inference_mode():
-            slots = ranker.id_slots(batch.target_idx)
-            fine = adaptor(torch.from_numpy(coarse), torch.from_numpy(states))
-            share = torch.tensor([SHARE if i == WARMING else float(i <= TRAINED) for i in targets])[None, :, None]
-            mixed = share * slots + (1 - share) * fine[batch.target_idx]
-            offline = torch.sigmoid(ranker(batch, mixed))[0].numpy()
+            offline = torch.sigmoid(scorer(batch, items))[0].numpy()
         names = [IDS[index - 1] if index else "nobody" for index in targets]
         history = [
             {"item_id": IDS[index - 1] if index else "nobody", "label": int(label), "timestamp": int(time)}
@@ -122,10 +123,16 @@ def test_served_score_equals_the_offline_score_of_the_same_row(client, recipe):
         ]
         body = {"history": history, "candidates": [{"item_id": name} for name in names], "now": 1080}
         answer = client.post("/v1/rank", json=body).raise_for_status().json()
-        known = ["oov", *["id"] * TRAINED, *["proxy"] * (ITEMS - TRAINED)]
-        known[WARMING] = "blended"
-        assert answer["slot_sources"] == [known[index] for index in targets]
+        sources |= set(zip(targets.tolist(), answer["slot_sources"], strict=True))
         worst = max(worst, float(np.abs(np.array(answer["scores"]) - offline).max()))
+    return worst, sources
+
+
+def test_served_score_equals_the_offline_score_of_the_same_row(client, release):
+    worst, sources = largest_gap(client, release, rows=250)
+    known = ["oov", *["id"] * TRAINED, *["proxy"] * (ITEMS - TRAINED)]
+    known[WARMING] = "blended"
+    assert sources == set(enumerate(known))
     assert worst < 1e-5
 
 
@@ -227,3 +234,27 @@ def test_port_in_use_is_reported(url, recipe, release):
         with pytest.raises(UserError, match=r"serving\.port"):
             deploy(release, recipe.serving, recipe.run_dir / "store")
     check_port(recipe.serving)
+
+
+def test_a_joint_release_is_served_like_a_frozen_one(local_ray, tmp_path_factory):
+    """Registered, promoted and deployed; 1,000 served scores equal the offline scores of the same rows."""
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "joint", port=free_port(), scorer_placement="separate")
+    write_run(recipe, mode="joint")
+    registry = Registry(recipe.tracking_uri, recipe.project)
+    register_run(recipe, registry)
+    promote(registry, 1, recipe.registry, measure=golden_metrics)
+    release = resolve(registry, "champion")
+    try:
+        url = deploy(release, recipe.serving, recipe.run_dir / "store")
+        with httpx.Client(base_url=url, timeout=30) as client:
+            worst, sources = largest_gap(client, release, rows=1000)
+            assert worst < 1e-5
+            assert sources == set(enumerate(["oov", *["blended"] * TRAINED, *["proxy"] * (ITEMS - TRAINED)]))
+            # The same content as a cold item of the catalog, so both must get the same score.
+            published(client, "brand-new", TRAINED + 1)
+            body = {"candidates": [{"item_id": "brand-new"}, {"item_id": IDS[TRAINED]}], "now": 100}
+            answer = client.post("/v1/rank", json=body).json()
+            assert answer["slot_sources"] == ["proxy", "proxy"]
+            assert answer["scores"][0] == pytest.approx(answer["scores"][1], abs=1e-4)
+    finally:
+        shutdown()

@@ -143,7 +143,7 @@ def test_the_limits_of_json_apply(client, gateway, row, types, where):
     answer = client.post("/v1/rank", content=packed([row], **types), headers={"content-type": ARROW})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/json")
     assert where in answer.json()["error"]["message"]
-    assert not gateway.champion.models.ranker.asked
+    assert not gateway.champion.models.scorer.asked
 
 
 def test_too_many_users_or_none_are_refused():

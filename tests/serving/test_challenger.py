@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coldstart.config.recipe import Challenger
-from coldstart.registry import Registry
+from coldstart.registry import Registry, read_release
 from coldstart.serving import deploy, shutdown
 from coldstart.serving.ab_test import TrafficSplit
 from tests.serving.test_application import free_port
@@ -33,7 +33,7 @@ def releases(tmp_path_factory):
         write_run(recipe, **change)
         register_run(recipe, registry)
         recipe = recipe.model_copy(update={"seed": recipe.seed + 1})
-    return recipe, [registry.release(version) for version in (1, 2, 3)]
+    return recipe, [read_release(registry, version) for version in (1, 2, 3)]
 
 
 @pytest.fixture
@@ -60,27 +60,27 @@ def test_a_bad_challenger_is_aborted_without_a_failed_request_and_a_good_one_ser
     url = deployed(0)
     assert httpx.get(f"{url}/v1/release").json()["challenger"]["state"] == "answering"
     seen = rank_all(url)
-    assert {release for release, _ in seen.values()} == {"challenged-adaptor/1"}
+    assert {release for release, _ in seen.values()} == {"challenged-scorer/1"}
     right = seen[USERS[0]][1]
     assert all(scores == pytest.approx(right, abs=1e-6) for _, scores in seen.values())
     deadline = time.monotonic() + 30
     while (status := httpx.get(f"{url}/v1/release").json()["challenger"])["state"] != "aborted":
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert status["release"] == "challenged-adaptor/2"
+    assert status["release"] == "challenged-scorer/2"
     assert "requests failed" in status["reason"]
     assert httpx.get(f"{url}/v1/stats").json()["challenger"]["failed_per_s"] > 0
     # Deployed again with the same champion, it stays aborted; another challenger gets a new test.
     assert httpx.get(f"{deployed(0)}/v1/release").json()["challenger"]["state"] == "aborted"
     url = deployed(1)
     seen = rank_all(url)
-    split = TrafficSplit("challenged-adaptor/3", SETTINGS)
-    expected = {user: "challenged-adaptor/3" if split.to_challenger(user) else "challenged-adaptor/1" for user in USERS}
+    split = TrafficSplit("challenged-scorer/3", SETTINGS)
+    expected = {user: "challenged-scorer/3" if split.to_challenger(user) else "challenged-scorer/1" for user in USERS}
     assert {user: release for user, (release, _) in seen.items()} == expected
     of = {release: scores for release, scores in seen.values()}
     assert len(of) == 2
     assert all(scores == pytest.approx(of[release], abs=1e-6) for release, scores in seen.values())
-    assert of["challenged-adaptor/1"] == pytest.approx(right, abs=1e-6)
+    assert of["challenged-scorer/1"] == pytest.approx(right, abs=1e-6)
     answer = httpx.post(f"{url}/v1/rank", json={"candidates": [{"item_id": IDS[0]}]}, headers={"X-Request-Id": "mine"})
     assert answer.headers["x-request-id"] == "mine"
     event = {"item_id": IDS[0], "label": 1, "request_id": "mine"}

@@ -20,11 +20,22 @@ from coldstart.rankers.storage import load_id_embeddings
 from coldstart.serving.app import make_app
 from coldstart.serving.console import DatasetSamples
 from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.item_store import ItemStore
 from coldstart.serving.routes.console import PAGES
 from coldstart.serving.schemas import ReleaseResponse
 from tests.serving.local import LocalModels, listening
-from tests.serving.tiny import IDS, ITEMS, TRAINED, content, png_image, tiny_recipe, write_run
+from tests.serving.tiny import (
+    IDS,
+    ITEMS,
+    PROXY_COLUMNS,
+    TRAINED,
+    content,
+    fill_store,
+    png_image,
+    read_run,
+    tiny_recipe,
+    write_run,
+)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -67,23 +78,26 @@ def write_dataset(path) -> str:
 def run(tmp_path_factory):
     recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "console")
     write_run(recipe)
-    return recipe.run_dir, write_dataset(recipe.run_dir / "dataset"), LocalModels(recipe.run_dir)
+    return recipe.run_dir, write_dataset(recipe.run_dir / "dataset"), LocalModels(read_run(recipe))
 
 
 def make_gateway(run, store, *, fingerprint=None, **settings) -> Gateway:
     run_dir, dataset, models = run
-    space, known = ProxyStore(store, "a" * 64), load_id_embeddings(run_dir / "ranker")
-    space.write_catalog(IDS, iter([np.zeros((ITEMS + 1, 8), np.float32)]))
-    space.mature_items.write(IDS[:TRAINED], known.rows[1 : TRAINED + 1].numpy())
+    fill_store(store, "a" * 64, np.zeros((ITEMS + 1, 8), np.float32))
+    space, known = ItemStore(store, "a" * 64, PROXY_COLUMNS), load_id_embeddings(run_dir / "ranker")
+    space.neighbors.write(IDS[:TRAINED], known.rows[1 : TRAINED + 1].numpy())
+    space.close()
     release = ReleaseResponse(
-        release="console-adaptor/1",
+        release="console-scorer/1",
         project="console",
         alias="champion",
         versions={},
-        fingerprints={"adaptor": "a" * 64, "dataset": fingerprint or dataset},
+        fingerprints={"scorer": "a" * 64, "dataset": fingerprint or dataset},
     )
     serving, data = Serving.model_validate(settings), Data(max_image_bytes=50_000)
-    served = ReleaseSpec(release, run_dir / "ranker", run_dir / "adaptor", None, None, None)
+    served = ReleaseSpec(
+        release, "idproxy", {kind: run_dir / kind for kind in ("ranker", "encoder", "scorer")}, None, None, None
+    )
     gateway = Gateway([served], None, serving, data, store, dataset=run_dir / "dataset")
     gateway.champion.models = models
     return gateway
@@ -135,8 +149,8 @@ def test_rates_equal_the_scores_of_the_rank_api(client, gateway, run):
     samples = DatasetSamples(gateway.dataset, run[1], gateway.champion.catalog, gateway.data)
     for user, rates in zip(samples.users(), preview["users"], strict=True):
         history = [
-            {"item_id": IDS[item - 1], "label": int(label), "timestamp": int(at)}
-            for item, label, at in zip(user.item_idx, user.label, user.timestamp, strict=True)
+            {"item_id": item, "label": int(label), "timestamp": int(at)}
+            for item, label, at in zip(user.history_ids, user.label, user.timestamp, strict=True)
         ]
         candidates = [{"title": "film number 3"}, {"item_id": "nobody"}]
         body = {"history": history, "candidates": candidates, "now": int(user.timestamp[-1]) + 1}
@@ -245,7 +259,7 @@ def test_a_dropped_image_and_a_title_show_neighbors_and_rates(browser, gateway):
         assert re.search(r"\d % with the proxy, [\d.]+ % as an unknown item", page.inner_text("#summary"))
         assert page.locator("#users tr").count() == 6
         assert page.locator("#histogram .bin-proxy").count() == page.locator("#histogram .bin-oov").count() > 10
-        assert "console-adaptor/1" in page.inner_text("#release")
+        assert "console-scorer/1" in page.inner_text("#release")
         assert page.get_by_role("alert").count() == 0
         assert "nothing" not in page.inner_text("#shelf")
         assert (visit.problems, visit.hosts - {""}) == ([], {url.split("/")[2]})

@@ -12,14 +12,14 @@ from coldstart.config.recipe import Data, Serving
 from coldstart.data.batches import UserWindows
 from coldstart.data.features import Categorical, EncodedFeatures, FeatureSchema, Numeric, TargetFeatures
 from coldstart.data.sequences import Sequences
+from coldstart.methods.idproxy.scorers import FrozenScorer
 from coldstart.rankers import load_ranker, save_ranker
 from coldstart.rankers.ranker_classes import RANKERS
 from coldstart.serving.app import make_app
 from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.schemas import ReleaseResponse
 from coldstart.serving.scoring import score
-from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, tiny_recipe
+from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, fill_store, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64
 BRANDS, COUNTRIES, DEVICES = ("a", "b"), ("7", "8"), ("desk", "phone")
@@ -76,7 +76,7 @@ def sequences() -> Sequences:
 
 
 class Model:
-    """A fake deployment handle; `rank` scores with a real ranker."""
+    """A fake deployment handle; `rank` scores with a real scorer."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -97,16 +97,17 @@ def client(request, tmp_path, sequences) -> TestClient:
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS, sequences.features.item)
     loaded = load_ranker(tmp_path)
+    scorer = FrozenScorer(loaded, loaded.trained.float()).eval()
     proxies = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(3)).numpy()
-    ProxyStore(tmp_path, SPACE).write_catalog(IDS, [proxies])
+    fill_store(tmp_path, SPACE, proxies)
     models = (
         Model(lambda content: (content, 1)),
-        Model(lambda reading: (np.full(8, 0.5, np.float32), 1)),
-        Model(lambda queries: score(loaded, queries, history=HISTORY)),
+        Model(lambda encoded: (proxy_rows(np.full((1, 8), 0.5, np.float32))[0], 1)),
+        Model(lambda queries: score(scorer, queries)),
     )
-    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"scorer": SPACE})
     gateway = Gateway(
-        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, "idproxy", {"ranker": tmp_path}, *models)],
         None,
         Serving(max_candidates=40, max_request_bytes=200_000),
         Data(),

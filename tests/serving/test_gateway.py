@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
+from coldstart.serving.item_store import FoundRows
 from tests.serving.tiny import IDS, ITEMS, SHARE, WARMING, png_image
 
 
@@ -25,11 +26,13 @@ def test_each_candidate_gets_its_slot_source(client, gateway):
     answer = client.post("/v1/rank", json=body).json()
     assert answer["slot_sources"] == ["id", "proxy", "proxy", "proxy", "oov", "proxy"]
     assert len(answer["scores"]) == 6
-    query = gateway.champion.models.ranker.asked[-1]
+    query = gateway.champion.models.scorer.asked[-1]
     assert query.item_idx.tolist() == [1, ITEMS - 1, ITEMS, 0, 0, 0]
-    assert query.positions.tolist() == [1, 2, 3, 5]
-    assert query.proxies[0].tolist() == gateway.champion.store.proxy(IDS[ITEMS - 2], ITEMS - 1).tolist()
-    assert (query.proxies[1:] == 3).all()
+    proxies, catalog = query.rows["proxy"][query.item_row], np.arange(8.0)
+    assert (query.item_row > 0).tolist() == [True, True, True, True, False, True]
+    assert proxies[1].tolist() == (catalog + 8 * (ITEMS - 1)).tolist()
+    assert (proxies[[0, 2, 3, 5]] == 3).all()
+    assert proxies[4].tolist() == catalog.tolist()
 
 
 def test_a_warming_item_is_blended_or_uses_its_row_without_a_proxy(client, gateway):
@@ -37,21 +40,21 @@ def test_a_warming_item_is_blended_or_uses_its_row_without_a_proxy(client, gatew
     client.post("/v1/items", json={"item_id": "new", "title": "a new film"}).raise_for_status()
     body = ids("new", IDS[0], IDS[WARMING - 1], IDS[-1])
     assert client.post("/v1/rank", json=body).json()["slot_sources"] == ["proxy", "id", "blended", "proxy"]
-    query = gateway.champion.models.ranker.asked[-1]
-    assert query.positions.tolist() == [0, 2, 3]
-    assert query.id_weight.tolist() == [0, SHARE, 0]
-    assert query.proxies[1].tolist() == gateway.champion.store.proxy(IDS[WARMING - 1], WARMING).tolist()
+    query = gateway.champion.models.scorer.asked[-1]
+    assert query.rows["proxy"][query.item_row[2]].tolist() == list(range(8 * WARMING, 8 * WARMING + 8))
     client.post("/v1/items", json={"item_id": IDS[WARMING - 1], "title": "read again"}).raise_for_status()
     client.post("/v1/rank", json=body).raise_for_status()
-    assert (gateway.champion.models.ranker.asked[-1].proxies[1] == 3).all()
-    gateway.champion.store.proxy = lambda item_id, index: None
+    query = gateway.champion.models.scorer.asked[-1]
+    assert (query.rows["proxy"][query.item_row[2]] == 3).all()
+    missing = FoundRows(np.zeros(5, query.rows.dtype), np.zeros(4, bool), [])
+    gateway.champion.store.find_rows = lambda item_ids, index: missing
     assert client.post("/v1/rank", json=body).json()["slot_sources"] == ["oov", "id", "id", "oov"]
 
 
 def test_unknown_history_items_are_kept_as_oov(client, gateway):
     event = {"item_id": "nobody", "label": 1, "timestamp": 5}
     client.post("/v1/rank", json={"history": [event, {**event, "item_id": IDS[2]}], **ids(IDS[0])}).raise_for_status()
-    assert gateway.champion.models.ranker.asked[-1].history_idx.tolist() == [0, 3]
+    assert gateway.champion.models.scorer.asked[-1].history_idx.tolist() == [0, 3]
 
 
 def bomb() -> bytes:
@@ -101,7 +104,7 @@ def test_the_error_message_names_the_invalid_field(client, gateway, path, body, 
     assert set(answer.json()) == {"error"}
     assert set(answer.json()["error"]) == {"code", "message"}
     assert where in answer.json()["error"]["message"]
-    assert not gateway.champion.models.ranker.asked
+    assert not gateway.champion.models.scorer.asked
     assert not gateway.champion.store.publication_log.changes(0, 10)
 
 
@@ -127,7 +130,7 @@ def test_bodies_that_are_not_plain_json_are_refused(client, gateway, path, raw):
     assert answer.status_code in (400, 422)
     assert set(answer.json()) == {"error"}
     assert len(answer.text) < 400
-    assert not gateway.champion.models.ranker.asked
+    assert not gateway.champion.models.scorer.asked
 
 
 def test_several_users_are_answered_in_order(client):
@@ -161,7 +164,7 @@ def test_large_body_is_refused(client, announced):
 @pytest.mark.parametrize(
     ("behavior", "status", "code"), [("slow", 504, "timeout"), ("full", 429, "busy"), ("broken", 500, "internal")]
 )
-@pytest.mark.parametrize("part", ["ranker", "encoder"])
+@pytest.mark.parametrize("part", ["scorer", "encoder"])
 def test_internal_errors_have_the_error_body_without_details(client, gateway, part, behavior, status, code):
     getattr(gateway.champion.models, part).behavior = behavior
     answer = client.post("/v1/rank", json={"candidates": [{"title": "by content"}]})
@@ -177,7 +180,7 @@ def test_not_ready_while_a_model_does_not_answer(client, gateway, trouble):
     if trouble == "broken":
         models.encoder.behavior = "broken"
     else:
-        models.ranker.answer = lambda queries: [np.array([np.nan]) for _ in queries]
+        models.scorer.answer = lambda queries: [np.array([np.nan]) for _ in queries]
     assert client.get("/healthz").json() == {"status": "alive"}
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
@@ -185,8 +188,8 @@ def test_not_ready_while_a_model_does_not_answer(client, gateway, trouble):
 
 def test_probes_share_a_golden_request(client, gateway):
     for _ in range(20):
-        assert client.get("/readyz").json() == {"status": "ready", "release": "demo-adaptor/1"}
-    assert len(gateway.champion.models.ranker.asked) < 5
+        assert client.get("/readyz").json() == {"status": "ready", "release": "demo-scorer/1"}
+    assert len(gateway.champion.models.scorer.asked) < 5
 
 
 def test_unknown_path_and_method_have_the_error_body(client):
@@ -246,6 +249,6 @@ def test_every_response_has_its_request_id(client, given, kept, path, status):
 
 
 def test_an_unexpected_failure_has_its_request_id(client, gateway):
-    gateway.champion.models.ranker.behavior = "broken"
+    gateway.champion.models.scorer.behavior = "broken"
     answer = client.post("/v1/rank", json=ids(IDS[0]), headers={"X-Request-Id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")

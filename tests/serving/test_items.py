@@ -14,9 +14,9 @@ from coldstart.rankers import DinDcn, save_ranker
 from coldstart.serving.app import make_app
 from coldstart.serving.gateway import Gateway, ReleaseSpec
 from coldstart.serving.item_service import _GroupCommit
-from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.item_store import ItemStore
 from coldstart.serving.schemas import PublishRequest, ReleaseResponse
-from tests.serving.tiny import IDS, ITEMS, TRAINED, png_image, tiny_recipe
+from tests.serving.tiny import IDS, ITEMS, PROXY_COLUMNS, TRAINED, fill_store, png_image, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64
 ROWS = np.eye(TRAINED, 8, dtype=np.float32)
@@ -44,18 +44,18 @@ def gateway(tmp_path) -> Gateway:
     ranker = DinDcn(ITEMS + 1, tiny_recipe(tmp_path, "items").ranker)
     ranker.trained[1 : TRAINED + 1] = True
     save_ranker(ranker, tmp_path, IDS)
-    store = ProxyStore(tmp_path, SPACE)
-    store.write_catalog(IDS, [np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8)])
-    store.mature_items.write(IDS[:TRAINED], ROWS)
+    fill_store(tmp_path, SPACE, np.arange((ITEMS + 1) * 8, dtype=np.float32).reshape(-1, 8))
+    store = ItemStore(tmp_path, SPACE, PROXY_COLUMNS)
+    store.neighbors.write(IDS[:TRAINED], ROWS)
     store.close()
     models = (
         Model(lambda content: (content, 1)),
-        Model(lambda content: (proxy_of(content), 1)),
+        Model(lambda content: (proxy_rows(proxy_of(content)[None])[0], 1)),
         Model(lambda queries: [np.full(len(query.item_idx), 0.5, np.float32) for query in queries]),
     )
-    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"adaptor": SPACE})
+    release = ReleaseResponse(release="r/1", project="r", alias=None, versions={}, fingerprints={"scorer": SPACE})
     return Gateway(
-        [ReleaseSpec(release, tmp_path, tmp_path, *models)],
+        [ReleaseSpec(release, "idproxy", {"ranker": tmp_path}, *models)],
         None,
         Serving(max_request_bytes=200_000, store=Store(max_items_per_publish=4)),
         Data(max_image_bytes=50_000, max_image_pixels=10_000),
@@ -181,7 +181,7 @@ def test_the_other_served_release_gets_the_item_too(gateway, tmp_path):
         async def encode_item(self, content, features):
             raise RuntimeError("the challenger's models are gone")
 
-    other = ProxyStore(tmp_path, "b" * 64)
+    other = ItemStore(tmp_path, "b" * 64, PROXY_COLUMNS)
     server = type(gateway.champion)(
         gateway.release,
         gateway.champion.models,
@@ -195,10 +195,10 @@ def test_the_other_served_release_gets_the_item_too(gateway, tmp_path):
     gateway.items.servers = [gateway.champion, server]
     asyncio.run(gateway.items.publish([request]))
     other.catch_up()
-    assert other.proxy("new").tolist() == proxy_of(request).tolist()
+    assert other.row("new")["proxy"].tolist() == proxy_of(request).tolist()
     gateway.items.servers = [gateway.champion, Broken(server)]
     asyncio.run(gateway.items.publish([PublishRequest(item_id="newer", title="ab")]))
-    assert [item.item_id for item in other.publication_log.items_without_proxy(0, 10)] == ["newer"]
+    assert [item.item_id for item in other.publication_log.items_without_row(0, 10)] == ["newer"]
 
 
 def test_waiting_publications_are_written_together():

@@ -33,23 +33,23 @@ class Handle:
         return self.answer(argument)
 
 
-def models(ranker, encoder=None, **settings) -> ModelHandles:
+def models(scorer, encoder=None, **settings) -> ModelHandles:
     serving = Serving(**settings)
     return ModelHandles(
         encoder or Handle(lambda c: (c, 1)),
         Handle(lambda r: (np.ones(3), 1)),
-        ranker,
+        scorer,
         serving,
         StatsCollector(serving, None),
     )
 
 
 async def test_a_call_is_retried_when_its_replica_dies():
-    ranker = Handle(lambda queries: [np.full(2, query) for query in queries], deaths=2)
-    answers = await asyncio.gather(*(models(ranker).rank(n) for n in (1, 2)))
+    scorer = Handle(lambda queries: [np.full(2, query) for query in queries], deaths=2)
+    answers = await asyncio.gather(*(models(scorer).rank(n) for n in (1, 2)))
     assert [answer.tolist() for answer in answers] == [[1, 1], [2, 2]]
-    proxy = await models(ranker, Handle(lambda content: (content, 1), deaths=1)).proxy(Content("t", None, None))
-    assert proxy.shape == (3,)
+    row = await models(scorer, Handle(lambda content: (content, 1), deaths=1)).row(Content("t", None, None))
+    assert row.shape == (3,)
 
 
 async def test_a_replica_that_stays_dead_ends_in_a_timeout():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coldstart.serving.neighbors import MatureItemIndex
+from coldstart.serving.neighbors import NeighborIndex
 
 
 @pytest.mark.parametrize(("ann_min_items", "search"), [(10_000, "exact"), (1, "index")])
@@ -9,8 +9,8 @@ def test_nearest_items_by_cosine(tmp_path, ann_min_items, search):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 8)).astype(np.float32)
     names = [f"item-{number}" for number in range(300)]
-    MatureItemIndex(tmp_path, ann_min_items).write(names, rows)
-    mature = MatureItemIndex(tmp_path, ann_min_items)
+    NeighborIndex(tmp_path, ann_min_items).write(names, rows)
+    mature = NeighborIndex(tmp_path, ann_min_items)
     query = 3 * rows[7] + 0.1
     cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
     best = np.argsort(-cosines)

@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
 
-from coldstart.alignment import load_adaptor
-from coldstart.config import UserError, read_artifact
-from coldstart.rankers import load_ranker
-from coldstart.registry import Release
+from coldstart.config import UserError
+from coldstart.data.item_table import ItemTable
 from coldstart.serving.parity import check_gaps, measure_gaps
+from coldstart.serving.row_layout import adapt_table, stack_rows
 from coldstart.serving.scoring import score
-from tests.serving.tiny import tiny_recipe, write_run
+from tests.serving.local import LocalModels
+from tests.serving.tiny import read_run, tiny_recipe, write_run
 
 
 class Deployed:
@@ -28,39 +27,47 @@ class Deployed:
 def release(tmp_path_factory):
     recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "parity")
     write_run(recipe)
-    parts = {kind: read_artifact(recipe.run_dir / kind, kind) for kind in ("ranker", "encoder", "adaptor", "proxies")}
-    return Release("parity", None, {"adaptor": 3}, "d" * 64, **parts)
+    return read_run(recipe, version=3)
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "parity")
+    write_run(recipe, mode="joint")
+    return read_run(recipe, version=3)
 
 
 def check(release, *, scores=lambda scores: scores, proxies=lambda proxy: proxy) -> None:
-    ranker, adaptor = load_ranker(release.ranker.path), load_adaptor(release.adaptor.path)
+    models = LocalModels(release)
 
     def rank(queries):
-        return [scores(answer.copy()) for answer in score(ranker, queries, history=ranker.max_history)]
+        return [scores(answer.copy()) for answer in score(models.scorer, queries)]
 
-    def adapt(reading):
-        with torch.inference_mode():
-            coarse, states = (torch.from_numpy(part[None]) for part in reading)
-            return proxies(adaptor(coarse, states).numpy()[0]), 1
+    def adapt(encoded):
+        row = adapt_table(models.adaptor, ItemTable.from_rows(stack_rows([encoded])))[0].copy()
+        row["proxy"] = proxies(row["proxy"])
+        return row, 1
 
     check_gaps(release, measure_gaps(release, Deployed(adapt).remote, Deployed(rank).remote))
 
 
-def test_the_release_itself_passes(release):
+def test_the_release_itself_passes(release, joint):
     check(release)
+    check(joint)
 
 
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"scores": lambda scores: scores + 1e-3}, "ranker 1.0e-03"),
-        ({"scores": lambda scores: scores * np.nan}, "ranker nan"),
+        ({"scores": lambda scores: scores + 1e-3}, "scorer 1.0e-03"),
+        ({"scores": lambda scores: scores * np.nan}, "scorer nan"),
         ({"proxies": lambda proxy: -proxy}, "adaptor"),
     ],
 )
-def test_different_answers_are_refused_with_the_gap(release, changes, shown):
-    with pytest.raises(UserError, match=r"parity-adaptor/3 is refused") as refused:
-        check(release, **changes)
+@pytest.mark.parametrize("mode", ["release", "joint"])
+def test_different_answers_are_refused_with_the_gap(request, mode, changes, shown):
+    with pytest.raises(UserError, match=r"parity-scorer/3 is refused") as refused:
+        check(request.getfixturevalue(mode), **changes)
     assert shown in str(refused.value)
 
 

@@ -1,14 +1,16 @@
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ortho_group
 
+from coldstart.config import Artifact
 from coldstart.rankers import DinDcn, load_id_embeddings, save_ranker
+from coldstart.registry import Release
+from coldstart.serving.item_store import ItemStore
 from coldstart.serving.proxy_quality import aligned_cosine, proxy_quality
-from coldstart.serving.proxy_store import ProxyStore
-from tests.serving.tiny import tiny_recipe
+from tests.serving.tiny import PROXY_COLUMNS, proxy_rows, tiny_recipe
 
 ITEMS = 40
 IDS = [f"film-{index}" for index in range(1, ITEMS + 1)]
@@ -34,22 +36,25 @@ def test_random_proxies_reach_no_more_than_chance():
     assert found.cosine == pytest.approx(found.chance, abs=0.1)
 
 
-def release(path, name, trained, seed):
+def release(path, version, trained, seed):
     torch.manual_seed(seed)
     ranker = DinDcn(ITEMS + 1, tiny_recipe(path, "quality").ranker)
     ranker.trained[1 : trained + 1] = True
     path.mkdir()
     save_ranker(ranker, path, IDS)
-    return SimpleNamespace(name=name, ranker=SimpleNamespace(path=path))
+    return Release(
+        "r", None, "idproxy", {"scorer": version}, "d" * 64, {"ranker": Artifact(path, "ranker", "", {}, {})}, None
+    )
 
 
 def test_items_that_gained_a_row_are_compared_with_their_proxies(tmp_path):
-    before, after = release(tmp_path / "1", "r/1", 30, 1), release(tmp_path / "2", "r/2", 36, 1)
-    rows = load_id_embeddings(after.ranker.path).rows.numpy()
-    store = ProxyStore(tmp_path, "a" * 64)
-    store.write_catalog(IDS, [3 * rows])
+    before, after = release(tmp_path / "1", 1, 30, 1), release(tmp_path / "2", 2, 36, 1)
+    rows = load_id_embeddings(after.paths["ranker"]).rows.numpy()
+    store = ItemStore(tmp_path, "a" * 64, PROXY_COLUMNS)
+    store.write_catalog(IDS, [proxy_rows(3 * rows)])
     found = proxy_quality(before, after, store)
-    assert (found.items, found.previous) == (6, "r/1")
+    assert (found.items, found.previous) == (6, "r-scorer/1")
     assert found.cosine == pytest.approx(1, abs=1e-5)
     assert proxy_quality(after, after, store) is None
+    assert proxy_quality(before, replace(after, method="another"), store) is None
     store.close()

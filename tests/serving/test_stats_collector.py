@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from coldstart.data.content import Content
-from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.publication_log import Proxy, PublishedItem
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.publication_log import ItemRow, PublishedItem
 from tests.serving.conftest import SPACE
-from tests.serving.tiny import IDS
+from tests.serving.tiny import IDS, PROXY_COLUMNS, proxy_rows
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def stats(client, gateway):
 def test_a_new_gateway_has_empty_statistics(stats):
     found = stats()
     assert found["batches"]["encoder"] == {"per_s": 0, "mean": None, "sizes": {}}
-    assert found["queues"]["ranker"] == {"now": 0, "peak": 0}
+    assert found["queues"]["scorer"] == {"now": 0, "peak": 0}
     assert found["newest_proxy_age_s"] is None
     assert found["champion"]["lookups"]["per_s"] == 0
 
@@ -46,9 +46,9 @@ def test_stages_batches_and_queues_of_all_models(client, gateway, stats):
     assert {"parse", "choose", "encode", "adapt", "rank"} <= found["stages"].keys()
     assert found["stages"]["adapt"]["per_s"] == pytest.approx(3 / 60)
     assert found["batches"]["encoder"] == {"per_s": pytest.approx(1 / 60), "mean": 3, "sizes": {"3-4": 1}}
-    assert found["batches"]["ranker"]["sizes"] == {"1": 1}
+    assert found["batches"]["scorer"]["sizes"] == {"1": 1}
     assert found["queues"]["encoder"] == {"now": 0, "peak": 3}
-    assert found["queues"]["ranker"] == {"now": 0, "peak": 1}
+    assert found["queues"]["scorer"] == {"now": 0, "peak": 1}
 
 
 def test_a_failed_call_leaves_the_queue(client, gateway, stats):
@@ -58,20 +58,20 @@ def test_a_failed_call_leaves_the_queue(client, gateway, stats):
 
 
 def test_items_of_other_gateways_are_loaded_without_any_request(gateway, tmp_path, stats):
-    other = ProxyStore(tmp_path, SPACE)
+    other = ItemStore(tmp_path, SPACE, PROXY_COLUMNS)
     item = PublishedItem("new", Content("t", None, None), None, time.time(), "api", "digest")
-    other.publication_log.publish([(item, Proxy(np.ones(8, np.float32)))])
+    other.publication_log.publish([(item, ItemRow(proxy_rows(np.ones((1, 8)))[0]))])
     other.close()
     found = stats()
     assert found["proxy_propagation"]["per_s"] == pytest.approx(1 / 60)
     assert 0 <= found["newest_proxy_age_s"] < 60
-    assert gateway.champion.store.proxy("new") is not None
+    assert gateway.champion.store.row("new") is not None
 
 
 def test_items_stored_before_the_start_have_no_delay(tmp_path):
-    store = ProxyStore(tmp_path, SPACE)
+    store = ItemStore(tmp_path, SPACE, PROXY_COLUMNS)
     item = PublishedItem("new", Content("t", None, None), None, time.time(), "api", "digest")
-    store.publication_log.publish([(item, Proxy(np.ones(8, np.float32)))])
-    late = ProxyStore(tmp_path, SPACE)
+    store.publication_log.publish([(item, ItemRow(proxy_rows(np.ones((1, 8)))[0]))])
+    late = ItemStore(tmp_path, SPACE, PROXY_COLUMNS)
     assert late.pop_delays() == []
     assert late.newest_at == pytest.approx(time.time(), abs=60)

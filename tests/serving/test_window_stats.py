@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from coldstart.evaluation.metrics import population_stability_index, reliability
+from coldstart.metrics.clicks import population_stability_index, reliability
 from coldstart.serving.window_stats import (
     BATCH_SIZE_EDGES,
     LATENCY_EDGES_S,

@@ -3,11 +3,15 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from coldstart.alignment import JointRanker, ProxyVectors, save_joint
 from coldstart.alignment.adaptor import Adaptor, save_adaptor
 from coldstart.alignment.warmup_blend import save_id_weight
 from coldstart.config import Recipe, read_artifact, write_artifact
@@ -15,10 +19,15 @@ from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.config.recipe import Paths, Serving
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.content import Content
+from coldstart.data.item_table import ColumnSpec, Rows, write_item_table
 from coldstart.encoders import Encoder, create_tiny_mllm
-from coldstart.encoders.item_embeddings import proxy_table, write_proxies
-from coldstart.rankers import DinDcn, save_ranker
-from coldstart.registry import Registry
+from coldstart.methods.available import METHODS
+from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.rankers import DinDcn, InteractionRanker, load_ranker, save_ranker
+from coldstart.registry import Registry, Release
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.row_layout import pack_rows
+from coldstart.serving.scorer_info import ScorerInfo
 from workloads.benchmarks.soak.releases import register_release
 
 ITEMS, TRAINED, HISTORY = 12, 8, 6
@@ -49,11 +58,17 @@ def tiny_recipe(runs: Path, name: str, **serving: object) -> Recipe:
     )
 
 
-def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker: None) -> None:
-    """Writes ranker, encoder, proxies and adaptor artifacts of one lineage into the run directory.
+def write_run(
+    recipe: Recipe,
+    *,
+    mode: Literal["frozen", "joint"] = "frozen",
+    spoil: Callable[[DinDcn], None] = lambda ranker: None,
+) -> None:
+    """Writes ranker, encoder, item table and scorer artifacts of one lineage into the run directory.
 
     Args:
         recipe: Of the run.
+        mode: Of the scorer.
         spoil: Done to the ranker before it is written.
     """
     torch.manual_seed(recipe.seed)
@@ -81,18 +96,67 @@ def write_run(recipe: Recipe, *, spoil: Callable[[DinDcn], None] = lambda ranker
 
     with torch.inference_mode():
         coarse, states = encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
-    with seal("proxies", {"width": width, "groups": 2, "hidden": encoder.hidden}) as draft:
-        digests = [content.digest for content in contents]
-        write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse.numpy(), states.numpy(), digests))
-    lineage["proxies"] = read_artifact(run_dir / "proxies", "proxies").fingerprint
+    with seal(ITEM_TABLE, {"items": ITEMS, "width": width, "groups": 2, "hidden": encoder.hidden}) as draft:
+        write_item_table(draft, {"coarse": _with_unknown(coarse), "states": _with_unknown(states)})
+        pq.write_table(pa.table({"digest": [content.digest for content in contents]}), draft / "digests.parquet")
+    lineage[ITEM_TABLE] = read_artifact(run_dir / ITEM_TABLE, ITEM_TABLE).fingerprint
 
-    adaptor = Adaptor(width, 2, encoder.hidden, mlp_units=16, dropout=0.0)
+    write_scorer(run_dir, mode)
+
+
+def write_scorer(run_dir: Path, mode: Literal["frozen", "joint"], name: str = SCORER) -> None:
+    """Writes a random scorer for the other artifacts of a run, into a directory `name`."""
+    kinds = ("ranker", "encoder", ITEM_TABLE)
+    used = {kind: read_artifact(run_dir / kind, kind) for kind in kinds}
+    lineage = used[ITEM_TABLE].lineage | {ITEM_TABLE: used[ITEM_TABLE].fingerprint}
+    sizes = [used[ITEM_TABLE].metadata[name] for name in ("width", "groups", "hidden")]
+    adaptor = Adaptor(*sizes, mlp_units=16, dropout=0.0)
     _add_noise(adaptor, 0.05)
-    with seal("adaptor", {"width": width}) as draft:
+    ranker = load_ranker(used["ranker"].path)
+    metadata = {"method": "idproxy", "mode": mode, **adaptor.config}
+    with write_artifact(run_dir / name, SCORER, lineage, metadata) as draft:
+        if mode == "joint":
+            assert isinstance(ranker, InteractionRanker)
+            joint = JointRanker(ranker, ProxyVectors(adaptor), 10.0 * ranker.trained, structure_reuse=True)
+            _add_noise(joint, 0.1)
+            save_joint(joint, draft, IDS)
+            return
         save_adaptor(adaptor, draft)
         shares = ranker.trained.float()
         shares[WARMING] = SHARE
         save_id_weight(shares, draft)
+
+
+def read_run(recipe: Recipe, version: int = 1) -> Release:
+    """The release of a run, as the registry would return it."""
+    parts = {kind.name: read_artifact(recipe.run_dir / kind.name, kind.name) for kind in METHODS["idproxy"].kinds}
+    items = read_artifact(recipe.run_dir / ITEM_TABLE, ITEM_TABLE)
+    versions = {SCORER: version, "ranker": 1, "encoder": 1}
+    return Release(recipe.project, None, "idproxy", versions, items.lineage["dataset"], parts, items)
+
+
+PROXY_COLUMNS = {"proxy": ColumnSpec("float32", (8,))}
+"""Columns of the store in frozen mode."""
+
+
+def proxy_rows(vectors: np.ndarray) -> Rows:
+    """Rows `[n]` of proxies `[n, 8]`."""
+    return pack_rows({"proxy": vectors}, PROXY_COLUMNS)
+
+
+def fill_store(root: Path, space: str, vectors: np.ndarray, *, item_ids: list[str] = IDS) -> None:
+    """Fills the store of a release in frozen mode whose items have these proxies [V, 8], without an encoder."""
+    store = ItemStore(root, space, PROXY_COLUMNS)
+    store.write_catalog(item_ids, [proxy_rows(vectors)])
+    store.close()
+    trained = np.zeros(len(item_ids) + 1, np.float32)
+    trained[1 : TRAINED + 1] = 1
+    ScorerInfo(PROXY_COLUMNS, False, trained).write(store.directory)
+
+
+def _with_unknown(values: torch.Tensor) -> np.ndarray:
+    """The values of all items after a row of zeros, the unknown item."""
+    return np.concatenate([np.zeros((1, *values.shape[1:]), np.float32), values.float().numpy()])
 
 
 def register_run(recipe: Recipe, registry: Registry) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.ranker_training import train_ranker
 from tests.events import Events

@@ -4,12 +4,12 @@ import torch
 
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import UserWindows
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers import weights_sha256
 from coldstart.training.baselines import BASELINES, BaselineInputs, build_baseline
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from tests.training.clicks import low_rank_clicks, small_ranker
-from tests.training.test_fine_alignment import FINE, proxies
+from tests.training.test_fine_alignment import FINE, item_table
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def inputs() -> BaselineInputs:
     ranker = small_ranker(clicks, epochs=2)[0]
     fine = Fine(**FINE | {"epochs": 1, "joint": {"epochs": 1}})
     context = TrainingContext(seed=1, gauc=gauc)
-    return BaselineInputs(ranker, clicks, proxies(clicks), ranker.trained.numpy(), fine, context)
+    return BaselineInputs(ranker, clicks, item_table(clicks), ranker.trained.numpy(), fine, context)
 
 
 def test_grids_are_equally_large() -> None:
@@ -44,8 +44,8 @@ def test_the_ranker_serves_items_with_an_id_as_before(inputs: BaselineInputs, na
     test = UserWindows(inputs.sequences, history=12, splits=[2])
     known = inputs.ranker.trained.numpy()[inputs.sequences.item_idx[test.event_indices]]
     assert 0 < known.sum() < len(known)
-    scores = score_targets(lambda batch, step: baseline.model(batch, baseline.served[batch.target_idx]), test)
-    reference = score_targets(lambda batch, step: inputs.ranker(batch, inputs.ranker.id_slots(batch.target_idx)), test)
+    scores = score_targets(lambda batch: baseline.model(batch, baseline.served[batch.target_idx]), test)
+    reference = score_targets(lambda batch: inputs.ranker(batch, inputs.ranker.id_slots(batch.target_idx)), test)
     assert np.allclose(scores[known], reference[known], atol=1e-5)
 
 

@@ -32,7 +32,7 @@ def uncalibrated(ranker):
 def logits_of(model, clicks, table):
     """Logits of all validation rows, the early stopping mask, and the labels."""
     valid = UserWindows(clicks, history=12, splits=[1])
-    logits = score_targets(lambda batch, step: model(batch, table[batch.target_idx]), valid)
+    logits = score_targets(lambda batch: model(batch, table[batch.target_idx]), valid)
     return logits, early_stopping_mask(clicks, valid), clicks.label[valid.event_indices]
 
 

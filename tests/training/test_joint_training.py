@@ -6,11 +6,13 @@ import torch
 
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import UserWindows, users_of
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
+from coldstart.rankers.scorer import drop_target_ids
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
-from coldstart.training.joint_training import JointIdDropout, align_joint
+from coldstart.training.joint_training import TrainableJointScorer, align_joint
+from coldstart.training.ranker_training import IdDropout
 from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
-from tests.training.test_fine_alignment import FINE, proxies
+from tests.training.test_fine_alignment import FINE, item_table
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,12 @@ def align(ranker, clicks, *, content=False, epochs=6, **joint):
     settings = Fine(**FINE | {"patience": 9, "joint": {"epochs": epochs, "ranker_lr": 3e-3, **joint}})
     trained = copy.deepcopy(ranker)
     context = TrainingContext(seed=1, gauc=gauc)
-    return align_joint(trained, clicks, proxies(clicks), settings, context, content=content)
+    return align_joint(trained, clicks, item_table(clicks), settings, context, content=content)
 
 
 def gauc_on(clicks, ranker, slots, member):
     test = UserWindows(clicks, history=12, splits=[2])
-    scores = score_targets(lambda batch, step: ranker(batch, slots(batch.target_idx)), test)
+    scores = score_targets(lambda batch: ranker(batch, slots(batch.target_idx)), test)
     kept = member[clicks.item_idx[test.event_indices]]
     rows = test.event_indices[kept]
     return gauc(users_of(clicks, rows), clicks.label[rows], scores[kept])
@@ -46,7 +48,7 @@ def aligned_state(ranker, clicks):
 @pytest.mark.parametrize("content", [False, True])
 def test_cold_items_gain_and_known_items_lose_nothing(clicks, ranker, content):
     joint, _ = align(ranker, clicks, content=content)
-    table = joint.table(*(torch.from_numpy(part) for part in proxies(clicks)))
+    table = joint.table(item_table(clicks))
     known = ranker.trained.numpy()
     for member, gain in ((~known, 0.2), (known, 0)):
         before = gauc_on(clicks, ranker, ranker.id_slots, member)
@@ -56,7 +58,7 @@ def test_cold_items_gain_and_known_items_lose_nothing(clicks, ranker, content):
 
 def test_plain_features_learn_too(clicks, ranker):
     joint, state = align(ranker, clicks, structure_reuse=False)
-    table = joint.table(*(torch.from_numpy(part) for part in proxies(clicks)))
+    table = joint.table(item_table(clicks))
     cold = ~ranker.trained.numpy()
     assert gauc_on(clicks, joint, lambda items: table[items], cold) > gauc_on(clicks, ranker, ranker.id_slots, cold)
     assert state.best_epoch >= 0
@@ -71,14 +73,14 @@ def test_two_ranks_train_the_same_joint_ranker_as_one(clicks, ranker):
 
 def test_ids_are_dropped_per_item_and_all_of_them_in_cold_scoring(clicks, ranker):
     joint, _ = align(ranker, clicks, epochs=1)
-    coarse, states = (torch.from_numpy(part) for part in proxies(clicks))
     calls = []
     slots = joint.slots
     joint.slots = lambda items, vectors: calls.append(items) or slots(items, vectors)
-    model = JointIdDropout(joint, coarse, states, share=0.5, seed=0)
+    scorer, items = TrainableJointScorer(joint), item_table(clicks)
     batch = UserWindows(clicks, history=12, splits=[0]).batch(np.arange(30))
     with torch.no_grad():
-        model(batch, 3), model(batch, None), model.forward_cold(batch, None)
+        for seen in (IdDropout(share=0.5, seed=0)(batch, 3), batch, drop_target_ids(batch)):
+            scorer(seen, items)
     training, scoring, cold = calls
     dropped = training == 0
     kept = set(batch.target_idx[~dropped].tolist())

@@ -7,7 +7,7 @@ import torch
 from coldstart.config import MetricsLog
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import UserWindows, rank_request, users_of
-from coldstart.evaluation.metrics import gauc
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers.ranker_classes import RANKERS
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from coldstart.training.ranker_training import drop_ids, train_ranker
@@ -27,7 +27,7 @@ def trained(request, clicks):
 def share_learned(clicks, ranker):
     """The ranker's GAUC above chance on test events of known items, as a share of that of the true probabilities."""
     test = UserWindows(clicks, history=12, splits=[2])
-    scores = score_targets(lambda batch, step: ranker(batch, ranker.id_slots(batch.target_idx)), test)
+    scores = score_targets(lambda batch: ranker(batch, ranker.id_slots(batch.target_idx)), test)
     known = np.isin(clicks.item_idx[test.event_indices], np.unique(clicks.item_idx[clicks.split == 0]))
     rows = test.event_indices[known]
     found = gauc(users_of(clicks, rows), clicks.label[rows], scores[known])

@@ -19,8 +19,10 @@ VALUES = {
     "cluster": {"workers": 1, "embed_actors": 1},
     "ranker": {"embedding_dim": 8, "max_history": 20, "mlp_units": [8], "epochs": 1},
     "encoder": {"image_size": 32},
-    "coarse": {"epochs": 1, "min_events": 5, "batch": 16},
-    "fine": {"epochs": 1, "mlp_units": 16, "joint": {"epochs": 1}},
+    "method": {
+        "coarse": {"epochs": 1, "min_events": 5, "batch": 16},
+        "fine": {"epochs": 1, "mlp_units": 16, "joint": {"epochs": 1}},
+    },
     "evaluation": {"num_resamples": 50},
 }
 
@@ -57,7 +59,8 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
     assert len(list((other / "trials").iterdir())) == 4
     path = trial_path(recipe.run_dir.absolute(), "fine", best["setting"], recipe)
     assert make_trial(recipe, "fine", best["setting"]).path == path
-    changed = recipe.model_copy(update={"fine": recipe.fine.model_copy(update={"mlp_units": 8})})
+    fine = recipe.method.fine.model_copy(update={"mlp_units": 8})
+    changed = recipe.model_copy(update={"method": recipe.method.model_copy(update={"fine": fine})})
     assert trial_path(recipe.run_dir.absolute(), "fine", best["setting"], changed) != path
 
 

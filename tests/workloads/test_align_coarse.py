@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
@@ -14,12 +13,16 @@ from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
-from coldstart.encoders import Encoder, read_proxies
+from coldstart.data.item_table import ItemTable
+from coldstart.encoders import Encoder
 from coldstart.encoders.check import check_mllm
-from coldstart.encoders.item_embeddings import read_single_modality
+from coldstart.encoders.item_embeddings import read_single_modality, write_part
+from coldstart.methods import embed_items
+from coldstart.methods.available import METHODS
+from coldstart.methods.idproxy import align_coarse
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.training.coarse_alignment import NonFiniteLossError
-from workloads import align_coarse, embed_items, prepare
+from workloads import prepare
 from workloads.runner import run_program
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
@@ -34,7 +37,7 @@ def recipe(runs: Path, **coarse: object) -> Recipe:
             "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
             "ranker": {"embedding_dim": 8},
             "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
-            "coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse},
+            "method": {"coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse}},
         }
     )
 
@@ -97,36 +100,37 @@ def test_encoder_is_an_artifact_with_lineage_that_transformers_loads(aligned: Pa
 
 
 def test_embeds_every_item_as_the_encoder_reads_it(aligned: Path, runs: Path) -> None:
-    artifact = embed_items.run(recipe(runs))
+    artifact = embed_items.embed_items(recipe(runs), METHODS["idproxy"])
     assert set(artifact.lineage) == {"dataset", "ranker", "encoder"}
-    coarse, states = read_proxies(artifact.path, 150, groups=artifact.metadata["groups"])
+    table = ItemTable.open(artifact.path)
+    assert len(table) == 151
     encoder = Encoder.load(aligned / "encoder", "cpu")
     some = np.array([150, 1, 77])
     contents = Dataset.open(aligned / "dataset").contents(some)
     with torch.inference_mode():
         expected = encoder(encoder.inputs(encoder.prepare(contents), "cpu"))
-    np.testing.assert_allclose(coarse[some], expected[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(states[some], expected[1].numpy(), atol=1e-4)
-    assert embed_items.run(recipe(runs)).fingerprint == artifact.fingerprint
+    np.testing.assert_allclose(table.columns["coarse"][some].numpy(), expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(table.columns["states"][some].numpy(), expected[1].numpy(), atol=1e-4)
+    assert embed_items.embed_items(recipe(runs), METHODS["idproxy"]).fingerprint == artifact.fingerprint
 
 
 def test_a_sample_of_cold_items_is_read_by_image_and_by_text_alone(aligned: Path, runs: Path) -> None:
-    artifact, dataset = embed_items.run(recipe(runs)), Dataset.open(aligned / "dataset")
+    artifact, dataset = embed_items.embed_items(recipe(runs), METHODS["idproxy"]), Dataset.open(aligned / "dataset")
     encoder = Encoder.load(aligned / "encoder", "cpu")
     alone = {
         "image": lambda item: Content(image=item.image),
         "text": lambda item: Content(item.title, item.text),
     }
     for shown, left in alone.items():
-        found = read_single_modality(artifact.path, shown, groups=2)
+        found = read_single_modality(artifact.path, shown)
         assert found is not None
-        items, coarse, _ = found
+        items, table = found
         contents = dataset.contents(items)
         assert (dataset.train_counts[items] == 0).all()
         assert all(content.image and content.title for content in contents)
         with torch.inference_mode():
             expected = encoder(encoder.inputs(encoder.prepare([left(item) for item in contents]), "cpu"))[0]
-        np.testing.assert_allclose(coarse, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(table.columns["coarse"].numpy(), expected.numpy(), atol=1e-5)
     cold = np.flatnonzero(dataset.train_counts[1:] == 0) + 1
     assert len(items) == sum(content.image is not None for content in dataset.contents(cold)) > 5
 
@@ -137,15 +141,13 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
     monkeypatch.setattr(embed_items, "ITEMS_PER_PART", 100)
     encoder, dataset = (read_artifact(aligned / kind, kind) for kind in ("encoder", "dataset"))
     parts = embed_items.parts_dir(aligned, encoder, dataset)
-    before = pq.read_table(aligned / "proxies" / "proxies")
-    marked = np.zeros(100, np.int64) + np.arange(1, 101)
-    embed_items.write_proxies(
-        parts,
-        embed_items.proxy_table(marked, np.zeros((100, 8)), np.zeros((100, 2, encoder.metadata["hidden"]))),
-    )
-    coarse, _ = read_proxies(embed_items.run(recipe(runs)).path, 150, groups=2)
+    before = ItemTable.open(aligned / "item_table").columns["coarse"].clone()
+    zeros = {"coarse": np.zeros((100, 8), np.float32)}
+    zeros["states"] = np.zeros((100, 2, encoder.metadata["hidden"]), np.float32)
+    write_part(parts, 0, np.arange(1, 101), zeros)
+    coarse = ItemTable.open(embed_items.embed_items(recipe(runs), METHODS["idproxy"]).path).columns["coarse"]
     assert not coarse[:101].any()
-    np.testing.assert_allclose(coarse[101:], np.stack(before["coarse"].to_numpy()[100:]), atol=1e-5)
+    np.testing.assert_allclose(coarse[101:].numpy(), before[101:].numpy(), atol=1e-5)
 
 
 def test_a_missing_mllm_is_told_before_a_cluster_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +176,13 @@ def test_an_id_table_of_another_dataset_is_refused(runs: Path, tmp_path: Path) -
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"coarse.min_events 100000 train events .*maximum of their train events is \d+.*lower coarse.min_events",
+        match=r"coarse.min_events 100000 train events .*maximum of their train events is \d+.*lower method.coarse",
     ):
         align_coarse.run(recipe(runs, min_events=100_000))
 
 
 def test_batch_larger_than_the_mature_items_is_refused(runs: Path) -> None:
-    with pytest.raises(UserError, match=r"coarse.batch 256 exceeds the \d+ mature items"):
+    with pytest.raises(UserError, match=r"method.coarse.batch 256 exceeds the \d+ mature items"):
         align_coarse.run(recipe(runs, batch=256))
 
 

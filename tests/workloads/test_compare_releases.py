@@ -11,18 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, save_adaptor
+from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, load_joint, save_adaptor, save_joint
 from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Gate
 from coldstart.config.recipe import Registry as Settings
-from coldstart.data.batches import rank_request
+from coldstart.data.batches import UserWindows, rank_request
 from coldstart.data.dataset import Dataset
 from coldstart.data.features import Categorical, FeatureSchema, Numeric, TargetFeatures
-from coldstart.data.schema import ITEMS, SEQUENCES
+from coldstart.data.item_table import ItemTable, write_item_table
+from coldstart.data.schema import ITEMS, SEQUENCES, TEST
 from coldstart.data.sequences import Sequences
-from coldstart.encoders.item_embeddings import proxy_table, write_proxies
+from coldstart.evaluation.scoring import score_rows
+from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.registry import EvaluationOutputs, Registry, promote
+from coldstart.registry import EvaluationOutputs, Registry, promote, read_release, register_model
+from coldstart.training.ctr_trainer import slot_score
 from tests.cli.conftest import Command, coldstart
 from workloads.compare_releases import ReleaseScorer, run
 from workloads.replay import _append_events, build_replay
@@ -95,30 +98,46 @@ class Project:
         self.write("dataset", metadata, lambda draft: _write_tables(draft, pa.table(items, schema=ITEMS), named))
 
     def write_models(self, ids: list[str], proxies: np.ndarray) -> None:
-        """Ranker, encoder, proxies and adaptor, with the catalog in the order of `ids`."""
-        for kind in ("ranker", "encoder", "proxies", "adaptor"):
+        """Ranker, encoder, item table and scorer, with the catalog in the order of `ids`."""
+        for kind in ("ranker", "encoder", ITEM_TABLE, SCORER):
             self.lineage.pop(kind, None)
         order = np.array([self.ids.index(item) for item in ids])
         self.write("ranker", {"width": WIDTH}, lambda draft: save_ranker(_permuted(self.ranker, order), draft, ids))
         self.write("encoder", {"width": WIDTH}, lambda draft: (draft / "encoder.json").write_text("{}"))
-        table = proxy_table(np.arange(1, COUNT + 1), proxies[order], np.zeros((COUNT, 2, 4)))
-        self.write("proxies", {"width": WIDTH, "groups": 2}, lambda draft: write_proxies(draft, table))
+        coarse = np.concatenate([np.zeros((1, WIDTH), np.float32), proxies[order]])
+        columns = {"coarse": coarse, "states": np.zeros((COUNT + 1, 2, 4), np.float32)}
+        sizes = {"items": COUNT, "width": WIDTH, "groups": 2, "hidden": 4}
+        self.write(ITEM_TABLE, sizes, lambda draft: write_item_table(draft, columns))
         torch.manual_seed(1)
         adaptor = Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0)
-        self.write("adaptor", {"width": WIDTH}, lambda draft: save_adaptor(adaptor, draft))
+        frozen = {"method": "idproxy", "mode": "frozen", **adaptor.config}
+        self.write(SCORER, frozen, lambda draft: save_adaptor(adaptor, draft))
+
+    def write_joint_scorer(self) -> None:
+        """A joint scorer of the run's ranker, in place of the frozen one."""
+        torch.manual_seed(2)
+        vectors = ProxyVectors(Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0))
+        ranker = _permuted(self.ranker, np.arange(COUNT))
+        joint = JointRanker(ranker, vectors, torch.zeros(COUNT + 1), structure_reuse=True)
+        torch.nn.init.normal_(joint.mlp[0].weight, std=0.1)
+        joint.vectors.init_near_mean(self.ranker.id_table.weight[1:])
+        self.lineage.pop(SCORER)
+        metadata = {"method": "idproxy", "mode": "joint", **vectors.config}
+        self.write(SCORER, metadata, lambda draft: save_joint(joint, draft, self.ids))
 
     def register(self) -> int:
         versions: dict[str, int] = {}
-        for kind in ("ranker", "encoder", "adaptor"):
-            versions[kind] = self.registry.register(
-                kind,
-                self.run_dir(kind),
+        for kind in ("ranker", "encoder", SCORER):
+            versions[kind] = register_model(
+                self.registry,
+                read_artifact(self.run_dir(kind), kind),
+                method="idproxy",
                 recipe=self.recipe,
                 upstream=dict(versions),
                 metrics_log=MetricsLog(self.run_dir("metrics") / f"{kind}.jsonl"),
-                evaluation=EvaluationOutputs({"cold_gauc_item": 0.5, "cold_rows": 500} if kind == "adaptor" else {}),
+                evaluation=EvaluationOutputs({"cold_gauc_item": 0.5, "cold_rows": 500} if kind == SCORER else {}),
             ).version
-        return versions["adaptor"]
+        return versions[SCORER]
 
     def write_source(self, name: str, rows: list[dict[str, list[int]]]) -> None:
         """Writes fresh events and the items table as source files."""
@@ -246,10 +265,10 @@ def test_releases_with_another_item_order_score_equally(project: Project) -> Non
 
 
 def test_the_same_weights_under_two_versions_show_no_difference(project: Project) -> None:
-    adaptor = project.run_dir("adaptor")
-    weights = {file.name: file.read_bytes() for file in adaptor.iterdir() if file.name != "manifest.json"}
-    before = read_artifact(adaptor, "adaptor")
-    with write_artifact(adaptor, "adaptor", before.lineage, {**before.metadata, "epochs": 2}) as draft:
+    scorer = project.run_dir(SCORER)
+    weights = {file.name: file.read_bytes() for file in scorer.iterdir() if file.name != "manifest.json"}
+    before = read_artifact(scorer, SCORER)
+    with write_artifact(scorer, SCORER, before.lineage, {**before.metadata, "epochs": 2}) as draft:
         for name, content in weights.items():
             (draft / name).write_bytes(content)
     promote(project.registry, project.register(), NO_GATES, alias="challenger")
@@ -259,9 +278,30 @@ def test_the_same_weights_under_two_versions_show_no_difference(project: Project
     assert metadata["verdict"] == "no difference: champion and challenger rank every row equally"
 
 
+def test_a_joint_challenger_is_scored_as_offline(project: Project) -> None:
+    recipe = project.recipe.model_copy(update={"data": Recipe(name="x").data})
+    project.write_joint_scorer()
+    promote(project.registry, project.register(), NO_GATES, alias="challenger")
+    metadata = run(recipe).metadata
+    assert metadata["releases"]["challenger"].endswith("-scorer/2")
+    assert _entry(metadata, "cold")["challenger"] is not None
+
+    dataset, release = Dataset.open(project.run_dir("dataset")), read_release(project.registry, 2)
+    events = build_replay(recipe, dataset, [release], project.registry)
+    scorer = ReleaseScorer(release, events.item_ids, dataset.features)
+    assert scorer.trained.tolist() == project.ranker.trained.tolist()
+    joint = load_joint(project.run_dir(SCORER))
+    slots = joint.table(ItemTable.open(project.run_dir(ITEM_TABLE)))
+    windows = UserWindows(events.sequences, history=joint.history, splits=[TEST])
+    scores = {"release": slot_score(joint, slots), "oov": slot_score(joint, slots[:1].expand_as(slots))}
+    rows, expected = score_rows(windows.iter_eval(windows_per_step=5), scores)
+    for name, logits in scorer.score(events).items():
+        np.testing.assert_allclose(logits, expected[name][np.argsort(rows)], atol=1e-5)
+
+
 def test_histories_include_the_dataset_but_no_later_events(project: Project) -> None:
     project.write_source("events.parquet", project.events(END - 500, 2))
-    release = project.registry.release(1)
+    release = read_release(project.registry, 1)
     dataset = Dataset.open(project.run_dir("dataset"))
     events = build_replay(project.recipe, dataset, [release], project.registry)
     sequences = events.sequences
@@ -304,7 +344,8 @@ def test_a_ranker_whose_features_the_dataset_lacks_is_refused(project: Project) 
     path = project.recipe.run_dir / "reader"
     with write_artifact(path, "ranker", {}, {}) as draft:
         save_ranker(project.ranker, draft, project.ids)
-    release = replace(project.registry.release(1), ranker=read_artifact(path, "ranker"))
+    release = read_release(project.registry, 1)
+    release = replace(release, parts={**release.parts, "ranker": read_artifact(path, "ranker")})
     with pytest.raises(UserError, match=r"reads user\.country, which the run's dataset lacks"):
         ReleaseScorer(release, project.ids, FeatureSchema())
     other = country.model_copy(update={"values": ("a",)})

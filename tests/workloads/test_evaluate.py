@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, load_adaptor, save_adaptor, save_joint
+from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, save_adaptor, save_joint
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
-from coldstart.config.recipe import Split
+from coldstart.config.recipe import Paths, Split
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import write_item_table
 from coldstart.data.schema import ITEMS, ORACLE, SEQUENCES, TEST
-from coldstart.encoders.item_embeddings import proxy_table, read_proxies, single_modality_dir, write_proxies
-from coldstart.evaluation.metrics import auc
+from coldstart.encoders.item_embeddings import single_modality_dir
 from coldstart.evaluation.scored_rows import ScoredRows
+from coldstart.methods.available import find_method
+from coldstart.metrics.clicks import auc
 from coldstart.rankers import DinDcn, load_ranker, save_ranker
 from coldstart.training.ctr_trainer import score_targets
 from tests.cli.conftest import Command, coldstart
 from workloads import evaluate
-from workloads.evaluate import KINDS, open_artifacts
+from workloads.evaluate import open_artifacts
 
 __all__ = ["coldstart"]
+
+KINDS = ("dataset", "ranker", "encoder", "item_table", "scorer")
 
 
 def _make(run: Path, kind: str, sources: tuple[str, ...], metadata: dict[str, int] | None = None) -> None:
@@ -33,34 +39,35 @@ def _make(run: Path, kind: str, sources: tuple[str, ...], metadata: dict[str, in
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run directory with matching lineage and no content."""
+def empty(tmp_path: Path) -> Recipe:
+    """A run with matching lineage and no content."""
+    recipe = Recipe.model_validate({"name": "empty", "paths": {"runs": tmp_path}})
     for place, kind in enumerate(KINDS):
-        _make(tmp_path, kind, KINDS[:place])
-    return tmp_path
+        _make(recipe.run_dir, kind, KINDS[:place])
+    return recipe
 
 
-def test_artifacts_with_matching_lineage_are_opened(run: Path) -> None:
-    assert tuple(open_artifacts(run)) == KINDS
+def test_artifacts_with_matching_lineage_are_opened(empty: Recipe) -> None:
+    assert tuple(open_artifacts(empty)) == KINDS
 
 
-def test_proxies_of_another_encoder_than_the_adaptors_are_refused(run: Path) -> None:
-    _make(run, "encoder", ("dataset", "ranker"), {"trained": 2})
-    _make(run, "proxies", ("dataset", "ranker", "encoder"))
-    with pytest.raises(UserError, match=r"the adaptor in .* was made from encoder .*; run align_fine again"):
-        open_artifacts(run)
+def test_an_item_table_of_another_encoder_than_the_scorers_is_refused(empty: Recipe) -> None:
+    _make(empty.run_dir, "encoder", ("dataset", "ranker"), {"trained": 2})
+    _make(empty.run_dir, "item_table", ("dataset", "ranker", "encoder"))
+    with pytest.raises(UserError, match=r"the scorer in .* was made from encoder .*; run align_fine again"):
+        open_artifacts(empty)
 
 
-def test_the_first_stage_with_wrong_lineage_is_named(run: Path) -> None:
-    _make(run, "dataset", (), {"seed": 2})
+def test_the_first_stage_with_wrong_lineage_is_named(empty: Recipe) -> None:
+    _make(empty.run_dir, "dataset", (), {"seed": 2})
     with pytest.raises(UserError, match=r"the ranker in .* was made from dataset .*; run train_ranker again"):
-        open_artifacts(run)
+        open_artifacts(empty)
 
 
-def test_a_missing_stage_is_named(run: Path) -> None:
-    (run / "adaptor" / "manifest.json").unlink()
-    with pytest.raises(UserError, match="no adaptor at"):
-        open_artifacts(run)
+def test_a_missing_stage_is_named(empty: Recipe) -> None:
+    (empty.run_dir / "scorer" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="no scorer at"):
+        open_artifacts(empty)
 
 
 ITEMS_IN_ALL, COLD, USERS, EVENTS, WIDTH = 60, 20, 80, 60, 8
@@ -111,16 +118,19 @@ def _models(run: Path, recipe: Recipe, traits: np.ndarray) -> None:
         (draft / "encoder.json").write_text("{}")
     sources = ("dataset", "ranker", "encoder")
     rng = np.random.default_rng(1)
-    coarse = rng.normal(size=(ITEMS_IN_ALL, WIDTH))
+    coarse = rng.normal(size=(ITEMS_IN_ALL + 1, WIDTH)).astype(np.float32)
     coarse /= np.linalg.norm(coarse, axis=1, keepdims=True)
-    states = np.stack([traits[1:], -traits[1:]], axis=1)
-    with write_artifact(run / "proxies", "proxies", _lineage(run, *sources), {"groups": 2}) as draft:
-        write_proxies(draft, proxy_table(np.arange(1, ITEMS_IN_ALL + 1), coarse, states))
-        last = slice(ITEMS_IN_ALL - COLD, None)
-        index = np.arange(1, ITEMS_IN_ALL + 1)[last]
-        write_proxies(single_modality_dir(draft, "image"), proxy_table(index, coarse[last], states[last]))
-        write_proxies(single_modality_dir(draft, "text"), proxy_table(index, 0 * coarse[last], 0 * states[last]))
-    with write_artifact(run / "adaptor", "adaptor", _lineage(run, *sources, "proxies"), {}) as draft:
+    states = np.stack([traits, -traits], axis=1).astype(np.float32)
+    columns = {"coarse": coarse, "states": states}
+    for values in columns.values():
+        values[0] = 0
+    with write_artifact(run / "item_table", "item_table", _lineage(run, *sources), {}) as draft:
+        write_item_table(draft, columns)
+        cold = np.arange(ITEMS_IN_ALL - COLD + 1, ITEMS_IN_ALL + 1)
+        for modality, factor in (("image", 1), ("text", 0)):
+            single = {name: factor * values[cold] for name, values in columns.items()}
+            write_item_table(single_modality_dir(draft, modality), {"item_idx": cold, **single})
+    with write_artifact(run / "scorer", "scorer", _lineage(run, *sources, "item_table"), {}) as draft:
         save_adaptor(Adaptor(WIDTH, 2, traits.shape[1], mlp_units=8, dropout=0.0), draft)
 
 
@@ -168,16 +178,17 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
 def test_other_variants_are_calibrated_like_fine_proxies(evaluated: Artifact, recipe: Recipe) -> None:
     """No item of the valid rows is cold here, so all rows count as if they were cold."""
     dataset, run = Dataset.open(recipe.run_dir / "dataset"), recipe.run_dir
-    sequences, ranker, adaptor = dataset.sequences, load_ranker(run / "ranker"), load_adaptor(run / "adaptor")
-    coarse, states = map(torch.from_numpy, read_proxies(run / "proxies", dataset.num_items, groups=2))
-    tables = evaluate._tables(recipe, dataset, ranker, adaptor, coarse, states, torch.ones(len(coarse)))
+    sequences, ranker = dataset.sequences, load_ranker(run / "ranker")
+    parts = {kind: run / kind for kind in KINDS}
+    variants = {one.name: one for one in find_method("idproxy").variants(recipe, dataset, parts)}
     valid = UserWindows(sequences, history=ranker.max_history, splits=[1])
     for name in ("content_map", "coarse"):
-        logits = score_targets(lambda batch, step, table=tables[name]: ranker(batch, table[batch.target_idx]), valid)
+        scorer = variants[name].load(parts)
+        logits = score_targets(partial(scorer, items=variants[name].items), valid)
         assert (1 / (1 + np.exp(-logits))).mean() == pytest.approx(
             sequences.label[valid.event_indices].mean(), abs=2e-3
         )
-    assert torch.equal(tables["coarse"][0], tables["oov"][0])
+    assert torch.equal(variants["coarse"].items.columns["slot"][0], ranker.id_rows()[0])
 
 
 @pytest.mark.ray
@@ -294,22 +305,28 @@ def test_an_oracle_is_scored_by_itself(evaluated: Artifact, recipe: Recipe) -> N
 
 
 @pytest.mark.ray
-def test_a_joint_ranker_is_scored_by_itself(evaluated: Artifact, recipe: Recipe) -> None:
+def test_a_joint_ranker_is_scored_by_itself(evaluated: Artifact, recipe: Recipe, tmp_path: Path) -> None:
     """The joint ranker is untrained, so it scores items with an ID row like the ranker."""
-    run = recipe.run_dir
-    fine = recipe.fine.model_copy(update={"mode": "joint"})
-    with pytest.raises(UserError, match="no joint at"):
-        evaluate.run(recipe.model_copy(update={"fine": fine}))
+    method = recipe.method.model_copy(update={"mode": "joint"})
+    joint_recipe = recipe.model_copy(update={"method": method, "paths": Paths(runs=tmp_path)})
+    run = joint_recipe.run_dir
+    shutil.copytree(recipe.run_dir, run)
+    with pytest.raises(UserError, match="no adaptor at"):
+        evaluate.run(joint_recipe)
+    sources = ("dataset", "ranker", "encoder", "item_table")
+    with write_artifact(run / "adaptor", "adaptor", _lineage(run, *sources), {}) as draft:
+        save_adaptor(Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0), draft)
     vectors = ProxyVectors(Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0))
     events = torch.from_numpy(Dataset.open(run / "dataset").train_counts)
     joint = JointRanker(load_ranker(run / "ranker"), vectors, events, structure_reuse=True)
-    with write_artifact(run / "joint", "joint", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as draft:
+    with write_artifact(run / "scorer", "scorer", _lineage(run, *sources), {}) as draft:
         save_joint(joint, draft, [f"i{n}" for n in range(ITEMS_IN_ALL)])
-    found = evaluate.run(recipe.model_copy(update={"fine": fine}))
-    assert set(found.lineage) == {*KINDS, "joint"}
+    found = evaluate.run(joint_recipe)
+    assert set(found.lineage) == {*KINDS, "adaptor"}
     metrics = found.metadata["metrics"]
     assert metrics["joint"]["mid"]["gauc"] == pytest.approx(metrics["id"]["mid"]["gauc"], abs=0.02)
     assert metrics["joint"]["cold"]["gauc"] != metrics["oov"]["cold"]["gauc"]
+    assert metrics["release"] == metrics["joint"]
     assert "joint_oov" not in metrics
     assert "joint" in found.metadata["warm_up"]["gauc_item"]
 
@@ -319,7 +336,8 @@ def test_nan_weights_name_the_variant(evaluated: Artifact, recipe: Recipe) -> No
     run = recipe.run_dir
     adaptor = Adaptor(WIDTH, 2, 4, mlp_units=8, dropout=0.0)
     torch.nn.init.constant_(adaptor.offset, float("nan"))
-    with write_artifact(run / "adaptor", "adaptor", _lineage(run, "dataset", "ranker", "encoder", "proxies"), {}) as to:
-        save_adaptor(adaptor, to)
+    sources = ("dataset", "ranker", "encoder", "item_table")
+    with write_artifact(run / "scorer", "scorer", _lineage(run, *sources), {}) as draft:
+        save_adaptor(adaptor, draft)
     with pytest.raises(UserError, match="variant 'fine'"):
         evaluate.run(recipe)

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from coldstart.config import Recipe, UserError, read_artifact
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from coldstart.data.dataset import Dataset
+from coldstart.methods.idproxy import align_fine
+from coldstart.methods.idproxy.align_coarse import alignment_job
 from coldstart.rankers import load_id_embeddings, load_ranker
 from tests.rankers.own_ranker import Dot
-from workloads import align_fine, evaluate, import_ranker, pipeline, prepare
-from workloads.align_coarse import alignment_job
+from workloads import evaluate, import_ranker, pipeline, prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 KIND = "tests.rankers.own_ranker:Dot"
@@ -64,11 +65,13 @@ def test_an_id_table_is_enough_for_coarse_alignment_but_not_for_scoring(
         "align_coarse",
         "embed_items",
     ]
-    small = recipe(runs, coarse={"min_events": 1, "batch": 8})
+    small = recipe(runs, method={"coarse": {"min_events": 1, "batch": 8}})
     job = alignment_job(small, dataset, embeddings, mllm="", key="k")
     assert max(job.train.max(), job.heldout.max()) <= 50
-    few = recipe(runs, coarse={"min_events": 100_000, "batch": 8})
-    with pytest.raises(UserError, match=r"no item with an ID row.*50 of 60 items have a row.*lower coarse\.min_events"):
+    few = recipe(runs, method={"coarse": {"min_events": 100_000, "batch": 8}})
+    with pytest.raises(
+        UserError, match=r"no item with an ID row.*50 of 60 items have.*lower method\.coarse\.min_events"
+    ):
         alignment_job(few, dataset, embeddings, mllm="", key="k")
 
 

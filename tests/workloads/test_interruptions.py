@@ -39,7 +39,15 @@ def recipe(runs: Path, name: str, **cluster: object) -> Recipe:
             "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
             "ranker": {"embedding_dim": 8},
             "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
-            "coarse": {"min_events": 5, "batch": 16, "epochs": 60, "checkpoint_every": 4, "learning_rate": 1e-4},
+            "method": {
+                "coarse": {
+                    "min_events": 5,
+                    "batch": 16,
+                    "epochs": 60,
+                    "checkpoint_every": 4,
+                    "learning_rate": 1e-4,
+                }
+            },
         }
     )
 

@@ -19,8 +19,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "cluster": {"workers": 1, "embed_actors": 1},
         "ranker": {"embedding_dim": 8, "max_history": 20, "mlp_units": [8], "epochs": 1},
         "encoder": {"image_size": 32},
-        "coarse": {"epochs": 1, "min_events": 5, "batch": 16},
-        "fine": {"epochs": 1, "mlp_units": 16},
+        "method": {"coarse": {"epochs": 1, "min_events": 5, "batch": 16}, "fine": {"epochs": 1, "mlp_units": 16}},
         "evaluation": {"num_resamples": 50},
     }
     return Recipe.model_validate(values)
@@ -37,7 +36,7 @@ def _written_at(run: Path, kind: str) -> float:
 
 def test_seeds_share_the_dataset_but_no_trained_artifact(aggregated: Artifact, recipe: Recipe) -> None:
     other = recipe.run_dir / "seeds" / str(recipe.seed + 1)
-    for kind, same in (("dataset", True), ("ranker", False), ("encoder", False), ("adaptor", False)):
+    for kind, same in (("dataset", True), ("ranker", False), ("encoder", False), ("scorer", False)):
         first, second = (read_artifact(run / kind, kind).fingerprint for run in (recipe.run_dir, other))
         assert (first == second) == same, kind
     assert aggregated.metadata["seeds"] == [recipe.seed, recipe.seed + 1]
@@ -52,9 +51,9 @@ def test_seeds_share_the_dataset_but_no_trained_artifact(aggregated: Artifact, r
 
 def test_a_second_run_trains_nothing(aggregated: Artifact, recipe: Recipe) -> None:
     runs = (recipe.run_dir, recipe.run_dir / "seeds" / str(recipe.seed + 1))
-    before = [_written_at(run, kind) for run in runs for kind in ("ranker", "encoder", "adaptor", "evaluation")]
+    before = [_written_at(run, kind) for run in runs for kind in ("ranker", "encoder", "scorer", "evaluation")]
     again = multi_seed.run(recipe, count=2)
-    after = [_written_at(run, kind) for run in runs for kind in ("ranker", "encoder", "adaptor", "evaluation")]
+    after = [_written_at(run, kind) for run in runs for kind in ("ranker", "encoder", "scorer", "evaluation")]
     assert after == before
     assert again.metadata == aggregated.metadata
 

@@ -1,26 +1,29 @@
 """The refresh job on real files, models and Ray, and once under kill -9."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from coldstart.alignment import load_adaptor, save_adaptor
-from coldstart.config import UserError, dump_recipe, read_artifact, write_artifact
+from coldstart.config import UserError, dump_recipe, read_artifact
 from coldstart.config.recipe import Cluster, Columns, Data, Files, Refresh
 from coldstart.data.content import Content
-from coldstart.encoders import Encoder
+from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.registry import Release
-from coldstart.serving.proxy_store import ProxyStore
-from coldstart.serving.publication_log import Proxy, PublishedItem, item_digest
-from tests.serving.tiny import IDS, ITEMS, content, tiny_recipe, write_run
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.publication_log import ItemRow, PublishedItem, item_digest
+from coldstart.serving.row_layout import Row
+from coldstart.serving.store_bootstrap import open_store
+from tests.serving.local import LocalModels
+from tests.serving.tiny import IDS, ITEMS, content, proxy_rows, read_run, tiny_recipe, write_run, write_scorer
 from workloads.refresh import reencode_published, refresh
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -39,7 +42,7 @@ def recipe(run, tmp_path):
     """The same models with a catalog and a store for one test."""
     runs = tmp_path / "runs"
     (runs / "fresh").mkdir(parents=True)
-    for kind in ("ranker", "encoder", "adaptor", "proxies"):
+    for kind in ("ranker", "encoder", SCORER, ITEM_TABLE):
         (runs / "fresh" / kind).symlink_to(run.run_dir / kind)
     recipe = run.model_copy(
         update={
@@ -65,20 +68,25 @@ def write_items(recipe, contents: dict[str, Content], **more: list[object]) -> N
     pq.write_table(pa.table(columns | more), recipe.data.files.root / "items.parquet", row_group_size=5)
 
 
-def release_of(recipe, name="adaptor") -> Release:
-    kinds = {"ranker": "ranker", "encoder": "encoder", "proxies": "proxies", "adaptor": name}
-    parts = {kind: read_artifact(recipe.run_dir / place, kind) for kind, place in kinds.items()}
-    return Release("fresh", None, {"adaptor": 1}, "d" * 64, **parts)
+def release_of(recipe, name=SCORER) -> Release:
+    first = read_run(recipe)
+    return replace(first, parts={**first.parts, SCORER: read_artifact(recipe.run_dir / name, SCORER)})
 
 
-def store_of(recipe, release) -> ProxyStore:
-    return ProxyStore(recipe.run_dir / "store", release.adaptor.fingerprint, recipe.serving.store)
+def store_of(recipe, release) -> ItemStore:
+    return open_store(release, recipe.run_dir / "store", recipe.serving.store)
 
 
-def fine(release, item_content: Content) -> np.ndarray:
-    encoder, adaptor = Encoder.load(release.encoder.path, "cpu"), load_adaptor(release.adaptor.path)
-    with torch.inference_mode():
-        return adaptor(*encoder(encoder.inputs(encoder.prepare([item_content]), "cpu")))[0].numpy()
+def row_of(release, item_content: Content) -> Row:
+    return asyncio.run(LocalModels(release).row(item_content))
+
+
+def check_row(store, name, release, item_content, index=0) -> None:
+    """Compares all columns of a stored row with those of the release's own models."""
+    found, expected = store.row(name, index), row_of(release, item_content)
+    assert found.dtype == expected.dtype
+    for column in expected.dtype.names:
+        np.testing.assert_allclose(found[column], expected[column], atol=1e-5)
 
 
 def known(**changed: Content) -> dict[str, Content]:
@@ -96,8 +104,8 @@ def test_new_and_changed_items_are_published_once(recipe):
     assert (second.backfilled, len(second.delays_s)) == (0, 4)
     assert 0 < second.as_dict()["freshness_s"]["p50"] <= second.as_dict()["freshness_s"]["p99"]
     store = store_of(recipe, release)
-    np.testing.assert_allclose(store.proxy("new-1"), fine(release, content(3)), atol=1e-5)
-    np.testing.assert_allclose(store.proxy(IDS[-1], ITEMS), fine(release, Content("another title")), atol=1e-5)
+    check_row(store, "new-1", release, content(3))
+    check_row(store, IDS[-1], release, Content("another title"), ITEMS)
     item = store.publication_log.find("new-1")
     assert (item.origin, item.content) == ("catalog", content(3))
     store.close()
@@ -113,11 +121,9 @@ def test_an_older_row_does_not_replace_an_item_published_over_the_api(recipe):
     store = store_of(recipe, release)
     by_hand = Content("by hand")
     now = time.time()
-    vector = np.ones(8, np.float32)
+    row = ItemRow(proxy_rows(np.ones((1, 8)))[0])
     item = PublishedItem("new", by_hand, None, now, "api", item_digest(by_hand, None))
-    store.publication_log.publish(
-        [(item, Proxy(vector)), (PublishedItem("gone", by_hand, None, now, "api", ""), Proxy(vector))]
-    )
+    store.publication_log.publish([(item, row), (PublishedItem("gone", by_hand, None, now, "api", ""), row)])
     store.publication_log.withdraw("gone")
     columns = recipe.data.files.columns.model_copy(update={"created_at": "at"})
     files = recipe.data.files.model_copy(update={"columns": columns})
@@ -128,7 +134,7 @@ def test_an_older_row_does_not_replace_an_item_published_over_the_api(recipe):
     write_items(dated, rows, at=[int(now) + 50] * len(rows))
     assert refresh(dated, release).published == 1
     store.catch_up()
-    np.testing.assert_allclose(store.proxy("new"), fine(release, content(5)), atol=1e-5)
+    check_row(store, "new", release, content(5))
     assert store.is_withdrawn("gone")
     store.close()
 
@@ -145,23 +151,18 @@ def test_rows_older_than_the_watermark_are_skipped(recipe):
         refresh(recipe.model_copy(update={"refresh": Refresh(updated_at="when")}), release)
 
 
-def test_published_items_are_encoded_again_for_another_release(recipe):
+@pytest.mark.parametrize("mode", ["frozen", "joint"])
+def test_published_items_are_encoded_again_for_another_release(recipe, mode):
     release = release_of(recipe)
     write_items(recipe, known(new=content(7)))
     refresh(recipe, release)
-    first = read_artifact(recipe.run_dir / "adaptor", "adaptor")
-    adaptor = load_adaptor(first.path)
-    with torch.no_grad():
-        for weight in adaptor.parameters():
-            weight.mul_(-1)
-    with write_artifact(recipe.run_dir / "other", "adaptor", first.lineage, first.metadata) as draft:
-        save_adaptor(adaptor, draft)
+    write_scorer(recipe.run_dir, mode, "other")
     other = release_of(recipe, "other")
     assert reencode_published(recipe, other) == 1
     assert reencode_published(recipe, other) == 0
     for one in (release, other):
         store = store_of(recipe, one)
-        np.testing.assert_allclose(store.proxy("new"), fine(one, content(7)), atol=1e-5)
+        check_row(store, "new", one, content(7))
         store.close()
     # The catalog contains nothing that is missing in the new space.
     assert refresh(recipe, other).changed == 0

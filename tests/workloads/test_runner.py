@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from coldstart.config import Recipe, UserError
-from workloads.runner import ray_cluster
+from workloads.runner import ray_cluster, trained_by
 
 
 @pytest.fixture(params=["silent", "http", "closes"])
@@ -77,3 +77,13 @@ def test_a_local_ray_counts_the_cpus_that_are_allowed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_the_stage_that_trains_a_model_follows_from_the_method_and_its_mode() -> None:
+    assert trained_by(Recipe(name="mine")) == {
+        "ranker": "train_ranker",
+        "encoder": "align_coarse",
+        "scorer": "align_fine",
+    }
+    joint = Recipe.model_validate({"name": "mine", "method": {"mode": "joint"}})
+    assert trained_by(joint)["scorer"] == "align_joint"

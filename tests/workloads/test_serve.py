@@ -5,19 +5,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
-import torch
 
-from coldstart.alignment import load_adaptor, save_adaptor
-from coldstart.config import MetricsLog, UserError, dump_recipe, read_artifact, write_artifact
+from coldstart.config import UserError, dump_recipe
 from coldstart.config.recipe import Registry as Settings
 from coldstart.registry import Registry, promote, rollback
 from tests.registry.servers import Server, free_port
-from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run
+from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run, write_scorer
 from workloads import serve
 
 UNGATED = Settings(gates=())
@@ -39,34 +39,49 @@ def registry(recipe):
     return registry
 
 
-def register_another_adaptor(recipe, registry) -> int:
-    first = read_artifact(recipe.run_dir / "adaptor", "adaptor")
-    adaptor = load_adaptor(first.path)
-    with torch.no_grad():
-        for weight in adaptor.parameters():
-            weight.mul_(-1)
-    with write_artifact(first.path, "adaptor", first.lineage, first.metadata) as draft:
-        save_adaptor(adaptor, draft)
-    upstream = {"ranker": 1, "encoder": 1}
-    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "adaptor.jsonl")
-    return registry.register("adaptor", first.path, recipe=recipe, upstream=upstream, metrics_log=metrics_log).version
+@contextmanager
+def load(url: str, clients: int, seen: dict[str, list[float]]) -> Iterator[list[str]]:
+    """Sends requests from several clients inside the block, and yields what went wrong.
+
+    Each answer must be complete and, per release, the same.
+    """
+    stop, failures = threading.Event(), []
+
+    def send() -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post("/v1/rank", json=BODY).raise_for_status().json()
+                except httpx.HTTPError as error:
+                    failures.append(repr(error))
+                    continue
+                if answer["scores"] != pytest.approx(seen.setdefault(answer["release"], answer["scores"]), abs=1e-6):
+                    failures.append(f"another score of {answer['release']}")
+
+    threads = [threading.Thread(target=send) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
-def seconds_until(url: str, release: str, seen: dict[str, list[float]]) -> float:
-    """Sends requests until a release answers; each answer must be complete and, per release, the same."""
+def seconds_until(release: str, seen: dict[str, list[float]]) -> float:
+    """Waits until a release answers for the first time since the call."""
     began = time.monotonic()
-    with httpx.Client(base_url=url, timeout=30) as client:
-        while True:
-            answer = client.post("/v1/rank", json=BODY).raise_for_status().json()
-            assert answer["scores"] == pytest.approx(seen.setdefault(answer["release"], answer["scores"]), abs=1e-6)
-            if answer["release"] == release:
-                return time.monotonic() - began
-            assert time.monotonic() - began < 120
+    seen.pop(release, None)
+    while release not in seen:
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+    return time.monotonic() - began
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_promotion_and_rollback_reach_traffic_without_a_failed_request(recipe, registry, tmp_path):
+def test_a_swap_to_a_joint_release_and_back_loses_no_request(recipe, registry, tmp_path):
     """The program that `coldstart serve` runs, with its own Ray; it ends on SIGTERM."""
     file = tmp_path / "followed.yaml"
     file.write_text(dump_recipe(recipe))
@@ -77,12 +92,20 @@ def test_promotion_and_rollback_reach_traffic_without_a_failed_request(recipe, r
     program = Server(command, f"{url}/readyz", log, {"RAY_ADDRESS": ""})
     program.start()
     try:
-        seconds_until(url, "followed-adaptor/1", seen)
-        promote(registry, register_another_adaptor(recipe, registry), UNGATED)
-        forward = seconds_until(url, "followed-adaptor/2", seen)
-        assert seen["followed-adaptor/1"] != pytest.approx(seen["followed-adaptor/2"], abs=1e-4)
-        rollback(registry, reason="try")
-        back = seconds_until(url, "followed-adaptor/1", seen)
+        with load(url, 4, seen) as failures:
+            seconds_until("followed-scorer/1", seen)
+            write_scorer(recipe.run_dir, "joint")
+            register_run(recipe, registry)
+            promote(registry, 2, UNGATED)
+            forward = seconds_until("followed-scorer/2", seen)
+            frozen, joint = (seen[f"followed-scorer/{version}"] for version in (1, 2))
+            assert frozen != pytest.approx(joint, abs=1e-4)
+            rollback(registry, reason="try")
+            time.sleep(2 * recipe.serving.poll_interval_s)
+            back = seconds_until("followed-scorer/1", seen)
+            assert seen["followed-scorer/1"] == pytest.approx(frozen, abs=1e-6)
+            time.sleep(1)
+        assert failures == []
     finally:
         program.process.send_signal(signal.SIGTERM)
         program.process.wait(60)
@@ -161,7 +184,7 @@ def test_json_output_is_one_line_and_no_progress(monkeypatch, tmp_path, capsys):
 
 
 def test_deployment_messages_are_printed_as_steps(capsys):
-    with serve._deployment_steps(serve.Steps("serve")):
+    with serve.shown_messages(serve.DEPLOYMENT, serve.Steps("serve")):
         logging.getLogger("coldstart.serving.application").info("starting the gateway of release %s", "r/1")
     logging.getLogger("coldstart.serving.application").info("not printed")
     err = capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_the_pipeline_trains_an_oracle_only_with_an_item_holdout_and_its_own_ran
     assert "train_oracle" not in _names(_recipe(tmp_path, "temporal"))
     holdout = _recipe(tmp_path, "item_holdout")
     assert _names(holdout)[-2:] == ["train_oracle", "evaluate"]
-    assert "oracle" in stages(holdout)[-1].upstream
+    assert "oracle" in stages(holdout)[-1].inputs
     imported = _recipe(tmp_path, "item_holdout", ranker={"pretrained": {"weights": tmp_path / "weights.safetensors"}})
     assert "train_oracle" not in _names(imported)
 

@@ -7,10 +7,11 @@ import pytest
 
 from coldstart.alignment import load_adaptor
 from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.item_table import write_item_table
 from coldstart.data.schema import ITEMS, SEQUENCES
-from coldstart.encoders.item_embeddings import proxy_table, write_proxies
+from coldstart.methods.idproxy import align_fine
 from coldstart.rankers import load_ranker, read_item_index, weights_sha256
-from workloads import align_fine, train_ranker
+from workloads import train_ranker
 
 NUM_ITEMS, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 40, 30, 8, 2, 6
 
@@ -42,16 +43,17 @@ def _dataset(path: Path, *, train: bool = True) -> None:
             pq.write_table(pa.table(values, schema=kept), draft / name / "part-00000.parquet")
 
 
-def _proxies(run: Path) -> None:
-    """Writes an encoder and random proxies for the dataset and ranker in `run`."""
+def _item_table(run: Path) -> None:
+    """Writes an encoder and a random item table for the dataset and ranker in `run`."""
     lineage = {kind: read_artifact(run / kind, kind).fingerprint for kind in ("dataset", "ranker")}
     with write_artifact(run / "encoder", "encoder", lineage, {}) as draft:
         (draft / "encoder.json").write_text("{}")
     lineage["encoder"] = read_artifact(run / "encoder", "encoder").fingerprint
     rng = np.random.default_rng(1)
-    coarse, states = rng.normal(size=(NUM_ITEMS, WIDTH)), rng.normal(size=(NUM_ITEMS, GROUPS, STATE))
-    with write_artifact(run / "proxies", "proxies", lineage, {"groups": GROUPS}) as draft:
-        write_proxies(draft, proxy_table(np.arange(1, NUM_ITEMS + 1), coarse, states))
+    shapes = {"coarse": (WIDTH,), "states": (GROUPS, STATE)}
+    columns = {name: rng.normal(size=(NUM_ITEMS + 1, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    with write_artifact(run / "item_table", "item_table", lineage, {}) as draft:
+        write_item_table(draft, columns)
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def recipe(tmp_path: Path) -> Recipe:
     settings = {"embedding_dim": WIDTH, "mlp_units": [8], "epochs": 2, "windows_per_step": 8, "max_history": 10}
     fine = {"mlp_units": 8, "epochs": 2, "windows_per_step": 8}
     coarse = {"min_events": 10, "batch": 8}
-    sections = {"ranker": settings, "fine": fine, "coarse": coarse}
+    sections = {"ranker": settings, "method": {"fine": fine, "coarse": coarse}}
     return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
 
 
@@ -69,15 +71,15 @@ def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:
         train_ranker.run(recipe)
 
 
-def test_proxies_of_another_ranker_are_refused(recipe: Recipe) -> None:
+def test_an_item_table_of_another_ranker_is_refused(recipe: Recipe) -> None:
     _dataset(recipe.run_dir / "dataset")
     for metadata in ({}, {"trained": "again"}):
         with write_artifact(recipe.run_dir / "ranker", "ranker", {}, metadata) as draft:
             (draft / "ranker.json").write_text('{"class": "din_dcn"}')
             (draft / "weights.safetensors").touch()
         if not metadata:
-            _proxies(recipe.run_dir)
-    with pytest.raises(UserError, match="are from another ranker; run the embed_items stage again"):
+            _item_table(recipe.run_dir)
+    with pytest.raises(UserError, match="is from another ranker; run the embed_items stage again"):
         align_fine.run(recipe)
 
 
@@ -92,9 +94,9 @@ def test_both_click_stages_write_artifacts_with_lineage(recipe: Recipe, local_ra
     assert read_item_index(trained.path)["i7"] == 7
     assert MetricsLog(run / "metrics" / "train_ranker.jsonl").read()[-1]["valid_gauc"] > 0
 
-    _proxies(run)
+    _item_table(run)
     aligned = align_fine.run(recipe)
-    assert set(aligned.lineage) == {"dataset", "ranker", "encoder", "proxies"}
+    assert set(aligned.lineage) == {"dataset", "ranker", "encoder", "item_table"}
     assert (
         aligned.metadata["ranker_weights_sha256"]
         == weights_sha256(load_ranker(run / "ranker"))

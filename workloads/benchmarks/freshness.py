@@ -1,7 +1,7 @@
-"""Measures the time from the publication of an item until its proxy ranks it, and the cost of a proxy lookup.
+"""Measures the time from the publication of an item until its row ranks it, and the cost of a row lookup.
 
 `python -m workloads.benchmarks.freshness` deploys the tiny MLLM with random weights, publishes items with images over
-HTTP, ranks each until its proxy is used, and prints quantiles.
+HTTP, ranks each until its row is used, and prints quantiles.
 """
 
 import argparse
@@ -17,13 +17,15 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from coldstart.serving.proxy_store import ProxyStore
+from coldstart.config.recipe import Store
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.store_bootstrap import open_store
 from workloads.benchmarks.serving import fixtures
 from workloads.benchmarks.serving.__main__ import application
 
 
 def publish_and_rank(url: str, number: int, image: bytes) -> tuple[float, float]:
-    """Milliseconds until the publication is acknowledged, and until a gateway ranks with the proxy."""
+    """Milliseconds until the publication is acknowledged, and until a gateway ranks with the row."""
     name = f"fresh-{time.time_ns()}-{number}"
     began = time.perf_counter()
     with httpx.Client(base_url=url, timeout=60) as client:
@@ -36,16 +38,15 @@ def publish_and_rank(url: str, number: int, image: bytes) -> tuple[float, float]
                 return 1000 * (acknowledged - began), 1000 * (time.perf_counter() - began)
 
 
-def lookups(store: ProxyStore, candidates: int) -> float:
+def lookups(store: ItemStore, candidates: int) -> float:
     """Microseconds per candidate of a lookup in an unchanged store, including the check for changes."""
-    names = [(fixtures.IDS[-1 - at], fixtures.ITEMS - at) for at in range(candidates)]
+    names = [fixtures.IDS[-1 - at] for at in range(candidates)]
+    index = fixtures.ITEMS - np.arange(candidates)
     times = []
     for _ in range(500):
         began = time.perf_counter()
         store.catch_up()
-        for name, index in names:
-            store.is_withdrawn(name)
-            store.proxy(name, index)
+        store.find_rows(names, index)
         times.append(time.perf_counter() - began)
     return float(np.median(times)) * 1e6 / candidates
 
@@ -72,7 +73,7 @@ def main() -> None:
                 for event, column in zip(("acknowledged", "rankable"), times.T, strict=True):
                     quantiles = np.percentile(column, [50, 90, 99]).round(1).tolist()
                     results[f"{event} ms, {clients} clients"] = dict(zip(("p50", "p90", "p99"), quantiles, strict=True))
-        store = ProxyStore(run.parent / "store-coldstart", fixtures.release(run).adaptor.fingerprint)
+        store = open_store(fixtures.release(run), run.parent / "store-coldstart", Store())
         results["us per candidate"] = {str(count): round(lookups(store, count), 2) for count in (32, 200)}
         store.close()
     print(json.dumps(results, indent=2))

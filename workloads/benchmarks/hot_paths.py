@@ -26,6 +26,7 @@ from coldstart.data.batches import rank_request
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import Encoder
+from coldstart.methods.base import SCORER
 from coldstart.rankers import load_ranker
 from workloads.progress import CONSOLE
 from workloads.recipes import find_recipe
@@ -44,7 +45,7 @@ def coarse_step(recipe: Recipe) -> tuple[float, float]:
     encoder = Encoder.load(recipe.run_dir / "encoder", "cpu").train()
     rows = load_ranker(recipe.run_dir / "ranker").id_rows()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-5)
-    size = recipe.coarse.batch // recipe.cluster.workers
+    size = recipe.method.coarse.batch // recipe.cluster.workers
     order = np.random.default_rng(recipe.seed).integers(1, dataset.num_items + 1, size * (_STEPS + 1))
     stream = stream_items(dataset.artifact.path, order, encoder.prepare, size)
 
@@ -53,7 +54,7 @@ def coarse_step(recipe: Recipe) -> tuple[float, float]:
         item_idx = torch.tensor(arrays.pop("item_idx"))
         coarse, _ = encoder(encoder.inputs(arrays, "cpu"))
         targets = Targets(rows[item_idx], item_idx)
-        loss = info_nce(coarse, targets, targets, temperature=recipe.coarse.temperature).mean()
+        loss = info_nce(coarse, targets, targets, temperature=recipe.method.coarse.temperature).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -111,7 +112,7 @@ def main() -> None:
     arguments = recipe_arguments("benchmarks.hot_paths", __doc__).parse_args()
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
-        read_artifact(recipe.run_dir / "adaptor", "adaptor")
+        read_artifact(recipe.run_dir / SCORER, SCORER)
         torch.set_num_threads(1)
         with ray_cluster(recipe, arguments.address):
             streamed, fixed = coarse_step(recipe)

@@ -51,7 +51,7 @@ def requests(users: int, history: int, candidates: int) -> list[dict[str, Any]]:
 def responses(users: int, candidates: int) -> list[RankResponse]:
     """Responses with 32-bit scores, as the models compute them."""
     scores = pa.array([random.Random(3).random() for _ in range(candidates)], pa.float32()).to_pylist()
-    return [RankResponse(scores=scores, slot_sources=["id"] * candidates, release="demo-adaptor/1", ms=3.5)] * users
+    return [RankResponse(scores=scores, slot_sources=["id"] * candidates, release="demo-scorer/1", ms=3.5)] * users
 
 
 def formats(bodies: list[dict[str, Any]], results: list[RankResponse]) -> dict[str, tuple[bytes, bytes, Any, Any]]:

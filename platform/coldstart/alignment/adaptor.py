@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from coldstart.config import UserError
 from coldstart.config.recipe import AdaptorAblation
+from coldstart.data.item_table import ItemTable
 
 WEIGHTS, CONFIG = "weights.safetensors", "adaptor.json"
 ITEMS_PER_PASS = 4096
@@ -111,10 +112,13 @@ def normalize_groups(norms: Iterable[nn.Module], states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fine_proxies(adaptor: Adaptor, coarse: Tensor, states: Tensor) -> Tensor:
-    """Fine proxies `[n, d]` of a whole catalog, in passes of `ITEMS_PER_PASS` items."""
-    passes = zip(*(torch.split(values, ITEMS_PER_PASS) for values in (coarse, states)), strict=True)
-    return torch.cat([adaptor(*inputs) for inputs in passes])
+def fine_proxies(adaptor: Adaptor, items: ItemTable) -> Tensor:
+    """Fine proxies `[V, d]` of a whole catalog, on the adaptor's device, in passes of `ITEMS_PER_PASS` items."""
+    passes = []
+    for rows in torch.split(torch.arange(len(items), device=adaptor.offset.device), ITEMS_PER_PASS):
+        columns = items.gather(rows)
+        passes.append(adaptor(columns["coarse"], columns["states"]))
+    return torch.cat(passes)
 
 
 def save_adaptor(adaptor: Adaptor, path: Path) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from coldstart.alignment.item_vectors import ContentVectors, ItemVectors, make_vectors
 from coldstart.config import UserError
-from coldstart.data.batches import RankBatch
+from coldstart.data.batches import TARGET_FIELDS, RankBatch
 from coldstart.data.features import EncodedFeatures
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers.interface import InteractionRanker, Ranker
 from coldstart.rankers.mlp import mlp
 from coldstart.rankers.storage import load_ranker, save_ranker
@@ -83,18 +84,18 @@ class JointRanker(nn.Module):
         return torch.cat([self.ranker.id_slots(item_idx), vectors.flatten(-2), evidence.unsqueeze(-1)], dim=-1)
 
     @torch.inference_mode()
-    def table(self, coarse: Tensor, states: Tensor, *, id_visible: bool = True) -> Tensor:
+    def table(self, items: ItemTable, *, id_visible: bool = True) -> Tensor:
         """Joint slots `[V, ...]` of all items; without `id_visible`, as if no item had an ID row.
 
         Args:
-            coarse: [V, d] coarse proxies.
-            states: [V, G, D] layer states.
+            items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
             id_visible: Whether items keep their IDs.
         """
-        passes = torch.split(torch.arange(len(coarse)), ITEMS_PER_PASS)
-        return torch.cat(
-            [self.slots(items * id_visible, self.vectors(coarse[items], states[items])) for items in passes]
-        )
+        passes = []
+        for rows in torch.split(torch.arange(len(items)), ITEMS_PER_PASS):
+            columns = items.gather(rows)
+            passes.append(self.slots(rows * id_visible, self.vectors(columns["coarse"], columns["states"])))
+        return torch.cat(passes)
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` of joint slots `[B, T, (K + 1) d + 1]`."""
@@ -123,8 +124,8 @@ def check_supports_joint(ranker: Ranker) -> InteractionRanker:
     if isinstance(ranker, InteractionRanker):
         return ranker
     raise UserError(
-        f"fine.mode joint needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
-        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or set fine.mode: frozen"
+        f"method.mode joint needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
+        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or set method.mode: frozen"
     )
 
 
@@ -157,7 +158,7 @@ def load_joint(path: Path) -> JointRanker:
     if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise UserError(
             f"no joint ranker at {path}: {CONFIG} or {WEIGHTS} is missing; run the align_fine stage with "
-            "fine.mode joint"
+            "method.mode joint"
         )
     ranker = check_supports_joint(load_ranker(path / RANKER))
     try:
@@ -194,5 +195,4 @@ def _copy_into_wider(wider: nn.Sequential, trained: nn.Sequential) -> None:
 
 def _repeated(batch: RankBatch, times: int) -> RankBatch:
     """The batch with its targets repeated: `[B, times T]`."""
-    names = ("target_idx", "target_time", "history_mask", "label", "weight", "event_index", "categorical", "numeric")
-    return replace(batch, **{name: torch.cat([getattr(batch, name)] * times, dim=1) for name in names})
+    return replace(batch, **{name: torch.cat([getattr(batch, name)] * times, dim=1) for name in TARGET_FIELDS})

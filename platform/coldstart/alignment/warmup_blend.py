@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 WARMUP_EVENT_CHOICES = (0, 3, 10, 30, 100)
-"""Candidate values of `fine.warmup_events`; with 0, an item uses its ID row from its first event on."""
+"""Candidate values of `method.fine.warmup_events`; with 0, an item uses its ID row from its first event on."""
 FILE = "warmup_blend.safetensors"
 
 

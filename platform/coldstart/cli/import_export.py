@@ -32,13 +32,15 @@ def import_ranker(
     settings += [] if item_ids is None else [f"ranker.pretrained.item_ids={item_ids}"]
     loaded = load(recipe, [*(overrides or []), *settings], writes=True)
     # These imports take seconds.
-    from coldstart.registry import Registry
+    from coldstart.methods.kinds import first_method_with
+    from coldstart.registry import Registry, register_model
     from workloads import import_ranker as workload
 
     artifact = workload.run(loaded)
-    model = Registry(loaded.tracking_uri, loaded.project).register(
-        "ranker",
-        artifact.path,
+    model = register_model(
+        Registry(loaded.tracking_uri, loaded.project),
+        artifact,
+        method=first_method_with(artifact.kind).name,
         recipe=loaded,
         upstream={},
         metrics_log=MetricsLog(loaded.run_dir / "metrics" / f"{workload.STAGE}.jsonl"),

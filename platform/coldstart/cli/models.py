@@ -13,7 +13,7 @@ from coldstart.cli.project import Project, project_command
 if TYPE_CHECKING:
     from coldstart.registry.promotion_log import LoggedEvent
 
-Kind = Annotated[str, typer.Argument(help="Kind of the model: adaptor (its release moves with it).")]
+Kind = Annotated[str, typer.Argument(help="Kind of the model: scorer (its release moves with it).")]
 Reason = Annotated[str, typer.Option(help="Reason, kept in the promotion log.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")]
 _METRICS = {"cold GAUC": "cold_gauc", "minus OOV": "cold_gauc_item", "all GAUC": "all_gauc"}
@@ -37,9 +37,9 @@ def models(project: Project) -> None:
     OUT.print(table)
 
 
-@project_command(example="coldstart lineage adaptor@champion")
+@project_command(example="coldstart lineage scorer@champion")
 def lineage(
-    project: Project, reference: Annotated[str, typer.Argument(help="A version: adaptor@champion or ranker/3.")]
+    project: Project, reference: Annotated[str, typer.Argument(help="A version: scorer@champion or ranker/3.")]
 ) -> None:
     """Show what a version was made from, down to the fingerprint of the dataset."""
     from coldstart.registry.lineage import lineage as trace
@@ -59,7 +59,7 @@ def lineage(
     OUT.print(tree, soft_wrap=True)
 
 
-@project_command(example="coldstart promote adaptor 1 --to champion")
+@project_command(example="coldstart promote scorer 1 --to champion")
 def promote(
     project: Project,
     kind: Kind,
@@ -96,7 +96,7 @@ def promote(
         raise SystemExit(1)
 
 
-@project_command(example="coldstart rollback adaptor --reason 'complaints since noon'")
+@project_command(example="coldstart rollback scorer --reason 'complaints since noon'")
 def rollback(
     project: Project,
     kind: Kind,

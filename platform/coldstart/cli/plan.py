@@ -52,18 +52,19 @@ def plan(
         sample = [_largest_item(loaded)]
         options: dict[str, Any] = {"width": loaded.ranker.embedding_dim, "content": loaded.content}
         size = estimate_memory(mllm, loaded.encoder, sample=sample, **options)
-        plans = candidate_plans(size, ranks=ranks, share=loaded.coarse.batch // ranks, memory=bytes_per_rank)
+        plans = candidate_plans(size, ranks=ranks, share=loaded.method.coarse.batch // ranks, memory=bytes_per_rank)
         choice = best_plan(plans)
         rate = _rate(loaded, mllm, size, options) if probe else None
     items = _train_items(loaded)
-    hours = None if rate is None or items is None else items * loaded.coarse.epochs / (rate * ranks) / 3600
+    hours = None if rate is None or items is None else items * loaded.method.coarse.epochs / (rate * ranks) / 3600
     report = {
         "parameters": {"trained": size.counts.trained, "frozen": size.counts.frozen},
         "tokens_per_item": size.tokens,
         "ranks": ranks,
         "memory": {"bytes": bytes_per_rank, "source": source},
         "stages": [vars(row) | {"fits": row.micro_batch > 0} for row in plans],
-        "recommended": choice and {"coarse.zero_stage": choice.stage, "coarse.micro_batch": choice.micro_batch},
+        "recommended": choice
+        and {"method.coarse.zero_stage": choice.stage, "method.coarse.micro_batch": choice.micro_batch},
         "items": items,
         "items_per_second_and_rank": rate,
         "hours": hours,
@@ -155,7 +156,7 @@ def _rate(recipe: Recipe, mllm: str, size: Any, options: dict[str, Any]) -> floa
     if recipe.cluster.gpus_per_worker and not gpu:
         return None
     free = torch.cuda.mem_get_info()[0] if gpu else _ram("SC_AVPHYS_PAGES")
-    items = min(MAX_PROBE_ITEMS, recipe.coarse.batch // recipe.cluster.workers)
+    items = min(MAX_PROBE_ITEMS, recipe.method.coarse.batch // recipe.cluster.workers)
     if size.total(0, 1, items) > USABLE * free:
         return None
     device = torch.device("cuda" if gpu else "cpu")
@@ -173,7 +174,8 @@ def _train_items(recipe: Recipe) -> int | None:
     if not (recipe.run_dir / "dataset").is_dir():
         return None
     counts = Dataset.open(recipe.run_dir / "dataset", verify=False).train_counts
-    return round(int((counts >= recipe.coarse.min_events).sum()) * (1 - recipe.coarse.holdout_fraction))
+    coarse = recipe.method.coarse
+    return round(int((counts >= coarse.min_events).sum()) * float(1 - coarse.holdout_fraction))
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -194,7 +196,8 @@ def _show(report: dict[str, Any]) -> None:
             "yes" if row["fits"] else "no",
         )
         table.add_row(
-            *cells, style="bold" if (report["recommended"] or {}).get("coarse.zero_stage") == row["stage"] else ""
+            *cells,
+            style="bold" if (report["recommended"] or {}).get("method.coarse.zero_stage") == row["stage"] else "",
         )
     OUT.print(table)
     OUT.print("[dim]total = states + the larger of activations + exchange (backward pass) and update[/]")

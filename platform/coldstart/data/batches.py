@@ -12,6 +12,18 @@ from torch import Tensor
 from coldstart.data.features import NO_FEATURES, EncodedFeatures, TargetFeatures
 
 Ints = npt.NDArray[np.int64]
+TARGET_FIELDS = (
+    "target_idx",
+    "target_row",
+    "target_time",
+    "history_mask",
+    "label",
+    "weight",
+    "event_index",
+    "categorical",
+    "numeric",
+)
+"""Fields of a `RankBatch` with the axis `T`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +31,18 @@ class RankBatch:
     """`B` user rows, each with a history of `L` events and `T` targets.
 
     In training the targets of a row are events of one user window; in serving they are the candidates of a request.
-    Item indices are catalog indices; 0 is OOV or padding. Times are Unix seconds.
+    Item indices are catalog indices, by which ID embeddings are looked up; 0 is OOV or padding. Item rows are rows of
+    the item table, by which content is looked up; 0 is the unknown item. Offline both are equal, unless an ID is
+    dropped. In serving, an item that was published a second ago has a row, but no index. Times are Unix seconds.
 
     Attributes:
+        user_idx: [B] int64 user indices; -1 if the user is unknown.
         history_idx: [B, L] int64 item indices.
+        history_row: [B, L] int64 item rows.
         history_label: [B, L] float32 clicked (1) or not (0).
         history_time: [B, L] int64.
         target_idx: [B, T] int64 item indices.
+        target_row: [B, T] int64 item rows.
         target_time: [B, T] int64.
         history_mask: [B, T, L] bool, True for the history events that a target may see: strictly earlier in time,
             among the last `ranker.max_history` such events, and not padding.
@@ -38,10 +55,13 @@ class RankBatch:
             no features.
     """
 
+    user_idx: Tensor
     history_idx: Tensor
+    history_row: Tensor
     history_label: Tensor
     history_time: Tensor
     target_idx: Tensor
+    target_row: Tensor
     target_time: Tensor
     history_mask: Tensor
     label: Tensor
@@ -53,6 +73,11 @@ class RankBatch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def with_ids(self, *, target_idx: Tensor, history_idx: Tensor | None = None) -> Self:
+        """The same batch with other item indices; the item rows stay, so content is still that of the items."""
+        history_idx = self.history_idx if history_idx is None else history_idx
+        return replace(self, target_idx=target_idx, history_idx=history_idx)
 
 
 class EventSequences(Protocol):
@@ -196,11 +221,16 @@ class UserWindows:
         # Padding and events of other splits get features too; they have weight 0, so nobody reads these.
         item = self._item[target]
         features = self._features.lookup(self._user[target], item, target)
+        target_idx = torch.from_numpy(np.where(real_target, item, 0))
+        history_idx = torch.from_numpy(np.where(real_past, self._item[past], 0))
         return RankBatch(
-            history_idx=torch.from_numpy(np.where(real_past, self._item[past], 0)),
+            user_idx=torch.from_numpy(self._user[start]),
+            history_idx=history_idx,
+            history_row=history_idx,
             history_label=torch.from_numpy(np.where(real_past, self._label[past], np.float32(0))),
             history_time=torch.from_numpy(np.where(real_past, self._time[past], 0)),
-            target_idx=torch.from_numpy(np.where(real_target, item, 0)),
+            target_idx=target_idx,
+            target_row=target_idx,
             target_time=torch.from_numpy(self._time[target]),
             history_mask=torch.from_numpy(history_mask),
             label=torch.from_numpy(np.where(counts, self._label[target], np.float32(0))),
@@ -271,7 +301,7 @@ def rank_request(
     time = np.asarray(history_time, np.int64).reshape(-1)
     order = np.argsort(time, kind="stable")
     order = order[time[order] < now][-history:]
-    target = np.asarray(candidates_idx, np.int64).reshape(1, -1)
+    target = torch.from_numpy(np.asarray(candidates_idx, np.int64).reshape(1, -1))
     seen = len(order)
     pad = (0, 1 if seen == 0 else 0)
 
@@ -279,12 +309,16 @@ def rank_request(
         return torch.from_numpy(np.pad(np.asarray(values, kind).reshape(-1)[order], pad)[None])
 
     shape = target.shape
-    encoded = features or NO_FEATURES.unknown(target.size)
+    encoded = features or NO_FEATURES.unknown(target.numel())
+    items = past(history_idx, np.int64)
     return RankBatch(
-        history_idx=past(history_idx, np.int64),
+        user_idx=torch.full((1,), -1),
+        history_idx=items,
+        history_row=items,
         history_label=past(history_label, np.float32),
         history_time=past(time, np.int64),
-        target_idx=torch.from_numpy(target),
+        target_idx=target,
+        target_row=target,
         target_time=torch.full(shape, now, dtype=torch.int64),
         history_mask=torch.full((*shape, max(seen, 1)), seen > 0),
         label=torch.zeros(shape),

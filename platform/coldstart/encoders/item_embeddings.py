@@ -1,137 +1,119 @@
-"""The proxies artifact: coarse proxies and layer states of every item, ordered by item index."""
+"""The encoder's outputs for a catalog: an item table that actors write in parts, and that is then put together.
+
+Legend: `n` items of a part, `N` items of the catalog.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from coldstart.config import UserError
+from coldstart.data.item_table import ColumnSpec, ItemTable, ItemTableWriter, write_item_table
 
 MODALITIES = ("image", "text")
 """Modalities by which a sample of items is also encoded alone."""
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+Columns = Mapping[str, NDArray[Any]]
+"""Column -> `[n, ...]`."""
+_ITEM, _DIGEST = "item_idx", "digest"
+_DIGESTS = "digests.parquet"
 
 
-class Proxies(NamedTuple):
-    """Coarse proxies and layer states by item index.
-
-    Attributes:
-        coarse: `[V, d]`.
-        states: `[V, G, D]`.
-    """
-
-    coarse: Floats
-    states: Floats
+def part_file(directory: Path, part: int) -> Path:
+    """File of a part; item indices ascend within a part and over the parts."""
+    return directory / f"part-{part:05d}.npz"
 
 
-def proxy_table(
-    item_idx: np.ndarray, coarse: np.ndarray, states: np.ndarray, digests: Sequence[str] | None = None
-) -> pa.Table:
-    """Rows of the artifact.
+def write_part(
+    directory: Path, part: int, item_idx: NDArray[np.integer], columns: Columns, digests: Sequence[str] | None = None
+) -> None:
+    """Atomically writes one part.
 
     Args:
-        item_idx: [B] item indices.
-        coarse: [B, d] coarse proxies.
-        states: [B, G, D] layer states.
-        digests: [B] of the encoded contents, by which a later job detects changed contents.
+        directory: Is created.
+        part: Number of the part.
+        item_idx: [n] ascending item indices.
+        columns: The encoder's outputs.
+        digests: [n] of the encoded contents, by which a later job detects changed contents.
     """
-    columns = {
-        "item_idx": pa.array(item_idx, pa.int32()),
-        "coarse": _lists(coarse),
-        "states": _lists(states.reshape(len(states), -1)),
-    }
-    return pa.table(columns if digests is None else {**columns, "digest": pa.array(digests, pa.string())})
-
-
-def write_proxies(path: Path, table: pa.Table, *, part: int = 0) -> None:
-    """Atomically writes one part into `path`/proxies, sorted by item index."""
-    file = part_file(path, part)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.draft-{os.getpid()}")
-    pq.write_table(table.sort_by("item_idx"), draft, row_group_size=4096)
+    directory.mkdir(parents=True, exist_ok=True)
+    file = part_file(directory, part)
+    draft = file.with_name(f".{file.stem}.draft-{os.getpid()}.npz")
+    arrays: dict[str, Any] = {_ITEM: item_idx, **columns}
+    if digests is not None:
+        arrays[_DIGEST] = np.array(digests, str)
+    np.savez(draft, **arrays)
     draft.replace(file)
 
 
-def part_file(path: Path, part: int) -> Path:
-    """File of a part; item indices ascend over the parts."""
-    return path / "proxies" / f"part-{part:05d}.parquet"
-
-
-def read_proxies(path: Path, num_items: int, *, groups: int) -> Proxies:
-    """Reads the proxies of all items.
+def join_parts(directory: Path, table: Path, *, num_items: int) -> None:
+    """Writes the item table of the catalog from all its parts, and those of single modalities.
 
     Args:
-        path: Directory of the artifact.
-        num_items: Items `N` in the dataset.
-        groups: G.
-
-    Returns:
-        coarse `[N+1, d]` and states `[N+1, G, D]`, float32; row 0 is zeros.
-
-    Raises:
-        UserError: the artifact holds another number of items.
+        directory: Has the parts, and those of single modalities in their own directories.
+        table: Directory of the item table.
+        num_items: `N`; row 0, the unknown item, is zeros.
     """
-    parts = sorted((path / "proxies").glob("part-*.parquet"))
-    table = pa.concat_tables([pq.read_table(part, columns=["item_idx", "coarse", "states"]) for part in parts])
-    index = table["item_idx"].to_numpy()
-    if not np.array_equal(index, np.arange(1, num_items + 1)):
-        raise UserError(
-            f"{path} holds proxies of {len(index)} items but the dataset has {num_items}; run embed_items again"
-        )
-    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
-    zero = ((1, 0), (0, 0))
-    return Proxies(np.pad(coarse, zero), np.pad(states, zero).reshape(num_items + 1, groups, -1))
+    writer, digests = None, list[str]()
+    for file in sorted(directory.glob("part-*.npz")):
+        columns = _read(file)
+        item_idx = columns.pop(_ITEM)
+        digests += columns.pop(_DIGEST, np.zeros(0, str)).tolist()
+        if writer is None:
+            writer = ItemTableWriter(table, _specs(columns), num_items + 1)
+        writer.write(item_idx, columns)
+    if writer is not None:
+        writer.close()
+    if digests:
+        write_digests(table, digests)
+    for modality in MODALITIES:
+        parts = [_read(file) for file in sorted(single_modality_dir(directory, modality).glob("part-*.npz"))]
+        if parts:
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            write_item_table(single_modality_dir(table, modality), joined)
 
 
 def single_modality_dir(path: Path, modality: str) -> Path:
-    """Directory, with the layout of `path`, for a sample of items that are encoded from one modality only."""
+    """Directory for a sample of items that are encoded from one modality only."""
     return path / "single_modality" / modality
 
 
-def read_single_modality(path: Path, modality: str, *, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Proxies of a sample of items that were encoded from one modality only.
+def read_single_modality(path: Path, modality: str) -> tuple[NDArray[np.int64], ItemTable] | None:
+    """Outputs for a sample of items that were encoded from one modality only.
 
     Args:
-        path: Directory of the artifact.
+        path: Directory of the item table.
         modality: One of MODALITIES.
-        groups: G.
 
     Returns:
-        Ascending item indices [n], coarse `[n, d]` and states `[n, G, D]`; None if the artifact has none.
+        Ascending item indices [n], and a table with one row per index; None if there is none.
     """
-    parts = sorted((single_modality_dir(path, modality) / "proxies").glob("part-*.parquet"))
-    if not parts:
+    directory = single_modality_dir(path, modality)
+    if not directory.is_dir():
         return None
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
-    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
-    return table["item_idx"].to_numpy(), coarse, states.reshape(len(states), groups, -1)
+    table = ItemTable.open(directory)
+    return table.columns[_ITEM].numpy(), table.select(name for name in table.columns if name != _ITEM)
 
 
 def content_digests(path: Path) -> pa.ChunkedArray | None:
-    """Digests [N] of the encoded contents, in order of item index; None if the artifact has none."""
-    parts = sorted((path / "proxies").glob("part-*.parquet"))
-    if not all("digest" in pq.read_schema(part).names for part in parts):
-        return None
-    return pa.concat_tables([pq.read_table(part, columns=["digest"]) for part in parts])["digest"]
+    """Digests [N] of the encoded contents, in order of item index; None if the table has none."""
+    file = path / _DIGESTS
+    return pq.read_table(file)[_DIGEST] if file.is_file() else None
 
 
-def read_first_proxies(path: Path, limit: int, *, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse proxies `[n, d]` and states `[n, G, D]` of items 1 to n <= `limit`, without reading the other items."""
-    with pq.ParquetFile(sorted((path / "proxies").glob("part-*.parquet"))[0]) as file:
-        table = pa.Table.from_batches([next(file.iter_batches(batch_size=limit))])
-    coarse, states = (_rows(table[name]) for name in ("coarse", "states"))
-    return coarse, states.reshape(len(states), groups, -1)
+def write_digests(path: Path, digests: Sequence[str]) -> None:
+    """Writes the digests [N] of the encoded contents into the directory of an item table."""
+    pq.write_table(pa.table({_DIGEST: pa.array(digests, pa.string())}), path / _DIGESTS)
 
 
-def _lists(rows: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), rows.shape[1])
+def _read(file: Path) -> dict[str, NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
-def _rows(column: pa.ChunkedArray) -> np.ndarray:
-    lists = column.combine_chunks()
-    flat: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, lists.type.list_size).astype(np.float32)
+def _specs(columns: Columns) -> dict[str, ColumnSpec]:
+    return {name: ColumnSpec(values.dtype.name, values.shape[1:]) for name, values in columns.items()}

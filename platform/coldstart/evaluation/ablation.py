@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.evaluated_runs import UserAucs
 from coldstart.evaluation.intervals import holm_corrected
-from coldstart.evaluation.metrics import auc, logloss, reliability, sigmoid
 from coldstart.evaluation.protocol import DIGITS
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.seed_aggregation import SeedUserBootstrap
 from coldstart.evaluation.slices import slices
-from coldstart.evaluation.summary import nan_to_none
-from coldstart.evaluation.variants import BASELINE, GROUND_TRUTH, ORACLES, UPPER_BOUNDS
+from coldstart.evaluation.variants import BASELINE, GROUND_TRUTH, OOV_SUFFIX, ORACLES, UPPER_BOUNDS
+from coldstart.metrics.clicks import auc, logloss, reliability, sigmoid
+from coldstart.metrics.undefined import nan_to_none
 
 SelectedRows = tuple[ScoredRows, NDArray[np.bool_]]
 """Rows, and a mask of those that are used."""
 
-OOV_SUFFIX = "_oov"
-"""Suffix of the scores of the OOV row on the same rows."""
 PROXIES = ("fine", "joint")
 COMPARED: dict[str, tuple[str, ...]] = {
     "ridge_map": ("coarse", *PROXIES),

@@ -7,7 +7,7 @@ import numpy as np
 from coldstart.evaluation.evaluated_runs import EvaluatedRun, UserAucs, scores_by_metric, unpaired_reason
 from coldstart.evaluation.intervals import difference_test, holm_corrected, interval, resample
 from coldstart.evaluation.slices import SLICES, slices
-from coldstart.evaluation.summary import nan_to_none
+from coldstart.metrics.undefined import nan_to_none
 
 METRIC_NAMES = ("gauc", "gauc_item", "auc", "logloss", "ece", "ndcg", "recall")
 

@@ -14,11 +14,11 @@ import yaml
 from numpy.typing import NDArray
 
 from coldstart.config import Artifact, UserError, flatten_keys, read_artifact
-from coldstart.evaluation.metrics import rank_users
 from coldstart.evaluation.pairwise_tests import METRICS
 from coldstart.evaluation.protocol import EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.variants import DESCRIPTIONS
+from coldstart.metrics.clicks import rank_users
 
 SCORES = "scores"
 RECIPE = "recipe.yaml"

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from coldstart.alignment.content_to_id_regression import RIDGE_PENALTIES
-from coldstart.alignment.retrieval_metrics import retrieval_metrics
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.intervals import interval, resample_counts
 from coldstart.evaluation.shrinkage import shrink_means
+from coldstart.metrics.retrieval import retrieval_metrics
 
 Floats = NDArray[np.floating]
 

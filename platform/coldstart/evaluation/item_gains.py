@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coldstart.evaluation.metrics import losses, sigmoid
 from coldstart.evaluation.shrinkage import shrink_means
+from coldstart.metrics.clicks import losses, sigmoid
 
 MIN_ROWS = 20
 """Items with fewer rows are not listed and not counted."""

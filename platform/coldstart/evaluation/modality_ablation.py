@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.intervals import Interval, interval, resample
-from coldstart.evaluation.metrics import rank_users
 from coldstart.evaluation.protocol import DIGITS
+from coldstart.metrics.clicks import rank_users
 
 BOTH = "both"
 

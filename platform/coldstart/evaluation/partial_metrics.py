@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from coldstart.config import UserError
-from coldstart.evaluation.metrics import Reliability, UserRanking, bin_sums, losses, rank_users, sigmoid
 from coldstart.evaluation.protocol import RAW, EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slices import SLICES
+from coldstart.metrics.clicks import Reliability, UserRanking, bin_sums, losses, rank_users, sigmoid
 
 Sums = dict[str, NDArray[np.float64]]
 """Arrays by name, which are summed over parts."""

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from coldstart.evaluation.metrics import Reliability
 from coldstart.evaluation.variants import BASELINE
+from coldstart.metrics.clicks import Reliability
 
 INK, FAINT, PAPER = "#20262e", "#d5dae1", "#fdfdfc"
 PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}

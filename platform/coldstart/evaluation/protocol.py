@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.scored_rows import ITEM_EFFECT, LOGIT, ScoredRows
 from coldstart.evaluation.slices import SLICES, slices
-from coldstart.evaluation.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, OOV_SCORES
+from coldstart.evaluation.variants import DESCRIPTIONS, GROUND_TRUTH, oov_scores
 
 DIGITS = 5
 """Scores are rounded to this number of decimals, so that float noise does not break ties of equal slots."""
@@ -81,7 +81,7 @@ class EvaluationProtocol:
             elif name in GROUND_TRUTH:
                 yield np.round(rows.logits[name], DIGITS)
             else:
-                yield np.round(rows.logits[name] - rows.logits[OOV_SCORES.get(name, BASELINE)], DIGITS)
+                yield np.round(rows.logits[name] - rows.logits[oov_scores(name, rows.logits)], DIGITS)
 
     def is_measured(self, score: int, group: int) -> bool:
         """Whether a score is measured on a group. Item effects are known on cold rows only."""

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from coldstart.config.recipe import Evaluation
 from coldstart.evaluation.html_pages import p_value
 from coldstart.evaluation.intervals import holm_corrected
-from coldstart.evaluation.metrics import losses, sigmoid
 from coldstart.evaluation.pairwise_tests import paired_difference
 from coldstart.evaluation.partial_metrics import GroupRanking, compute_metrics
 from coldstart.evaluation.protocol import MINUS_OOV, RAW, EvaluationProtocol
 from coldstart.evaluation.scored_rows import ScoredRows
 from coldstart.evaluation.slices import slices
-from coldstart.evaluation.summary import nan_to_none
 from coldstart.evaluation.two_way_bootstrap import TwoWayBootstrap
 from coldstart.evaluation.variants import CHALLENGER, CHAMPION
+from coldstart.metrics.clicks import losses, sigmoid
+from coldstart.metrics.undefined import nan_to_none
 
 ALIASES = (CHAMPION, CHALLENGER)
 SHOWN = ("all", "cold", "warm")

@@ -16,10 +16,10 @@ from torch import Tensor
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.evaluation import plots
-from coldstart.evaluation.metrics import Reliability
 from coldstart.evaluation.neighbors import ItemCard, ItemNeighbors, cosines, nearest_items, thumbnail
 from coldstart.evaluation.report import SLICES, Chart
 from coldstart.evaluation.summary import Summary
+from coldstart.metrics.clicks import Reliability
 
 SAMPLE, NEIGHBORS = 6, 6
 """Cold items shown, and mature items shown for each."""

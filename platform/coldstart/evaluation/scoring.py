@@ -1,6 +1,6 @@
-"""Scores rows and items with several slot tables at once, so that each batch is built only once.
+"""Scores rows and items with several models at once, so that each batch is built only once.
 
-Legend: `B` rows, `T` targets, `L` history, `d` ID width, `V` vocabulary, `n` evaluated events, `m` items.
+Legend: `B` rows, `T` targets, `L` history, `n` evaluated events, `m` items.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coldstart.data.batches import RankBatch
 from coldstart.data.features import NO_FEATURES, EncodedFeatures
-from coldstart.rankers.interface import Ranker
+from coldstart.training.ctr_trainer import Score
 
 Logits = dict[str, NDArray[np.float32]]
 CONTEXTS_PER_PASS = 16
@@ -22,28 +22,25 @@ _NO_ITEM_FEATURES = NO_FEATURES.unknown(0)
 
 
 @torch.inference_mode()
-def score_rows(
-    ranker: Ranker, batches: Iterable[RankBatch], tables: Mapping[str, Tensor]
-) -> tuple[NDArray[np.int64], Logits]:
+def score_rows(batches: Iterable[RankBatch], scores: Mapping[str, Score]) -> tuple[NDArray[np.int64], Logits]:
     """Logits of all targets with a positive weight.
 
     Args:
-        ranker: In eval mode.
         batches: Windows of users.
-        tables: Variant -> slot table [V, d].
+        scores: Variant -> its score; models are in eval mode.
 
     Returns:
         Flat event positions [n], in the order of the batches, and variant -> logits [n] in the same order.
     """
     rows: list[NDArray[np.int64]] = []
-    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tables}
+    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in scores}
     for batch in batches:
         counts = batch.weight > 0
         rows.append(batch.event_index[counts].numpy())
-        for name, table in tables.items():
-            logits[name].append(ranker(batch, table[batch.target_idx])[counts].float().numpy())
+        for name, score in scores.items():
+            logits[name].append(score(batch)[counts].float().numpy())
     if not rows:
-        return np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for name in tables}
+        return np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for name in scores}
     return np.concatenate(rows), {name: np.concatenate(parts) for name, parts in logits.items()}
 
 
@@ -73,10 +70,13 @@ def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
         return values[rows].gather(1, at)
 
     return RankBatch(
+        user_idx=batch.user_idx[rows],
         history_idx=batch.history_idx[rows],
+        history_row=batch.history_row[rows],
         history_label=batch.history_label[rows],
         history_time=batch.history_time[rows],
         target_idx=pick(batch.target_idx),
+        target_row=pick(batch.target_row),
         target_time=pick(batch.target_time),
         history_mask=pick(batch.history_mask),
         label=pick(batch.label),
@@ -89,39 +89,37 @@ def _at(batch: RankBatch, rows: Tensor, target: Tensor) -> RankBatch:
 
 def _padded(batch: RankBatch, length: int) -> RankBatch:
     missing = (0, length - batch.history_idx.shape[1])
-    names = ("history_idx", "history_label", "history_time", "history_mask")
+    names = ("history_idx", "history_row", "history_label", "history_time", "history_mask")
     return replace(batch, **{name: torch.nn.functional.pad(getattr(batch, name), missing) for name in names})
 
 
 @torch.inference_mode()
 def mean_logits(
-    ranker: Ranker,
     contexts: RankBatch,
     items: NDArray[np.integer],
-    tables: Mapping[str, Tensor],
+    scores: Mapping[str, Score],
     item_features: EncodedFeatures = _NO_ITEM_FEATURES,
 ) -> Logits:
     """Item effects: the mean logit of each item over fixed contexts.
 
     Args:
-        ranker: In eval mode.
         contexts: Rows with `T` = 1. The target's item is replaced, its time is kept.
         items: [m] item indices.
-        tables: Variant -> slot table [V, d].
+        scores: Variant -> its score; models are in eval mode.
         item_features: [V] by item index, if the dataset has any.
 
     Returns:
         Variant -> [m] mean logits.
     """
-    sums = {name: np.zeros(len(items), np.float64) for name in tables}
+    sums = {name: np.zeros(len(items), np.float64) for name in scores}
     total = len(contexts.target_idx)
     for start in range(0, total, CONTEXTS_PER_PASS):
         stop = min(start + CONTEXTS_PER_PASS, total)
         for first in range(0, len(items), ITEMS_PER_PASS):
             part = slice(first, first + ITEMS_PER_PASS)
             batch = _with_targets(contexts, slice(start, stop), items[part], item_features)
-            for name, table in tables.items():
-                sums[name][part] += ranker(batch, table[batch.target_idx]).double().sum(0).numpy()
+            for name, score in scores.items():
+                sums[name][part] += score(batch).double().sum(0).numpy()
     return {name: (values / max(total, 1)).astype(np.float32) for name, values in sums.items()}
 
 
@@ -134,7 +132,7 @@ def _with_targets(
         part[name] = part[name].expand(shape)
     for name in ("history_mask", "categorical", "numeric"):
         part[name] = part[name].expand(*shape, -1)
-    part["target_idx"] = torch.as_tensor(items, dtype=torch.int64).expand(shape)
+    part["target_idx"] = part["target_row"] = torch.as_tensor(items, dtype=torch.int64).expand(shape)
     # Item features come first. Those of user and context are kept.
     for name, values in (("categorical", item_features.categorical), ("numeric", item_features.numeric)):
         if values.shape[1]:

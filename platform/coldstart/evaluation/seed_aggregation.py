@@ -22,7 +22,7 @@ from coldstart.evaluation.evaluated_runs import EvaluatedRun, UserAucs, scores_b
 from coldstart.evaluation.intervals import difference_test, holm_corrected, interval, resample
 from coldstart.evaluation.pairwise_tests import METRICS, PAIRS
 from coldstart.evaluation.slices import SLICES, slices
-from coldstart.evaluation.summary import nan_to_none
+from coldstart.metrics.undefined import nan_to_none
 
 Floats = NDArray[np.float64]
 METRICS_WITHOUT_INTERVAL = ("auc", "logloss", "ece", "ndcg", "recall")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.evaluation.intervals import bootstrap_p_value, holm, interval, resample_counts
-from coldstart.evaluation.metrics import UserRanking, rank_users
+from coldstart.metrics.clicks import UserRanking, rank_users
 
 MIN_ROWS, MIN_USERS = 200, 30
 """Smaller slices are not tested: their metrics are noise, and every test costs the others power."""

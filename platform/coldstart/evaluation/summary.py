@@ -9,7 +9,6 @@ variant seems to gain more than its slot vector adds. `gauc_item` avoids this, a
 probabilities do not read past labels, so both GAUCs rank them as they are.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from coldstart.evaluation.slices import SLICES
 from coldstart.evaluation.two_way_bootstrap import TwoWayBootstrap
 from coldstart.evaluation.variants import BASELINE, UPPER_BOUNDS
 from coldstart.evaluation.warm_up_curve import warm_up_curve
+from coldstart.metrics.undefined import nan_to_none
 
 Summary = dict[str, Any]
 
@@ -144,12 +144,3 @@ def _histogram(merged: MergedMetrics) -> Summary:
         for k, name in enumerate(merged.protocol.variants)
     }
     return {"edges": np.linspace(0, 1, HISTOGRAM_BINS + 1).tolist(), "counts": counts}
-
-
-def nan_to_none(value: Any) -> Any:
-    """Replaces NaN and infinity by `None`, for JSON."""
-    if isinstance(value, dict):
-        return {key: nan_to_none(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [nan_to_none(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

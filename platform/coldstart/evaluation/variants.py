@@ -1,20 +1,21 @@
-"""Variants: the vectors in the target's item slot with which the same rows are scored. Histories always use ID rows.
+"""Variants: the models and item tables with which the same rows are scored.
 
 This module has names and ground truth only, so that computing metrics imports no model.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
+
+from coldstart.config.recipe.method import SETTINGS
 
 BASELINE = "oov"
 DESCRIPTIONS: dict[str, str] = {
     "oov": "the ranker's out-of-vocabulary row for every item",
     "id": "the production ranker: trained ID rows, and the OOV row for cold items",
-    "content_map": "regression from layer states to ID rows: ridge or MLP, the better one on held-out items (CB2CF)",
-    "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
-    "fine": "fine proxy from the adaptor",
-    "joint": "the joint ranker, which uses ID row, coarse and fine proxy together (fine.mode joint only)",
-    "release": "the served vector: fine proxy of cold items, blended into the ID row with clicks (fine.warmup_events)",
+    **{name: description for settings in SETTINGS.values() for name, description in settings.variants.items()},
+    "release": "what is served: the method's scorer with the method's item table",
     "trained_oracle": "ID row of a ranker that was trained with the held-out items' events (item_holdout only)",
     "content_oracle": "true click probability given the content (generated data only)",
     "oracle": "true click probability (generated data only)",
@@ -25,11 +26,16 @@ GROUND_TRUTH = ("content_oracle", "oracle")
 ORACLES = ("trained_oracle", *GROUND_TRUTH)
 UPPER_BOUNDS = ("content_oracle", "trained_oracle")
 """Upper bounds of what a proxy can reach, the preferred one first."""
-JOINT = "joint"
+RELEASE = "release"
 CHAMPION, CHALLENGER = "champion", "challenger"
 """In a comparison of releases, the served scores of these two take the place of variants."""
-OOV_SCORES = {name: f"{name}_oov" for name in (JOINT, "trained_oracle", CHAMPION, CHALLENGER)}
-"""Variant with its own ranker -> name of the scores of that ranker's OOV row on the same rows."""
+OOV_SUFFIX = "_oov"
+"""A variant with its own ranker also has the scores of that ranker with unknown targets, under its name and this."""
+
+
+def oov_scores(variant: str, available: Collection[str]) -> str:
+    """Name of the scores that `variant` is compared with on rows with unknown targets."""
+    return variant + OOV_SUFFIX if variant + OOV_SUFFIX in available else BASELINE
 
 
 def leave_one_out_item_mean(logit: NDArray[np.float64], item_idx: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -99,11 +99,15 @@ def _check_case(ranker: Ranker) -> _CheckCase:
     # One masked event has the time of the targets, the other is later.
     now = int(at[VISIBLE])
     codes = [torch.randint(0, size, (ROWS, TARGETS), generator=generator) for size in ranker.features.cardinalities]
+    history, target = items(ROWS, length), items(ROWS, TARGETS)
     batch = RankBatch(
-        history_idx=items(ROWS, length),
+        user_idx=torch.full((ROWS,), -1),
+        history_idx=history,
+        history_row=history,
         history_label=(torch.arange(length) % 2).float().expand(ROWS, -1).contiguous(),
         history_time=at.expand(ROWS, -1).contiguous(),
-        target_idx=items(ROWS, TARGETS),
+        target_idx=target,
+        target_row=target,
         target_time=torch.full((ROWS, TARGETS), now),
         history_mask=(at < now).expand(ROWS, TARGETS, -1).contiguous(),
         label=torch.zeros(ROWS, TARGETS),
@@ -178,7 +182,8 @@ def _batch_problems(case: _CheckCase) -> Iterator[str]:
     alone = replace(case, batch=_rows(batch, slice(0, 1)), slots=case.slots[:1])
     if not _same(before[:1], alone.logits()):
         yield "the score of a row depends on the other rows of its batch"
-    longer = {name: F.pad(getattr(batch, name), (0, 3)) for name in ("history_idx", "history_label", "history_time")}
+    names = ("history_idx", "history_row", "history_label", "history_time")
+    longer = {name: F.pad(getattr(batch, name), (0, 3)) for name in names}
     if not _same(before, case.changed(**longer, history_mask=F.pad(batch.history_mask, (0, 3)))):
         yield "padding of the history, which is masked, changes the score"
     no_history = case.changed(history_mask=torch.zeros_like(batch.history_mask))

@@ -19,8 +19,9 @@ from coldstart.registry.promotion import (
     rollback,
     stop_challenger,
 )
-from coldstart.registry.registry import EvaluationOutputs, ModelVersion, Registry
-from coldstart.registry.release import Release
+from coldstart.registry.registration import EvaluationOutputs, ModelVersion, register_model
+from coldstart.registry.registry import Registry
+from coldstart.registry.release import Release, read_release
 
 __all__ = [
     "EvaluationOutputs",
@@ -32,7 +33,9 @@ __all__ = [
     "plan_promotion",
     "promote",
     "read_alias_state",
+    "read_release",
     "reconcile_alias",
+    "register_model",
     "resolve",
     "rollback",
     "stop_challenger",

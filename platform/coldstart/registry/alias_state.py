@@ -1,6 +1,6 @@
 """The state of an alias in the promotion log and in MLflow, and how to reconcile the two.
 
-The newest effective event is the truth, and the aliases of the three kinds follow it. MLflow cannot move three aliases
+The newest effective event is the truth, and the aliases of all kinds follow it. MLflow cannot move several aliases
 at once, so a writer logs its event, moves the aliases, and then marks the event as applied. If it dies in between, the
 event stays unapplied, and the next reader applies it. Readers of this module therefore see a promotion completely or
 not at all.
@@ -18,7 +18,8 @@ from enum import Enum
 from typing import Any
 
 from coldstart.config import UserError
-from coldstart.registry.packaging import KINDS
+from coldstart.methods.base import SCORER
+from coldstart.methods.kinds import registered_kinds
 from coldstart.registry.promotion_log import (
     MANUAL_ACCEPTED,
     MANUAL_REVERTED,
@@ -28,11 +29,10 @@ from coldstart.registry.promotion_log import (
     LogSnapshot,
 )
 from coldstart.registry.registry import Registry
-from coldstart.registry.release import Release
+from coldstart.registry.release import Release, read_release
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
-_ANCHOR = "adaptor"
 _RECHECK_SECONDS = 0.2
 """A difference that disappears within this time was another process at work, not a manual change."""
 _ATTEMPTS = 10
@@ -68,16 +68,16 @@ class AliasState:
 
     @property
     def version(self) -> int | None:
-        """Adaptor version in effect: a manual change if it points to a complete release, else the logged one."""
+        """Scorer version in effect: a manual change if it points to a complete release, else the logged one."""
         if self.status is AliasStatus.MANUAL and self.problem is None:
-            return self.mlflow_versions.get(_ANCHOR)
+            return self.mlflow_versions.get(SCORER)
         return self.last_event.event.version if self.last_event else None
 
     def describe(self) -> str:
         """For people."""
         current = f"{self.alias} is version {self.version}" if self.version else f"there is no {self.alias}"
         if self.status is AliasStatus.MANUAL:
-            target = f"version {self.mlflow_versions[_ANCHOR]}" if _ANCHOR in self.mlflow_versions else "no version"
+            target = f"version {self.mlflow_versions[SCORER]}" if SCORER in self.mlflow_versions else "no version"
             outcome = f"not accepted: {self.problem}" if self.problem else "accepted"
             return f"{current}; its alias was changed manually to {target}, which is {outcome}"
         return f"{current} ({self.problem or self.status.value})"
@@ -109,7 +109,7 @@ def read_alias_state(registry: Registry, alias: str, snapshot: LogSnapshot | Non
         raise UserError(f"no alias '{alias}'; allowed: {', '.join(ALIASES)}")
     snapshot = snapshot or registry.promotion_log.read_verified()
     logged = snapshot.head(alias)
-    actual = {kind: aliases[alias] for kind in KINDS if alias in (aliases := registry.aliases(kind))}
+    actual = {kind: aliases[alias] for kind in registered_kinds() if alias in (aliases := registry.aliases(kind))}
     expected = logged.event.versions if logged else {}
     if logged and not logged.applied:
         return AliasState(alias, AliasStatus.PENDING, logged, actual, _missing_version(registry, expected))
@@ -117,7 +117,7 @@ def read_alias_state(registry: Registry, alias: str, snapshot: LogSnapshot | Non
         status = AliasStatus.IN_SYNC if expected else AliasStatus.UNSET
         return AliasState(alias, status, logged, actual, None)
     missing = _missing_version(registry, expected)
-    if missing and actual.get(_ANCHOR) in (None, expected[_ANCHOR]):
+    if missing and actual.get(SCORER) in (None, expected[SCORER]):
         # Deleting a version in MLflow removes its alias too: nothing was moved, and nothing can be reset.
         return AliasState(alias, AliasStatus.IN_SYNC, logged, actual, missing)
     problem = _rejection_reason(registry, snapshot, actual, expected)
@@ -158,11 +158,11 @@ def resolve(registry: Registry, alias: str = CHAMPION) -> Release:
     state = reconcile_alias(registry, alias)
     if state.version is None:
         raise UserError(
-            f"{registry.model_name(_ANCHOR)} has no {alias}; `coldstart promote adaptor VERSION --to {alias}` sets it"
+            f"{registry.model_name(SCORER)} has no {alias}; `coldstart promote scorer VERSION --to {alias}` sets it"
         )
     if state.problem:
-        raise UserError(f"{state.describe()}; `coldstart rollback adaptor` returns to the release before it")
-    return registry.release(state.version, alias=alias)
+        raise UserError(f"{state.describe()}; `coldstart rollback scorer` returns to the release before it")
+    return read_release(registry, state.version, alias=alias)
 
 
 def apply_to_mlflow(registry: Registry, alias: str) -> None:
@@ -178,12 +178,12 @@ def apply_to_mlflow(registry: Registry, alias: str) -> None:
 def _log_manual_change(registry: Registry, state: AliasState, snapshot: LogSnapshot) -> None:
     logged = state.last_event.event if state.last_event else None
     if state.problem is None:
-        release = registry.release(state.mlflow_versions[_ANCHOR])
+        release = read_release(registry, state.mlflow_versions[SCORER])
         event = Event(
             action=MANUAL_ACCEPTED,
             alias=state.alias,
             previous=logged.version if logged else None,
-            version=release.versions[_ANCHOR],
+            version=release.versions[SCORER],
             versions=release.versions,
             fingerprints=release.fingerprints,
             reason="the alias was changed manually to a complete release",
@@ -193,7 +193,7 @@ def _log_manual_change(registry: Registry, state: AliasState, snapshot: LogSnaps
         event = Event(
             action=MANUAL_REVERTED,
             alias=state.alias,
-            previous=state.mlflow_versions.get(_ANCHOR),
+            previous=state.mlflow_versions.get(SCORER),
             version=target.version if target else None,
             versions=target.versions if target else {},
             fingerprints=target.fingerprints if target else {},
@@ -210,15 +210,15 @@ def _rejection_reason(
     registry: Registry, snapshot: LogSnapshot, actual: dict[str, int], expected: dict[str, int]
 ) -> str | None:
     """Why a manual change cannot be accepted."""
-    version = actual.get(_ANCHOR)
+    version = actual.get(SCORER)
     if version is None:
         return "the alias was removed"
-    if version == expected.get(_ANCHOR):
-        return "ranker and encoder move only with the adaptor that was made for them"
-    if version in snapshot.deleted_versions(_ANCHOR):
-        return f"adaptor version {version} is being deleted"
+    if version == expected.get(SCORER):
+        return "the other models of a release move only with the scorer that was made with them"
+    if version in snapshot.deleted_versions(SCORER):
+        return f"scorer version {version} is being deleted"
     try:
-        registry.release(version)
+        read_release(registry, version)
     except UserError as error:
         return str(error)
     return None
@@ -234,8 +234,8 @@ def _missing_version(registry: Registry, versions: dict[str, int]) -> str | None
 
 
 def _set_aliases(registry: Registry, alias: str, versions: dict[str, int]) -> None:
-    """Moves the alias of every kind, the adaptor's last since MLflow's own readers follow that one."""
-    for kind in sorted(KINDS, key=lambda kind: kind == _ANCHOR):
+    """Moves the alias of every kind, the scorer's last since MLflow's own readers follow that one."""
+    for kind in registered_kinds():
         name, actual = registry.model_name(kind), registry.aliases(kind).get(alias)
         wanted = versions.get(kind)
         if wanted is not None and actual != wanted:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from coldstart.config import UserError
+from coldstart.methods.base import SCORER
 from coldstart.registry.alias_state import reconcile_alias, resolve
 from coldstart.registry.connection import explain_mlflow_errors
 from coldstart.registry.registry import Registry
@@ -59,6 +60,6 @@ def _latest_release(
     version, current = reconcile_alias(registry, alias).version, served[alias]
     if version is None and not required:
         return None
-    if current is not None and version == current.versions["adaptor"]:
+    if current is not None and version == current.versions[SCORER]:
         return current
     return resolve(registry, alias)

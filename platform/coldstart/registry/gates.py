@@ -7,6 +7,8 @@ from typing import Any
 
 from coldstart.config.recipe import Gate
 from coldstart.config.recipe import Registry as Settings
+from coldstart.methods.base import SCORER
+from coldstart.methods.kinds import find_kind
 from coldstart.registry.packaging import has_current_signature
 from coldstart.registry.paired_comparison import PairedDifference, compare_with_champion
 from coldstart.registry.registry import Registry
@@ -53,8 +55,8 @@ def evaluate_gates(
 
     Args:
         registry: The project's registry.
-        release: Candidate, from `registry.release`.
-        champion: Adaptor version to compare with, if there is one.
+        release: Candidate, from `read_release`.
+        champion: Scorer version to compare with, if there is one.
         settings: Gates and licenses.
         measure: Measures golden requests; called once, and only if a gate needs it.
     """
@@ -65,21 +67,23 @@ def evaluate_gates(
         if gate in golden:
             results.append(_compare_with_threshold(gate, measured.get(gate.metric), None))
         else:
-            results.append(_on_test_rows(registry, gate, release.versions["adaptor"], champion))
+            results.append(_on_test_rows(registry, gate, release.versions[SCORER], champion))
     return results
 
 
 def _complete_release(release: Release) -> GateResult:
-    """Always passes: a release that could be read has correct digests, lineage and widths."""
+    """Always passes: a release that could be read has correct digests, lineage and columns."""
     parts = ", ".join(f"{kind} {number}" for kind, number in release.versions.items())
-    return GateResult("complete release", True, f"{parts}: digests, lineage and widths agree")
+    return GateResult("complete release", True, f"{parts}: digests, lineage and columns agree")
 
 
 def _signatures(registry: Registry, release: Release) -> GateResult:
     wrong = [
         kind
         for kind, number in release.versions.items()
-        if not has_current_signature(kind, registry.version(kind, number).source, registry.tracking_uri)
+        if not has_current_signature(
+            find_kind(release.method, kind), registry.version(kind, number).source, registry.tracking_uri
+        )
     ]
     if wrong:
         note = f"{', '.join(wrong)}: inputs and outputs differ from those of this coldstart version; register again"
@@ -97,7 +101,7 @@ def _license(registry: Registry, release: Release, settings: Settings) -> list[G
 
 
 def _on_test_rows(registry: Registry, gate: Gate, version: int, champion: int | None) -> GateResult:
-    metrics = registry.metrics("adaptor", version)
+    metrics = registry.metrics(SCORER, version)
     name = f"{gate.slice}_{gate.metric}"
     value, row_count = _finite(metrics.get(name)), _finite(metrics.get(f"{gate.slice}_rows"))
     rows = None if row_count is None else int(row_count)
@@ -147,10 +151,10 @@ def _unpaired_result(candidate: GateResult, gate: Gate, registry: Registry, vers
     """Compares the metrics of two evaluations, when no rows were scored by both versions."""
     name, value = f"{gate.slice}_{gate.metric}", candidate.value
     assert value is not None
-    champion_value = _finite(registry.metrics("adaptor", champion).get(name))
+    champion_value = _finite(registry.metrics(SCORER, champion).get(name))
     if champion_value is None:
         return replace(candidate, note=f"not compared: champion version {champion} has no {name}")
-    datasets = [registry.version("adaptor", number).tags.get(DATASET) for number in (version, champion)]
+    datasets = [registry.version(SCORER, number).tags.get(DATASET) for number in (version, champion)]
     if datasets[0] != datasets[1]:
         note = f"not compared: {name} {value:.4f} and the champion's {champion_value:.4f} are from different datasets"
         return replace(candidate, note=note, champion_value=champion_value)

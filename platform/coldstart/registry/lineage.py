@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from coldstart.config import UserError
+from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.registry.alias_state import read_alias_state
-from coldstart.registry.packaging import KINDS
 from coldstart.registry.registry import Registry
-from coldstart.registry.version_tags import DATASET, FINGERPRINT, PROXIES, upstream_versions
+from coldstart.registry.version_tags import DATASET, FINGERPRINT, ITEMS, upstream_versions
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class LineageNode:
     """One model, item table or dataset in a lineage.
 
     Attributes:
-        kind: adaptor, proxies, encoder, ranker or dataset.
+        kind: A kind of registered models, `item_table` or `dataset`.
         fingerprint: `None` if it is unknown.
-        version: Registered version; `None` for proxies and datasets, which have none.
+        version: Registered version; `None` for item tables and datasets, which have none.
         created: Unix seconds of the registration.
         run_id: MLflow run with recipe, metrics and dataset.
         missing: Whether the version was deleted from the registry.
@@ -40,7 +40,7 @@ def lineage(registry: Registry, reference: str) -> list[LineageNode]:
 
     Args:
         registry: The project's registry.
-        reference: `adaptor@champion` or `ranker/3`.
+        reference: `scorer@champion` or `ranker/3`.
 
     Raises:
         UserError: not a reference, or there is no such version.
@@ -48,10 +48,10 @@ def lineage(registry: Registry, reference: str) -> list[LineageNode]:
     kind, number = _parse_reference(registry, reference)
     registered = registry.version(kind, number)
     nodes = [_node(registry, kind, number)]
-    if kind == "adaptor":
-        nodes.append(LineageNode("proxies", registered.tags.get(PROXIES)))
+    if kind == SCORER:
+        nodes.append(LineageNode(ITEM_TABLE, registered.tags.get(ITEMS)))
     upstream = upstream_versions(registered)
-    nodes += [_node(registry, kind, upstream[kind]) for kind in reversed(KINDS) if kind in upstream]
+    nodes += [_node(registry, name, version) for name, version in reversed(upstream.items())]
     return [*nodes, LineageNode("dataset", registered.tags.get(DATASET))]
 
 
@@ -62,12 +62,14 @@ def _parse_reference(registry: Registry, reference: str) -> tuple[str, int]:
         state = read_alias_state(registry, alias)
         if state.version is None:
             raise UserError(f"{registry.project} has no {alias}; `coldstart models` lists the registered versions")
-        versions = {"adaptor": state.version} | upstream_versions(registry.version("adaptor", state.version))
+        versions = {SCORER: state.version} | upstream_versions(registry.version(SCORER, state.version))
+        if kind not in versions:
+            raise UserError(f"the release at {alias} has no {kind}; it consists of {', '.join(versions)}")
         return kind, versions[kind]
     kind, _, number = reference.partition("/")
     registry.model_name(kind)
     if not number.isdigit():
-        raise UserError(f"'{reference}' is not a reference; write adaptor@champion or {kind}/3")
+        raise UserError(f"'{reference}' is not a reference; write {SCORER}@champion or {kind}/3")
     return kind, int(number)
 
 

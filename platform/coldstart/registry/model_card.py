@@ -4,28 +4,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coldstart.config import Artifact, Recipe, digest
+from coldstart.methods.base import ArtifactKind
 
 Facts = Mapping[str, Any]
-EVALUATED_VARIANT = {"ranker": "id", "encoder": "coarse", "adaptor": "release"}
-"""Kind of a model -> variant of the evaluation whose metrics the card shows."""
-_PURPOSES = {
-    "ranker": "Predicts click probabilities of candidates from a user's history. The encoder and the adaptor are "
-    "aligned with its ID space.",
-    "encoder": "Maps an item's image and text to a coarse proxy in the ranker's ID space, and to layer states.",
-    "adaptor": "Maps an item's coarse proxy and layer states to the fine proxy that fills the ranker's item slot. Its "
-    "promotion also promotes the ranker and the encoder that it was made with.",
-}
 _DIGEST_LENGTH = 12
 _FEW_ROWS = 1000
 """The card names slices with fewer rows as a limitation."""
 
 
 def write_model_card(
-    artifact: Artifact, recipe: Recipe, *, upstream: Mapping[str, int], dataset: Facts, evaluation: Facts | None
+    kind: ArtifactKind,
+    artifact: Artifact,
+    recipe: Recipe,
+    *,
+    upstream: Mapping[str, int],
+    dataset: Facts,
+    evaluation: Facts | None,
 ) -> str:
     """Writes the card of one version.
 
     Args:
+        kind: Kind of the model.
         artifact: The model.
         recipe: The recipe of its training.
         upstream: kind -> registered version of the models it was made from.
@@ -35,9 +34,8 @@ def write_model_card(
     Returns:
         Markdown. Undefined metrics are shown as "not defined".
     """
-    kind = artifact.kind
     sections = (
-        ("", [f"# {recipe.project}-{kind}", _PURPOSES[kind]]),
+        ("", [f"# {recipe.project}-{kind.name}", *filter(None, [kind.purpose])]),
         ("Data", _data(artifact, recipe, dataset)),
         ("Metrics", _metrics(kind, evaluation)),
         ("Made from", _lineage(artifact, recipe, upstream)),
@@ -57,10 +55,10 @@ def _data(artifact: Artifact, recipe: Recipe, dataset: Facts) -> list[str]:
     return [_table(["dataset", recipe.name], rows)]
 
 
-def _metrics(kind: str, evaluation: Facts | None) -> list[str]:
+def _metrics(kind: ArtifactKind, evaluation: Facts | None) -> list[str]:
     if evaluation is None:
         return ["Not measured."]
-    variant = EVALUATED_VARIANT[kind]
+    variant = kind.evaluated_as
     head = ["slice", "rows", "users", "GAUC", "GAUC minus OOV", "AUC", "log loss", "calibration error"]
     rows = [
         [
@@ -96,23 +94,19 @@ def _lineage(artifact: Artifact, recipe: Recipe, upstream: Mapping[str, int]) ->
 
 
 def _limitations(
-    kind: str, recipe: Recipe, upstream: Mapping[str, int], dataset: Facts, evaluation: Facts | None
+    kind: ArtifactKind, recipe: Recipe, upstream: Mapping[str, int], dataset: Facts, evaluation: Facts | None
 ) -> Iterator[str]:
     if recipe.data.source == "generated":
         yield "The data is simulated: metrics on it do not predict the quality on real traffic."
-    if kind != "ranker":
-        ranker = f"ranker version {upstream['ranker']}" if "ranker" in upstream else "the ranker it was made with"
-        yield f"Its vectors are valid only in the ID space of {ranker}."
-        missing = [name.removeprefix("use_") for name, on in recipe.content if not on]
-        if missing:
-            yield f"It does not use: {', '.join(missing)}."
-    if kind == "encoder" and recipe.encoder.mllm == "tiny":
-        yield "The MLLM is the tiny offline model, trained from scratch on this dataset's content."
+    if upstream:
+        models = ", ".join(f"{name} version {number}" for name, number in upstream.items())
+        yield f"It is valid only with the models that it was made from: {models}."
+    yield from kind.limitations(recipe)
     if evaluation is None:
         yield "It was registered without an evaluation."
         return
     yield "Metrics are from logged impressions that another policy chose, not from an online test."
-    found = evaluation["metrics"][EVALUATED_VARIANT[kind]]
+    found = evaluation["metrics"][kind.evaluated_as]
     undefined = [name for name, metrics in found.items() if metrics["gauc"] is None]
     if undefined:
         yield f"GAUC is not defined on: {', '.join(undefined)} (no user has both a click and a non-click there)."

@@ -1,6 +1,6 @@
 """Compares a candidate with the champion on the same rows: paired difference of a metric, bootstrap over users.
 
-Every adaptor version has the rows that it was evaluated on, with the logits that it would have served. Two versions
+Every scorer version has the rows that it was evaluated on, with the logits that it would have served. Two versions
 that were evaluated on one dataset scored the same events, so their difference does not contain the variance that the
 events cause in both.
 
@@ -8,27 +8,21 @@ Legend: `n` rows, `u` users.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation, Gate
-from coldstart.evaluation.evaluated_runs import SCORES
 from coldstart.evaluation.intervals import interval, resample
-from coldstart.evaluation.metrics import losses, rank_users, sigmoid
 from coldstart.evaluation.protocol import DIGITS
-from coldstart.evaluation.scored_rows import LOGIT
 from coldstart.evaluation.slices import slices
-from coldstart.evaluation.variants import BASELINE
+from coldstart.methods.base import SCORER
+from coldstart.metrics.clicks import losses, rank_users, sigmoid
 from coldstart.registry.registry import Registry
+from coldstart.registry.scored_rows import OOV_LOGIT, RELEASE_LOGIT, download_scored_rows
 from coldstart.registry.version_tags import DATASET, REPLAYED_ROWS
 
-RELEASE_LOGIT, OOV_LOGIT = f"{LOGIT}release", f"{LOGIT}{BASELINE}"
-SCORED_COLUMNS = ("event", "user_idx", "label", "train_events", "age_s", RELEASE_LOGIT, OOV_LOGIT)
-"""Columns of an evaluation's scored rows that are registered."""
 _SEED = 17
 
 
@@ -51,28 +45,23 @@ class PairedDifference:
     rows: int
 
 
-def read_scored_rows(evaluation: Path) -> pa.Table:
-    """The scored rows of an evaluation artifact, with `SCORED_COLUMNS`."""
-    return pq.read_table(evaluation / SCORES, columns=list(SCORED_COLUMNS))
-
-
 def compare_with_champion(registry: Registry, candidate: int, champion: int, gate: Gate) -> PairedDifference | None:
-    """Compares two adaptor versions on the candidate's rows; `None` if the champion did not score them.
+    """Compares two scorer versions on the candidate's rows; `None` if the champion did not score them.
 
     The rows of its replay as a challenger are preferred to those of its dataset, if they are enough for the gate.
     """
-    tags = registry.version("adaptor", candidate).tags
+    tags = registry.version(SCORER, candidate).tags
     found: PairedDifference | None = None
     for rows in filter(None, (tags.get(REPLAYED_ROWS), tags[DATASET])):
         if found is None or found.rows < gate.min_rows:
-            both = [registry.scored_rows(number, rows) for number in (candidate, champion)]
+            both = [download_scored_rows(registry, number, rows) for number in (candidate, champion)]
             if both[0] is not None and both[1] is not None:
                 found = paired_difference(both[0], both[1], gate)
     return found
 
 
 def paired_difference(candidate: pa.Table, champion: pa.Table, gate: Gate) -> PairedDifference:
-    """Compares two tables of `SCORED_COLUMNS` on the events that both contain.
+    """Compares two tables of `scored_rows.SCORED_COLUMNS` on the events that both contain.
 
     Args:
         candidate: Rows of the candidate.

@@ -6,6 +6,7 @@ from typing import Any
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Registry as Settings
+from coldstart.methods.base import SCORER
 from coldstart.registry.alias_state import (
     CHALLENGER,
     CHAMPION,
@@ -18,7 +19,7 @@ from coldstart.registry.connection import explain_mlflow_errors
 from coldstart.registry.gates import GateResult, Measure, evaluate_gates
 from coldstart.registry.promotion_log import PROMOTED, REFUSED, ROLLED_BACK, STOPPED, Event, LoggedEvent, LogSnapshot
 from coldstart.registry.registry import Registry
-from coldstart.registry.release import Release
+from coldstart.registry.release import Release, read_release
 
 GATE_TAG_PREFIX = "coldstart.gates."
 """Tags with the latest gate results of a version."""
@@ -31,7 +32,7 @@ class PromotionPlan:
 
     Attributes:
         alias: The alias.
-        previous: Adaptor version that the alias points to now, if any.
+        previous: Scorer version that the alias points to now, if any.
         release: The candidate, verified.
         gate_results: One per gate.
         snapshot: The promotion log that the plan is based on.
@@ -55,7 +56,7 @@ class PromotionPlan:
         return {
             "alias": self.alias,
             "previous": self.previous,
-            "version": self.release.versions["adaptor"],
+            "version": self.release.versions[SCORER],
             "versions": self.release.versions,
             "passed": self.passed,
             "gates": [result.as_dict() for result in self.gate_results],
@@ -66,13 +67,13 @@ def check_promotable(registry: Registry, kind: str) -> None:
     """Refuses kinds that have no promotion of their own.
 
     Raises:
-        UserError: ranker and encoder move with the adaptor of their release, or the kind is unknown.
+        UserError: the other models of a release move with its scorer, or the kind is unknown.
     """
-    if kind != "adaptor":
+    if kind != SCORER:
         registry.model_name(kind)
         raise UserError(
-            f"a {kind} moves with the release it belongs to; name an adaptor that was made for it: "
-            "`coldstart promote adaptor VERSION`"
+            f"a {kind} moves with the release it belongs to; name a scorer that was made with it: "
+            "`coldstart promote scorer VERSION`"
         )
 
 
@@ -83,7 +84,7 @@ def plan_promotion(
 
     Args:
         registry: The project's registry.
-        version: Adaptor version to promote; its ranker and encoder move with it.
+        version: Scorer version to promote; the other models of its release move with it.
         settings: Gates; they apply to the champion, a challenger only has to be a complete release.
         alias: champion or challenger.
         measure: Measures golden requests.
@@ -94,7 +95,7 @@ def plan_promotion(
     snapshot = registry.promotion_log.read_verified()
     state = read_alias_state(registry, alias, snapshot)
     _check_not_deleted(snapshot, version)
-    release = registry.release(version)
+    release = read_release(registry, version)
     existing = state.last_event if state.status is AliasStatus.IN_SYNC and state.version == version else None
     champion = state.version if state.version != version and not state.problem else None
     if alias != CHAMPION:
@@ -130,7 +131,7 @@ def apply_promotion(
         action=PROMOTED if moves else REFUSED,
         alias=plan.alias,
         previous=plan.previous,
-        version=plan.release.versions["adaptor"],
+        version=plan.release.versions[SCORER],
         versions=plan.release.versions if moves else {},
         fingerprints=plan.release.fingerprints,
         gates=[result.as_dict() for result in plan.gate_results],
@@ -166,7 +167,7 @@ def rollback(registry: Registry, *, to: int | None = None, reason: str = "") -> 
 
     Args:
         registry: The project's registry.
-        to: Adaptor version that was champion before; default: the one before the current champion.
+        to: Scorer version that was champion before; default: the one before the current champion.
         reason: Logged.
 
     Raises:
@@ -190,7 +191,7 @@ def stop_challenger(registry: Registry, *, reason: str = "") -> LoggedEvent:
         state = reconcile_alias(registry, CHALLENGER)
         if state.version is None:
             raise UserError(
-                "there is no challenger to stop; `coldstart promote adaptor VERSION --to challenger` sets one"
+                "there is no challenger to stop; `coldstart promote scorer VERSION --to challenger` sets one"
             )
         event = Event(STOPPED, CHALLENGER, previous=state.version, version=None, versions={}, reason=reason)
         logged = registry.promotion_log.append(event, registry.promotion_log.read_verified())
@@ -204,12 +205,12 @@ def describe_event(logged: LoggedEvent) -> str:
     parts = ", ".join(f"{kind} {number}" for kind, number in event.versions.items())
     failed = "; ".join(gate["note"] for gate in event.gates if gate["passed"] is False)
     if event.action == REFUSED:
-        return f"refused: adaptor version {event.version} does not become {event.alias}: {failed}"
+        return f"refused: scorer version {event.version} does not become {event.alias}: {failed}"
     if event.version is None:
         return f"there is no {event.alias} now (before: version {event.previous})"
     before = f" (before: version {event.previous})" if event.previous not in (None, event.version) else ""
     overridden = f"; GATES OVERRIDDEN: {failed}" if event.override else ""
-    return f"{event.alias} is adaptor version {event.version}{before}: {parts}{overridden}"
+    return f"{event.alias} is scorer version {event.version}{before}: {parts}{overridden}"
 
 
 def _roll_back(registry: Registry, to: int | None, reason: str) -> LoggedEvent:
@@ -218,8 +219,8 @@ def _roll_back(registry: Registry, to: int | None, reason: str) -> LoggedEvent:
     target = _rollback_target(snapshot, state.version, to).event
     assert target.version is not None
     _check_not_deleted(snapshot, target.version)
-    release = registry.release(target.version)
-    changed = [part for part, logged in target.fingerprints.items() if release.fingerprints[part] != logged]
+    release = read_release(registry, target.version)
+    changed = [part for part, logged in target.fingerprints.items() if release.fingerprints.get(part) != logged]
     if changed:
         raise UserError(
             f"release {release.name} has changed since it was champion: {', '.join(changed)}; "
@@ -250,20 +251,20 @@ def _rollback_target(snapshot: LogSnapshot, version: int | None, to: int | None)
     matches = [logged for logged in effective if logged.event.version == to and logged.event.versions]
     if not matches:
         raise UserError(
-            f"adaptor version {to} was never champion, so no rollback to it is possible; "
-            f"`coldstart promote adaptor {to}` evaluates its gates"
+            f"scorer version {to} was never champion, so no rollback to it is possible; "
+            f"`coldstart promote scorer {to}` evaluates its gates"
         )
     return matches[-1]
 
 
 def _check_not_deleted(snapshot: LogSnapshot, version: int) -> None:
-    if version in snapshot.deleted_versions("adaptor"):
-        raise UserError(f"adaptor version {version} was deleted by `coldstart gc`; register it again to use it")
+    if version in snapshot.deleted_versions(SCORER):
+        raise UserError(f"scorer version {version} was deleted by `coldstart gc`; register it again to use it")
 
 
 def _tag_gate_results(registry: Registry, plan: PromotionPlan) -> None:
     """Shows the latest gate results at the version in MLflow; the promotion log keeps them permanently."""
-    name, number = registry.model_name("adaptor"), str(plan.release.versions["adaptor"])
+    name, number = registry.model_name(SCORER), str(plan.release.versions[SCORER])
     for result in plan.gate_results:
         outcome = {True: "passed", False: "failed", None: "not compared"}[result.passed]
         key = GATE_TAG_PREFIX + result.name.replace(" ", "-")

@@ -58,11 +58,11 @@ class Event:
     Attributes:
         action: One of the constants above.
         alias: The alias that changes; `None` for a deletion.
-        previous: Adaptor version that the alias pointed to before, if any.
-        version: Adaptor version that was requested; `None` removes the alias.
+        previous: Scorer version that the alias pointed to before, if any.
+        version: Scorer version that was requested; `None` removes the alias.
         versions: kind -> version that the alias points to from now on; empty if it is removed or does not move.
         reason: Free text from the user.
-        fingerprints: kind -> fingerprint of these versions, and of the proxies.
+        fingerprints: kind -> fingerprint of these versions, and of the item table.
         gates: Gate results, one mapping each.
         override: Whether failed gates were overridden.
         deleted_versions: kind -> versions that are deleted; only for a deletion.

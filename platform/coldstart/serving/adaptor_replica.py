@@ -1,37 +1,41 @@
-"""The adaptor deployment. Legend: `d` ID width, `D` MLLM width, `G` layer groups."""
+"""The adaptor deployment."""
 
-from pathlib import Path
-
-import numpy as np
 import torch
 from ray import serve
 
-from coldstart.alignment import load_adaptor
 from coldstart.config.recipe import Serving
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.available import find_method
+from coldstart.methods.base import ItemAdaptor, Parts
 from coldstart.serving.batching import StallDetector, set_batch_limits, with_batch_size
 from coldstart.serving.malloc import limit_heap_growth
-from coldstart.serving.scoring import EncoderOutput, Floats
+from coldstart.serving.row_layout import Row, adapt_table, stack_rows
 
 
 class AdaptorReplica:
-    """Computes fine proxies from coarse proxies and layer states."""
+    """Computes the scorer's row of an item from the encoder's.
 
-    def __init__(self, path: Path, settings: Serving) -> None:
+    Args:
+        method: Name of the release's method.
+        parts: Directories of the release's artifacts.
+        settings: `serving` of the recipe.
+    """
+
+    def __init__(self, method: str, parts: Parts, settings: Serving) -> None:
         limit_heap_growth()
         torch.set_num_threads(1)
-        self.adaptor = load_adaptor(path)
+        self.adaptor: ItemAdaptor = find_method(method).load_adaptor(parts)
         self.stall_detector = StallDetector(settings.request_timeout_s)
         set_batch_limits(self._adapt, settings)
 
-    async def adapt(self, encoded: EncoderOutput) -> tuple[Floats, int]:
-        """Fine proxy `[d]` of one item, and the batch size if it is the first of its batch, else 0."""
+    async def adapt(self, encoded: Row) -> tuple[Row, int]:
+        """The row of one item, and the batch size if it is the first of its batch, else 0."""
         return await self.stall_detector.wait(self._adapt(encoded))
 
     @serve.batch
-    async def _adapt(self, batch: list[EncoderOutput]) -> list[tuple[Floats, int]]:
-        with self.stall_detector.batch(), torch.inference_mode():
-            coarse, states = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
-            return with_batch_size(list(self.adaptor(coarse, states).numpy()))
+    async def _adapt(self, batch: list[Row]) -> list[tuple[Row, int]]:
+        with self.stall_detector.batch():
+            return with_batch_size(list(adapt_table(self.adaptor, ItemTable.from_rows(stack_rows(batch)))))
 
     def check_health(self) -> None:
         """Called by Serve."""

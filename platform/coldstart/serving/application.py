@@ -23,9 +23,8 @@ from coldstart.serving import ingress
 from coldstart.serving.deployments import GatewayInputs, build_gateway, build_models
 from coldstart.serving.parity import check_parity
 from coldstart.serving.proxy_quality import proxy_quality
-from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.stats_aggregator import get_aggregator, kill_aggregator, put_shared_values
-from coldstart.serving.store_bootstrap import bootstrap_store
+from coldstart.serving.store_bootstrap import bootstrap_store, open_store
 from coldstart.serving.tokens import check_tokens
 
 __all__ = ["GatewayInputs", "check_port", "deploy", "shutdown"]
@@ -34,7 +33,7 @@ LOG = logging.getLogger("ray.serve")
 PROGRESS = logging.getLogger(__name__)
 
 NAME = "coldstart"
-_MODEL_NAME = re.compile(r"(encoder|adaptor|ranker)-[0-9a-f]{16}")
+_MODEL_NAME = re.compile(r"(encoder|adaptor|scorer)-[0-9a-f]{16}")
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 
@@ -56,7 +55,7 @@ def deploy(
     Args:
         release: From the registry; its directories must be readable on every machine of the cluster.
         settings: `serving` of the recipe.
-        store_dir: Parent directory of the proxy stores, on local disk of the head node; this release's store is filled.
+        store_dir: Parent directory of the item stores, on local disk of the head node; this release's store is filled.
         inputs: What gateways read besides the models.
         previous: The release served before; its models stay up, so that a rollback does not reload them.
         challenger: Release for a share of the users, see `serving.challenger`. If it does not start, it is left out
@@ -68,7 +67,7 @@ def deploy(
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     check_tokens(settings)
-    PROGRESS.info("loading the proxies of release %s", release.name)
+    PROGRESS.info("loading the item rows of release %s", release.name)
     bootstrap_store(release, store_dir, settings.store)
     _start_serve(settings)
     models = build_models(release, settings)
@@ -95,7 +94,7 @@ def deploy(
     needed = {NAME, *models}.union(*(build_models(other, settings) for other in (previous, challenger) if other))
     for name in running - needed:
         serve.delete(name)
-    if previous is not None and previous.ranker.fingerprint != release.ranker.fingerprint:
+    if previous is not None and previous.scorer.fingerprint != release.scorer.fingerprint:
         _report_proxy_quality(previous, release, store_dir, settings.store)
     return url
 
@@ -187,7 +186,7 @@ def _running_applications() -> set[str]:
 def _report_proxy_quality(before: Release, after: Release, store_dir: Path, settings: Store) -> None:
     """Publishes how well proxies predicted the ID rows that were learned since; an error here is only logged."""
     try:
-        store = ProxyStore(store_dir, before.adaptor.fingerprint, settings)
+        store = open_store(before, store_dir, settings)
         try:
             quality = proxy_quality(before, after, store)
         finally:

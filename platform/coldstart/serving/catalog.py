@@ -1,88 +1,112 @@
-"""Looks up items of a release: their features, and the source of their slot (ID row, proxy, both, or OOV row)."""
+"""Looks up items of a release: indices, rows, features, and what the scorer uses for each candidate."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
-import torch
 
-from coldstart.alignment.warmup_blend import load_id_weight
 from coldstart.data.dataset import read_features
 from coldstart.data.features import EncodedFeatures
-from coldstart.rankers.storage import read_item_features
-from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.data.item_table import Rows
+from coldstart.rankers.storage import read_item_features, read_item_index
+from coldstart.serving.item_store import Ints, ItemStore
+from coldstart.serving.row_layout import Row
 from coldstart.serving.schemas import SlotSource
-from coldstart.serving.slot_sources import SlotSources
+from coldstart.serving.scorer_info import ScorerInfo
+
+_SOURCES: list[SlotSource] = ["id", "blended", "proxy", "oov"]
+
+
+@dataclass(frozen=True)
+class FoundItems:
+    """Candidates and history of one request, looked up.
+
+    Attributes:
+        item_idx: [T] catalog indices, 0 for items that are not in the catalog or were withdrawn.
+        history_idx: [L] catalog indices, 0 for items that are not in the catalog.
+        rows: [R] rows; row 0 is the unknown item.
+        item_row: [T] numbers of the candidates' rows, 0 for a candidate without one.
+        history_row: [L] the same for the history; zeros if the scorer does not read it.
+    """
+
+    item_idx: Ints
+    history_idx: Ints
+    rows: Rows
+    item_row: Ints
+    history_row: Ints
+
+    def set_rows(self, rows: Mapping[int, Row]) -> None:
+        """Sets the rows of candidates by their position."""
+        for position, row in rows.items():
+            self.rows[position + 1], self.item_row[position] = row, position + 1
 
 
 class Catalog:
     """The items of a release.
 
     Args:
-        ranker: Directory of the ranker artifact.
-        adaptor: Directory of the adaptor artifact, which holds the weight of each item's ID row.
-        store: Proxies of the release.
+        directory: Has the ids and features of the catalog; see `Method.catalog_dir`.
+        scorer: Facts about the release's scorer.
+        store: Rows of the release.
 
     Attributes:
         index: Item id -> catalog index.
-        id_weight: [V] weight of the ID row in each item's slot.
+        id_weight: [V] how much of its ID row each item uses as a candidate.
     """
 
-    def __init__(self, ranker: Path, adaptor: Path, store: ProxyStore) -> None:
-        table = pq.read_table(ranker / "vocabulary.parquet", columns=["item_id", "item_idx", "trained"])
-        ids, indices, trained = (table[name].to_pylist() for name in ("item_id", "item_idx", "trained"))
-        self.index: dict[str, int] = dict(zip(ids, indices, strict=True))
-        is_trained = torch.zeros(1 + max(indices, default=0), dtype=torch.bool)
-        is_trained[indices] = torch.tensor(trained, dtype=torch.bool)
-        self.id_weight: list[float] = load_id_weight(adaptor, is_trained).tolist()
+    def __init__(self, directory: Path, scorer: ScorerInfo, store: ItemStore) -> None:
+        self.index = read_item_index(directory)
+        self.id_weight = scorer.id_weight
+        self.reads_history = scorer.reads_history
         self.store = store
-        self.schema = read_features(ranker)
-        self._features = read_item_features(ranker, self.schema)
+        self.schema = read_features(directory)
+        self._features = read_item_features(directory, self.schema)
 
-    def indices(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Catalog indices, 0 for unknown ids; the ranker itself maps untrained items to the OOV row."""
-        return np.fromiter((self.index.get(item_id, 0) for item_id in item_ids), np.int64)
+    def indices(self, item_ids: Iterable[str | None]) -> Ints:
+        """Catalog indices, 0 for unknown ids; the scorer itself maps untrained items to the OOV row."""
+        index_of: Callable[[Any, int], int] = self.index.get
+        return np.fromiter(map(index_of, item_ids, repeat(0)), np.int64)
 
-    def slot_sources(self, item_ids: list[str | None]) -> SlotSources:
-        """Chooses the slot source of each candidate.
+    def find(self, candidate_ids: Sequence[str | None], history_ids: Sequence[str]) -> FoundItems:
+        """Looks up the candidates and the history of a request.
 
-        A trained item uses its ID row, or a blend of ID row and proxy while it warms up; an untrained item uses its
-        proxy. A published proxy replaces the catalog's, because it is newer. A withdrawn item is unknown.
+        A published row replaces the catalog's, because it is newer. A withdrawn candidate is unknown. A withdrawn item
+        in a history has no row either, but keeps its index: its ID row was learned from clicks, not from its content.
 
         Args:
-            item_ids: [T]; `None` for a candidate whose proxy the caller adds.
+            candidate_ids: [T]; `None` for a candidate whose row the caller sets.
+            history_ids: [L]
         """
         self.store.catch_up()
-        sources: list[SlotSource] = []
-        proxies: dict[int, Vectors] = {}
-        weights: dict[int, float] = {}
-        indices = np.zeros(len(item_ids), np.int64)
-        for position, item_id in enumerate(item_ids):
-            if item_id is None:
-                sources.append("proxy")
-                continue
-            index = self.index.get(item_id, 0)
-            if self.store.is_withdrawn(item_id):
-                sources.append("oov")
-                continue
-            indices[position] = index
-            weight = self.id_weight[index]
-            proxy = None if weight == 1 else self.store.proxy(item_id, index)
-            if proxy is None:
-                sources.append("id" if weight else "oov")
-                continue
-            sources.append("blended" if weight else "proxy")
-            proxies[position] = proxy
-            if weight:
-                weights[position] = weight
-        return SlotSources(indices, sources, proxies, weights)
+        item_idx, history_idx = self.indices(candidate_ids), self.indices(history_ids)
+        if self.reads_history and len(history_idx):
+            found = self.store.find_rows([*candidate_ids, *history_ids], np.concatenate([item_idx, history_idx]))
+        else:
+            found = self.store.find_rows(candidate_ids, item_idx)
+        targets = len(item_idx)
+        for position in found.withdrawn:
+            if position < targets:
+                item_idx[position] = 0
+        numbers = np.arange(1, len(found.rows)) * found.has_row
+        history_row = numbers[targets:] if len(numbers) > targets else np.zeros_like(history_idx)
+        return FoundItems(item_idx, history_idx, found.rows, numbers[:targets], history_row)
+
+    def slot_sources(self, found: FoundItems) -> list[SlotSource]:
+        """What the scorer uses for each candidate.
+
+        `id` and `proxy` are its ID row or its row of the store alone, `blended` is both, `oov` neither.
+        """
+        weight, has_row = self.id_weight[found.item_idx], found.item_row > 0
+        source = np.where(weight > 0, (has_row & (weight < 1)).astype(np.int64), np.where(has_row, 2, 3))
+        return [_SOURCES[number] for number in source.tolist()]
 
     def features(
-        self, item_ids: list[str | None], indices: npt.NDArray[np.int64], from_request: Mapping[int, EncodedFeatures]
+        self, item_ids: Sequence[str | None], indices: Ints, from_request: Mapping[int, EncodedFeatures]
     ) -> EncodedFeatures:
-        """Encoded item features [T, C] and [T, N] of candidates, as of the last call of `slot_sources`.
+        """Encoded item features [T, C] and [T, N] of candidates, as of the last call of `find`.
 
         Features of a published item replace the catalog's, because they are newer.
 

@@ -12,14 +12,15 @@ from ray.serve.handle import DeploymentHandle
 
 from coldstart.config import digest
 from coldstart.config.recipe import Data, Serving
+from coldstart.methods.available import find_method
 from coldstart.ray_compat.core import HEAD_NODE
 from coldstart.ray_compat.serve import handle_for_throughput
 from coldstart.registry import Release
 from coldstart.serving.adaptor_replica import AdaptorReplica
 from coldstart.serving.encoder_replica import EncoderReplica
 from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.schemas import ReleaseResponse
+from coldstart.serving.scorer_replica import ScorerReplica
 from coldstart.serving.stats_aggregator import get_aggregator, start_ab_test
 from coldstart.serving.window_stats import Sums
 
@@ -43,19 +44,26 @@ class GatewayInputs:
 def build_models(release: Release, settings: Serving) -> dict[str, Application]:
     """Application name -> application, of each model.
 
-    The name contains a hash of model and settings, so releases with the same encoder or ranker share its application.
+    The name contains a hash of model and settings, so releases with the same encoder share its application.
     """
+    method, paths, fingerprints = find_method(release.method), release.paths, release.fingerprints
+    encoder_parts = {kind: paths[kind] for kind in method.encoder_kinds}
+    encoder = _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2)
+    adaptor = _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1)
     models = {
-        "encoder": _deployment(EncoderReplica, "encoder", settings, num_cpus=0.2).bind(release.encoder.path, settings),
-        "adaptor": _deployment(AdaptorReplica, "adaptor", settings, num_cpus=0.1).bind(release.adaptor.path, settings),
+        "encoder": encoder.bind(method.name, encoder_parts, settings),
+        "adaptor": adaptor.bind(method.name, paths, settings),
     }
-    if settings.ranker_placement == "separate":
-        ranker = _deployment(RankerReplica, "ranker", settings, num_cpus=0.2)
-        models["ranker"] = ranker.bind(release.ranker.path, settings)
+    if settings.scorer_placement == "separate":
+        scorer = _deployment(ScorerReplica, "scorer", settings, num_cpus=0.2)
+        models["scorer"] = scorer.bind(method.name, paths, settings)
+    # The scorer's lineage contains all other parts.
+    reads = {"encoder": [fingerprints[kind] for kind in encoder_parts]}
     # A change of settings that only gateways read must not reload the models.
     model_settings = settings.model_dump(mode="json", exclude={"challenger", "stats"})
     return {
-        f"{kind}-{digest([release.fingerprints[kind], model_settings])[:16]}": model for kind, model in models.items()
+        f"{name}-{digest([method.name, reads.get(name, release.scorer.fingerprint), model_settings])[:16]}": model
+        for name, model in models.items()
     }
 
 
@@ -73,13 +81,13 @@ def build_gateway(
     specs = [
         ReleaseSpec(
             _describe(variant),
-            variant.ranker.path,
-            variant.adaptor.path,
+            variant.method,
+            variant.paths,
             *(_handle(name, settings) for name in build_models(variant, settings)),
         )
         for variant in filter(None, (release, challenger))
     ]
-    # A replica reads and writes the proxy store on local disk, so all gateways run on the head node.
+    # A replica reads and writes the item store on local disk, so all gateways run on the head node.
     deployment = _deployment(serve.ingress()(Gateway), "gateway", settings, num_cpus=0.1, resources=HEAD_NODE)
     dataset = inputs.dataset and inputs.dataset.absolute()
     application: Application = deployment.bind(
@@ -94,13 +102,12 @@ def _handle(name: str, settings: Serving) -> DeploymentHandle[Any]:
 
 
 def _describe(release: Release) -> ReleaseResponse:
-    parts = (release.ranker, release.encoder, release.proxies, release.adaptor)
     return ReleaseResponse(
         release=release.name,
         project=release.project,
         alias=release.alias,
         versions=release.versions,
-        fingerprints={"dataset": release.dataset} | {part.kind: part.fingerprint for part in parts},
+        fingerprints={"dataset": release.dataset, **release.fingerprints},
     )
 
 

@@ -1,45 +1,49 @@
-"""The encoder deployment. Legend: `d` ID width, `D` MLLM width, `G` layer groups."""
+"""The encoder deployment."""
 
 import asyncio
-from pathlib import Path
 
 import torch
 from ray import serve
 
 from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
-from coldstart.encoders import Encoder
+from coldstart.methods.available import find_method
+from coldstart.methods.base import Parts
 from coldstart.serving.batching import StallDetector, check_finite, set_batch_limits, with_batch_size
 from coldstart.serving.malloc import limit_heap_growth
-from coldstart.serving.scoring import GOLDEN_CONTENT, EncoderOutput
+from coldstart.serving.row_layout import Row, pack_rows
+from coldstart.serving.scoring import GOLDEN_CONTENT
 
 
 class EncoderReplica:
-    """Computes coarse proxies and layer states from contents."""
+    """Computes the encoder's row of an item from its content.
 
-    def __init__(self, path: Path, settings: Serving) -> None:
+    Args:
+        method: Name of the release's method.
+        parts: Directories of the artifacts that the encoder reads.
+        settings: `serving` of the recipe.
+    """
+
+    def __init__(self, method: str, parts: Parts, settings: Serving) -> None:
         limit_heap_growth()
         torch.set_num_threads(1)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = Encoder.load(path, self.device)
+        self.encoder = find_method(method).load_encoder(parts, "cuda" if torch.cuda.is_available() else "cpu")
         self.stall_detector = StallDetector(settings.request_timeout_s)
         set_batch_limits(self._encode, settings)
-        check_finite("encoder", *self._forward([GOLDEN_CONTENT])[0])
+        (golden,) = self._forward([GOLDEN_CONTENT])
+        check_finite("encoder", *(golden[name] for name in self.encoder.outputs))
 
-    async def encode(self, content: Content) -> tuple[EncoderOutput, int]:
+    async def encode(self, content: Content) -> tuple[Row, int]:
         """Encodes one item; also returns the batch size if it is the first of its batch, else 0."""
         return await self.stall_detector.wait(self._encode(content))
 
     @serve.batch
-    async def _encode(self, contents: list[Content]) -> list[tuple[EncoderOutput, int]]:
+    async def _encode(self, contents: list[Content]) -> list[tuple[Row, int]]:
         with self.stall_detector.batch():
             return with_batch_size(await asyncio.to_thread(self._forward, contents))
 
-    def _forward(self, contents: list[Content]) -> list[EncoderOutput]:
-        with torch.inference_mode():
-            inputs = self.encoder.inputs(self.encoder.prepare(contents), self.device)
-            coarse, states = (part.float().cpu().numpy() for part in self.encoder(inputs))
-        return list(zip(coarse, states, strict=True))
+    def _forward(self, contents: list[Content]) -> list[Row]:
+        return list(pack_rows(self.encoder.encode(contents), self.encoder.outputs))
 
     def check_health(self) -> None:
         """Called by Serve."""

@@ -10,20 +10,23 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from coldstart.config.recipe import Data, Serving
+from coldstart.methods.available import find_method
+from coldstart.methods.base import SCORER, Parts
 from coldstart.serving.ab_router import ABRouter
 from coldstart.serving.ab_test import ABTest
 from coldstart.serving.app import make_app
 from coldstart.serving.catalog import Catalog
 from coldstart.serving.item_service import ItemService
+from coldstart.serving.item_store import ItemStore, store_directory
 from coldstart.serving.local_handle import LocalHandle
 from coldstart.serving.malloc import limit_heap_growth
 from coldstart.serving.model_handles import ModelHandles
-from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.rank_call import RankCall
-from coldstart.serving.ranker_replica import RankerReplica
 from coldstart.serving.release_server import ReleaseServer
 from coldstart.serving.request_id import current_request
 from coldstart.serving.schemas import FeedbackRequest, FeedbackResponse, HealthResponse, RankResponse, ReleaseResponse
+from coldstart.serving.scorer_info import ScorerInfo
+from coldstart.serving.scorer_replica import ScorerReplica
 from coldstart.serving.stats_aggregator import AggregatorClient
 from coldstart.serving.stats_collector import StatsCollector
 from coldstart.serving.stats_schemas import ServingStats
@@ -35,19 +38,19 @@ class ReleaseSpec:
 
     Attributes:
         release: Names and versions, so that a gateway needs neither MLflow nor the model files.
-        ranker_dir: The ranker artifact, for its item ids and features.
-        adaptor_dir: The adaptor artifact, for the weights of ID rows.
+        method: Name of its method.
+        parts: Directories of its artifacts.
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
-        ranker: Handle of the ranker deployment; None if gateways hold the ranker.
+        scorer: Handle of the scorer deployment; None if gateways hold the scorer.
     """
 
     release: ReleaseResponse
-    ranker_dir: Path
-    adaptor_dir: Path
+    method: str
+    parts: Parts
     encoder: DeploymentHandle[Any]
     adaptor: DeploymentHandle[Any]
-    ranker: DeploymentHandle[Any] | None = None
+    scorer: DeploymentHandle[Any] | None = None
 
 
 class Gateway:
@@ -58,7 +61,7 @@ class Gateway:
         ab_test: The challenger's A/B test.
         settings: `serving` of the recipe.
         data: Limits of images.
-        store_dir: Parent directory of the proxy stores.
+        store_dir: Parent directory of the item stores.
         aggregator: Actor that combines the statistics of all gateways; None for a single gateway.
         dataset: Directory of the release's dataset, for the console's images; it may be missing.
     """
@@ -79,13 +82,16 @@ class Gateway:
         champion, challenger = (*(self._release_server(spec, store_dir) for spec in specs), None)[:2]
         assert champion is not None
         self.router = ABRouter(champion, challenger, ab_test, settings, self.stats, AggregatorClient(aggregator))
-        self.items = ItemService([server for server in (champion, challenger) if server])
+        column = find_method(specs[0].method).neighbor_column
+        self.items = ItemService([server for server in (champion, challenger) if server], column)
 
     def _release_server(self, spec: ReleaseSpec, store_dir: Path) -> ReleaseServer:
-        store = ProxyStore(store_dir, spec.release.fingerprints["adaptor"], self.settings.store)
-        ranker = spec.ranker or LocalHandle(RankerReplica(spec.ranker_dir, self.settings))
-        models = ModelHandles(spec.encoder, spec.adaptor, ranker, self.settings, self.stats)
-        catalog = Catalog(spec.ranker_dir, spec.adaptor_dir, store)
+        space = spec.release.fingerprints[SCORER]
+        info = ScorerInfo.read(store_directory(store_dir, space))
+        store = ItemStore(store_dir, space, info.columns, self.settings.store)
+        scorer = spec.scorer or LocalHandle(ScorerReplica(spec.method, spec.parts, self.settings))
+        models = ModelHandles(spec.encoder, spec.adaptor, scorer, self.settings, self.stats)
+        catalog = Catalog(find_method(spec.method).catalog_dir(spec.parts), info, store)
         return ReleaseServer(spec.release, models, catalog, store, self.settings, self.data, self.stats)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

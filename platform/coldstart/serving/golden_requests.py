@@ -1,31 +1,27 @@
 """Golden requests: fixed rank requests that compare the serving path of a release with its evaluation path.
 
-They are generated from the release alone, so every version can be checked at any time.
-
-Legend: `N` items, `d` ID width, `D` MLLM width, `G` layer groups.
+They are generated from the release alone, so every version can be checked at any time. Legend: `N` items.
 """
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from coldstart.alignment import load_adaptor
-from coldstart.alignment.warmup_blend import blend_slots, load_id_weight
 from coldstart.data.batches import UserWindows
 from coldstart.data.features import OWNERS, FeatureSchema, TargetFeatures
+from coldstart.data.item_table import ItemTable, Rows
 from coldstart.data.schema import TEST, TRAIN
 from coldstart.data.sequences import Sequences
-from coldstart.encoders.item_embeddings import read_first_proxies
-from coldstart.evaluation.metrics import sigmoid
-from coldstart.evaluation.scoring import score_rows
-from coldstart.rankers import Ranker, load_ranker
+from coldstart.methods.available import find_method
+from coldstart.metrics.clicks import sigmoid
+from coldstart.rankers.scorer import Scorer
 from coldstart.registry import Release
-from coldstart.serving.scoring import Floats, RankQuery, score
+from coldstart.serving.row_layout import adapt_table
+from coldstart.serving.scoring import RankQuery, score
 
 ITEMS, REQUESTS, EVENTS, CANDIDATES = 256, 64, 50, 32
 """Catalog items to sample from; requests; history events and candidates per request."""
@@ -37,21 +33,15 @@ class GoldenRequests:
     """A release's models and its golden requests.
 
     Attributes:
-        ranker: In eval mode.
-        slots: [N + 1, d] item vectors: the ID row, the fine proxy, or a blend of both during warm-up.
-        id_weight: [N + 1] weight of the ID row in the item vector.
-        coarse: [N, d] coarse proxies, input of the adaptor.
-        states: [N, G, D] layer states, input of the adaptor.
-        fine: [N, d] fine proxies, output of the adaptor.
+        scorer: In eval mode.
+        encoded: [N + 1] the first rows of the release's item table, input of the adaptor.
+        rows: [N + 1] the same items as the store has them, output of the adaptor.
         sequences: One user per request: the history, then the candidates, all at the same time.
     """
 
-    ranker: Ranker
-    slots: Tensor
-    id_weight: Floats
-    coarse: Floats
-    states: Floats
-    fine: Floats
+    scorer: Scorer
+    encoded: ItemTable
+    rows: Rows
     sequences: Sequences
 
     def online(self) -> tuple[list[float], np.ndarray]:
@@ -62,55 +52,53 @@ class GoldenRequests:
         milliseconds, answers = [], []
         for query in self.queries():
             began = time.process_time()
-            answers.append(score(self.ranker, [query], history=self.ranker.max_history)[0])
+            answers.append(score(self.scorer, [query])[0])
             milliseconds.append(1000 * (time.process_time() - began))
         return milliseconds, np.concatenate(answers)
 
+    @torch.inference_mode()
     def offline(self) -> np.ndarray:
         """The same click probabilities on the evaluation path."""
-        windows = UserWindows(self.sequences, history=self.ranker.max_history, splits=[TEST])
-        with torch.inference_mode():
-            rows, logits = score_rows(
-                self.ranker, windows.iter_eval(windows_per_step=REQUESTS), {"release": self.slots}
-            )
-        return sigmoid(logits["release"])[np.argsort(rows)]
+        windows = UserWindows(self.sequences, history=self.scorer.max_history, splits=[TEST])
+        items, found = ItemTable.from_rows(self.rows), np.zeros(len(self.sequences.label), np.float32)
+        for batch in windows.iter_eval(windows_per_step=REQUESTS):
+            # A gateway knows no users.
+            logits = self.scorer(replace(batch, user_idx=torch.full_like(batch.user_idx, -1)), items)
+            is_target = batch.weight > 0
+            found[batch.event_index[is_target].numpy()] = logits[is_target].numpy()
+        return sigmoid(found[windows.event_indices])
 
     def queries(self) -> list[RankQuery]:
-        """The requests in the form in which a gateway sends them to the ranker."""
+        """The requests in the form in which a gateway sends them to the scorer."""
         events, queries = self.sequences, []
         for user, (start, end) in enumerate(pairwise(events.offsets)):
             past, targets = slice(start, end - CANDIDATES), slice(end - CANDIDATES, end)
-            items = events.item_idx[targets].astype(np.int64)
-            positions = np.flatnonzero(self.id_weight[items] < 1)
-            items_by_proxy = items[positions]
+            items, history = (events.item_idx[span].astype(np.int64) for span in (targets, past))
+            read = [items, history] if self.scorer.reads_history else [items]
             queries.append(
                 RankQuery(
-                    history_idx=events.item_idx[past].astype(np.int64),
+                    history_idx=history,
                     history_label=events.label[past].astype(np.int64),
                     history_time=events.timestamp[past],
                     item_idx=items,
                     now=_NOW,
-                    positions=positions,
-                    proxies=self.fine[items_by_proxy - 1],
+                    rows=self.rows[np.concatenate([[0], *read])],
+                    item_row=np.arange(1, CANDIDATES + 1),
+                    history_row=np.arange(EVENTS) + CANDIDATES + 1 if self.scorer.reads_history else None,
                     features=events.features.lookup(np.full(CANDIDATES, user), items, np.arange(end - CANDIDATES, end)),
-                    id_weight=self.id_weight[items_by_proxy],
                 )
             )
         return queries
 
 
 def load_golden_requests(release: Release) -> GoldenRequests:
-    """Loads the ranker and the adaptor of a release and generates its golden requests."""
-    ranker = load_ranker(release.ranker.path)
-    coarse, states = read_first_proxies(release.proxies.path, ITEMS, groups=int(release.proxies.metadata["groups"]))
-    with torch.inference_mode():
-        fine = load_adaptor(release.adaptor.path)(torch.from_numpy(coarse), torch.from_numpy(states))
-        item_idx = torch.arange(len(fine) + 1)
-        slots = ranker.id_slots(item_idx[None])[0].clone()
-        id_weight = load_id_weight(release.adaptor.path, ranker.trained)[: len(slots)]
-        slots[1:] = blend_slots(slots[1:], fine, id_weight[1:])
-    requests = _requests(len(fine), ranker.features)
-    return GoldenRequests(ranker, slots, id_weight.numpy(), coarse, states, fine.numpy(), requests)
+    """Loads the scorer and the adaptor of a release and generates its golden requests."""
+    method = find_method(release.method)
+    scorer, adaptor = method.load_scorer(release.paths), method.load_adaptor(release.paths)
+    table = ItemTable.open(release.items.path).select(adaptor.inputs)
+    encoded = ItemTable(table.gather(torch.arange(min(len(table), ITEMS + 1))))
+    requests = _requests(len(encoded) - 1, scorer.features)
+    return GoldenRequests(scorer, encoded, adapt_table(adaptor, encoded), requests)
 
 
 def golden_metrics(release: Release) -> dict[str, float]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from coldstart.data.content import Content
 from coldstart.serving.errors import LOG, ApiError
-from coldstart.serving.neighbors import SearchMethod
-from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.publication_log import Proxy, PublicationLog, PublishedItem, item_digest
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.neighbors import SearchMethod, Vectors
+from coldstart.serving.publication_log import ItemRow, PublicationLog, PublishedItem, item_digest
 from coldstart.serving.release_server import ReleaseServer
+from coldstart.serving.row_layout import Row
 from coldstart.serving.schemas import (
     ErrorDetail,
     ItemResponse,
@@ -23,22 +24,23 @@ from coldstart.serving.schemas import (
     WithdrawResponse,
 )
 
-Entry = tuple[PublishedItem, Proxy]
+Entry = tuple[PublishedItem, ItemRow]
 
 
 class ItemService:
     """The items of one gateway.
 
     Args:
-        servers: The served releases; the first one answers, the others only store proxies of the same items.
+        servers: The served releases; the first one answers, the others only store rows of the same items.
+        neighbor_column: Column of the first release's rows by which similar items are found.
     """
 
-    def __init__(self, servers: Sequence[ReleaseServer]) -> None:
-        self.servers = servers
+    def __init__(self, servers: Sequence[ReleaseServer], neighbor_column: str) -> None:
+        self.servers, self.neighbor_column = servers, neighbor_column
         self._group_commit = _GroupCommit(servers[0].store.publication_log)
 
     async def publish(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome | ApiError]:
-        """Encodes contents and stores them with their proxies; acknowledged items survive a crash.
+        """Encodes contents and stores them with their rows; acknowledged items survive a crash.
 
         Returns:
             Per request, its outcome or error; requests do not affect each other.
@@ -46,33 +48,31 @@ class ItemService:
         began = time.perf_counter()
         items = [_item(request) for request in requests]
         encoded = await asyncio.gather(*(self._encode(item) for item in items), return_exceptions=True)
-        for proxies in encoded:
-            if isinstance(proxies, BaseException) and not isinstance(proxies, ApiError):
-                raise proxies
+        for rows in encoded:
+            if isinstance(rows, BaseException) and not isinstance(rows, ApiError):
+                raise rows
         entries = [
-            (item, proxies)
-            for item, proxies in zip(items, encoded, strict=True)
-            if not isinstance(proxies, BaseException)
+            (item, rows) for item, rows in zip(items, encoded, strict=True) if not isinstance(rows, BaseException)
         ]
         try:
-            revisions = await self._group_commit.add([(item, proxies[0]) for item, proxies in entries])
+            revisions = await self._group_commit.add([(item, rows[0]) for item, rows in entries])
         except Exception as error:
             LOG.error("%s items could not be stored", len(entries), exc_info=error)
             raise ApiError(503, "store", "the items could not be stored; try again", retry_after=1) from error
         self.servers[0].stats.record_publish(time.perf_counter() - began, len(entries))
         for position, server in enumerate(self.servers[1:], start=1):
             current = [
-                (replace(item, revision=revision), proxies[position])
-                for (item, proxies), revision in zip(entries, revisions, strict=True)
-                if len(proxies) > position
+                (replace(item, revision=revision), rows[position])
+                for (item, rows), revision in zip(entries, revisions, strict=True)
+                if len(rows) > position
             ]
-            await asyncio.to_thread(server.store.publication_log.update_proxies, current)
+            await asyncio.to_thread(server.store.publication_log.update_rows, current)
         return [
-            proxies
-            if isinstance(proxies, ApiError)
-            else PublishOutcome(item_id=item.item_id, proxy_norm=float(np.linalg.norm(proxies[0].vector)))
-            for item, proxies in zip(items, encoded, strict=True)
-            if not isinstance(proxies, BaseException) or isinstance(proxies, ApiError)
+            rows
+            if isinstance(rows, ApiError)
+            else PublishOutcome(item_id=item.item_id, proxy_norm=self._norm(rows[0].values))
+            for item, rows in zip(items, encoded, strict=True)
+            if not isinstance(rows, BaseException) or isinstance(rows, ApiError)
         ]
 
     async def find(self, item_id: str) -> ItemResponse:
@@ -85,11 +85,11 @@ class ItemService:
         item = await asyncio.to_thread(self._store.publication_log.find, item_id)
         if item is None and not index:
             raise _unknown(item_id)
-        proxy = self._store.proxy(item_id, index)
+        row, catalog = self._store.row(item_id, index), self.servers[0].catalog
         return ItemResponse(
             item_id=item_id,
-            slot_source=self.servers[0].catalog.slot_sources([item_id]).sources[0],
-            proxy_norm=None if proxy is None else float(np.linalg.norm(proxy)),
+            slot_source=catalog.slot_sources(catalog.find([item_id], []))[0],
+            proxy_norm=None if row is None else self._norm(row),
             in_catalog=bool(index),
             origin=None if item is None else item.origin,
             published_at=None if item is None else item.published_at,
@@ -112,31 +112,37 @@ class ItemService:
         return WithdrawResponse(item_id=item_id, release=self._release)
 
     async def neighbors(self, item_id: str, k: int) -> NeighborsResponse:
-        """The mature items nearest to an item's proxy.
+        """The items nearest to an item.
 
         Raises:
             ApiError: 404, the item is unknown or has no proxy.
         """
         index = self._catalog_index(item_id)
-        proxy = self._store.proxy(item_id, index)
-        if proxy is None:
+        row = self._store.row(item_id, index)
+        if row is None:
             raise ApiError(404, "not_found", f"item {item_id!r} has no proxy; publish it with POST /v1/items")
-        found, search = await self.nearest(proxy, k, exclude=item_id)
+        found, search = await self.nearest(row, k, exclude=item_id)
         return NeighborsResponse(item_id=item_id, neighbors=found, search=search, release=self._release)
 
-    async def nearest(
-        self, vector: Vectors, k: int, *, exclude: str | None = None
-    ) -> tuple[list[Neighbor], SearchMethod]:
-        """The `k` mature items nearest to a vector `[d]`, without `exclude`, and the search method."""
+    async def nearest(self, row: Row, k: int, *, exclude: str | None = None) -> tuple[list[Neighbor], SearchMethod]:
+        """The `k` items nearest to an item's row, without `exclude`, and the search method."""
         is_withdrawn = self._store.is_withdrawn
-        mature = self._store.mature_items
         found, search = await asyncio.to_thread(
-            mature.nearest, vector, k, lambda name: name == exclude or is_withdrawn(name)
+            self._store.neighbors.nearest,
+            self._vector(row),
+            k,
+            lambda name: name == exclude or is_withdrawn(name),
         )
         return [Neighbor(item_id=item_id, cosine=cosine) for item_id, cosine in found], search
 
+    def _vector(self, row: Row) -> Vectors:
+        return np.asarray(row[self.neighbor_column], np.float32).ravel()
+
+    def _norm(self, row: Row) -> float:
+        return float(np.linalg.norm(self._vector(row)))
+
     @property
-    def _store(self) -> ProxyStore:
+    def _store(self) -> ItemStore:
         return self.servers[0].store
 
     @property
@@ -154,19 +160,19 @@ class ItemService:
             raise _unknown(item_id)
         return self.servers[0].catalog.index.get(item_id, 0)
 
-    async def _encode(self, item: PublishedItem) -> list[Proxy]:
-        """Proxies of an item for each release; only the first must succeed, the others can be made later."""
+    async def _encode(self, item: PublishedItem) -> list[ItemRow]:
+        """Rows of an item for each release; only the first must succeed, the others can be made later."""
         first, *others = await asyncio.gather(
             *(server.encode_item(item.content, item.features) for server in self.servers), return_exceptions=True
         )
         if isinstance(first, BaseException):
             raise first
-        proxies = [first]
-        for proxy in others:
-            if isinstance(proxy, BaseException):
+        rows = [first]
+        for row in others:
+            if isinstance(row, BaseException):
                 break
-            proxies.append(proxy)
-        return proxies
+            rows.append(row)
+        return rows
 
 
 class _GroupCommit:

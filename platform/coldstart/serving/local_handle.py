@@ -1,24 +1,24 @@
-"""A ranker in this process with the interface of a deployment handle."""
+"""A scorer in this process with the interface of a deployment handle."""
 
 import asyncio
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from coldstart.serving.ranker_replica import RankerReplica
+from coldstart.serving.scorer_replica import ScorerReplica
 from coldstart.serving.scoring import Floats, RankQuery
 
 Scores = list[Floats | Exception]
 
 
 class LocalHandle:
-    """Calls a ranker in this process as `DeploymentHandle` calls a replica."""
+    """Calls a scorer in this process as `DeploymentHandle` calls a replica."""
 
-    def __init__(self, ranker: RankerReplica) -> None:
-        self.ranker, self.rank = ranker, self
+    def __init__(self, scorer: ScorerReplica) -> None:
+        self.scorer, self.rank = scorer, self
 
     def remote(self, queries: list[RankQuery]) -> "LocalResponse":
         """Scores queries once the response is awaited or its `result` is read."""
-        return LocalResponse(self.ranker.rank(queries))
+        return LocalResponse(self.scorer.rank(queries))
 
 
 class LocalResponse:

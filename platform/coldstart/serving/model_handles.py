@@ -12,8 +12,8 @@ from coldstart.config.recipe import Serving
 from coldstart.data.content import Content
 from coldstart.serving.batching import MicroBatcher
 from coldstart.serving.local_handle import LocalHandle
-from coldstart.serving.proxy_store import Vectors
-from coldstart.serving.scoring import EncoderOutput, Floats, RankQuery
+from coldstart.serving.row_layout import Row
+from coldstart.serving.scoring import Floats, RankQuery
 from coldstart.serving.stats_collector import StatsCollector
 from coldstart.serving.stats_schemas import Model
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class ModelHandles:
-    """Encoder, adaptor and ranker of one release.
+    """Encoder, adaptor and scorer of one release.
 
     A remote call costs more than a tiny forward pass, so rank queries that wait at the same time share one call and
     one forward pass. If a replica dies, the call is retried; calls change no state.
@@ -31,7 +31,7 @@ class ModelHandles:
     Args:
         encoder: Handle of the encoder deployment.
         adaptor: Handle of the adaptor deployment.
-        ranker: Handle of the ranker deployment, or of a ranker in this process.
+        scorer: Handle of the scorer deployment, or of a scorer in this process.
         settings: `serving` of the recipe.
         stats: Collects queue lengths, batch sizes and latencies.
     """
@@ -40,11 +40,11 @@ class ModelHandles:
         self,
         encoder: DeploymentHandle[Any],
         adaptor: DeploymentHandle[Any],
-        ranker: DeploymentHandle[Any] | LocalHandle,
+        scorer: DeploymentHandle[Any] | LocalHandle,
         settings: Serving,
         stats: StatsCollector,
     ) -> None:
-        self.encoder, self.adaptor, self.ranker = encoder, adaptor, ranker
+        self.encoder, self.adaptor, self.scorer = encoder, adaptor, scorer
         self._stats = stats
         self._deadline_s = settings.request_timeout_s
         self._batcher = MicroBatcher(
@@ -62,21 +62,21 @@ class ModelHandles:
             TimeoutError: no answer within `serving.request_timeout_s`.
             BackPressureError: the queue is full.
         """
-        with self._stats.queues["ranker"]:
+        with self._stats.queues["scorer"]:
             async with asyncio.timeout(self._deadline_s):
                 return await self._batcher.submit(query)
 
-    async def proxy(self, content: Content) -> Vectors:
-        """Proxy `[d]` of an item's content.
+    async def row(self, content: Content) -> Row:
+        """The scorer's row of an item's content.
 
         Raises:
             TimeoutError: no answer within `serving.request_timeout_s`.
             BackPressureError: the queue is full.
         """
         async with asyncio.timeout(self._deadline_s):
-            encoded: EncoderOutput = await self._call("encoder", "encode", self.encoder.encode, content)
-            vector: Vectors = await self._call("adaptor", "adapt", self.adaptor.adapt, encoded)
-            return vector
+            encoded: Row = await self._call("encoder", "encode", self.encoder.encode, content)
+            row: Row = await self._call("adaptor", "adapt", self.adaptor.adapt, encoded)
+            return row
 
     async def _call(self, model: Model, stage: str, method: Any, argument: Any) -> Any:
         sent = time.perf_counter()
@@ -88,10 +88,10 @@ class ModelHandles:
         return result
 
     async def _rank(self, queries: list[RankQuery]) -> list[Floats | Exception]:
-        self._stats.record_batch("ranker", len(queries))
+        self._stats.record_batch("scorer", len(queries))
         # A call that never returns must not occupy a slot forever.
         async with asyncio.timeout(self._deadline_s):
-            results: list[Floats | Exception] = await self._call_with_retry(self.ranker.rank, queries)
+            results: list[Floats | Exception] = await self._call_with_retry(self.scorer.rank, queries)
             return results
 
     async def _call_with_retry(self, method: Any, argument: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Nearest mature items of a proxy, by cosine with their trained ID rows.
+"""Nearest items of a vector, by cosine, among the items that a method has reliable vectors of.
 
 With fewer than `serving.store.ann_min_items` items, all rows are compared (1.3 ms for 100,000 and 6 ms for 500,000 rows
-of width 64); with more, a Lance IVF index is searched. Legend: `M` mature items, `d` ID width.
+of width 64); with more, a Lance IVF index is searched. Legend: `M` items, `w` width.
 """
 
 import os
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from coldstart.serving.lance_import import import_lance
-from coldstart.serving.publication_log import Vectors
 
+Vectors = npt.NDArray[np.float32]
 SearchMethod = Literal["exact", "index"]
 _ROWS_PER_PARTITION = 4096
 _PROBES = 20
 """Partitions that a search reads."""
 
 
-class MatureItemIndex:
-    """Unit-length ID rows of the mature items, memory-mapped from disk.
+class NeighborIndex:
+    """Unit-length vectors of items, memory-mapped from disk.
 
     Args:
         directory: Directory of the release's space, on local disk.
@@ -31,22 +32,22 @@ class MatureItemIndex:
     """
 
     def __init__(self, directory: Path, ann_min_items: int) -> None:
-        self._file, self._dataset = directory / "mature.arrow", directory / "mature.lance"
+        self._file, self._dataset = directory / "neighbors.arrow", directory / "neighbors.lance"
         self.ann_min_items = ann_min_items
 
     @property
     def exists(self) -> bool:
-        """Whether the rows are on disk."""
+        """Whether the vectors are on disk."""
         return self._file.exists()
 
-    def write(self, item_ids: Sequence[str], rows: Vectors) -> None:
-        """Writes `[M, d]` rows, unless they are on disk."""
+    def write(self, item_ids: Sequence[str], vectors: Vectors) -> None:
+        """Writes vectors `[M, w]`, unless they are on disk."""
         if self.exists:
             return
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit = (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
         lists = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1])
-        table = pa.table({"item_id": pa.array(item_ids, pa.string()), "row": lists})
+        table = pa.table({"item_id": pa.array(item_ids, pa.string()), "vector": lists})
         if len(table) >= self.ann_min_items:
             self._write_index(table)
         partial = self._file.with_suffix(f".partial-{os.getpid()}")
@@ -58,16 +59,16 @@ class MatureItemIndex:
         numbered = table.append_column("position", pa.array(np.arange(len(table))))
         dataset = import_lance().write_dataset(numbered, self._dataset, mode="overwrite")
         dataset.create_index(
-            "row", "IVF_FLAT", metric="cosine", num_partitions=max(len(table) // _ROWS_PER_PARTITION, 1)
+            "vector", "IVF_FLAT", metric="cosine", num_partitions=max(len(table) // _ROWS_PER_PARTITION, 1)
         )
 
     def nearest(
         self, vector: Vectors, k: int, skip: Callable[[str], bool]
     ) -> tuple[list[tuple[str, float]], SearchMethod]:
-        """The `k` items with the largest cosine to `vector` [d], best first, and the search method.
+        """The `k` items with the largest cosine to `vector` `[w]`, best first, and the search method.
 
         Args:
-            vector: [d], need not be normalized.
+            vector: [w], need not be normalized.
             k: At least 1.
             skip: Whether to leave out an item.
         """
@@ -88,14 +89,14 @@ class MatureItemIndex:
         _, rows = self._mapped
         if self._index is None:
             return np.argpartition(-(rows @ unit), count - 1)[:count] if count else np.zeros(0, int), "exact"
-        query = {"column": "row", "q": unit, "k": count, "nprobes": _PROBES}
+        query = {"column": "vector", "q": unit, "k": count, "nprobes": _PROBES}
         return np.asarray(self._index.to_table(columns=["position", "_distance"], nearest=query)["position"]), "index"
 
     @cached_property
     def _mapped(self) -> tuple[pa.Array, Vectors]:
         with pa.memory_map(str(self._file)) as source:
             table = pa.ipc.open_file(source).read_all()
-        lists = table["row"].chunk(0)
+        lists = table["vector"].chunk(0)
         return table["item_id"].chunk(0), lists.flatten().to_numpy().reshape(-1, lists.type.list_size)
 
     @cached_property

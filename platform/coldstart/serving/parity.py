@@ -12,7 +12,8 @@ from coldstart.config.recipe import Serving
 from coldstart.registry import Release
 from coldstart.serving.golden_requests import GoldenRequests, load_golden_requests
 from coldstart.serving.local_handle import LocalHandle
-from coldstart.serving.ranker_replica import RankerReplica
+from coldstart.serving.row_layout import pack_rows
+from coldstart.serving.scorer_replica import ScorerReplica
 
 RemoteCall = Callable[[Any], Any]
 """Argument -> response with a method `result`, like `handle.method.remote` of Ray Serve."""
@@ -21,7 +22,7 @@ _TIMEOUT_S = 60.0
 _ITEMS = 4
 
 
-def check_parity(release: Release, settings: Serving, adaptor: str, ranker: str | None = None) -> None:
+def check_parity(release: Release, settings: Serving, adaptor: str, scorer: str | None = None) -> None:
     """Sends the golden requests of a release to its deployments.
 
     The encoder is not compared: a release does not contain the texts and images of its offline embeddings. Each encoder
@@ -31,7 +32,7 @@ def check_parity(release: Release, settings: Serving, adaptor: str, ranker: str 
         release: The deployed release.
         settings: The recipe's `serving` section.
         adaptor: Name of the adaptor's application.
-        ranker: Name of the ranker's application; `None` if the gateways hold the ranker.
+        scorer: Name of the scorer's application; `None` if the gateways hold the scorer.
 
     Raises:
         UserError: a deployment differs from the offline scores by more than TOLERANCE.
@@ -39,7 +40,7 @@ def check_parity(release: Release, settings: Serving, adaptor: str, ranker: str 
     # In a worker process that exits afterwards: a process that has called a deployment stays connected to that Serve
     # instance, and would not find the next one.
     measure = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_measure_deployments)
-    check_gaps(release, ray.get(measure.remote(release, settings, adaptor, ranker)))
+    check_gaps(release, ray.get(measure.remote(release, settings, adaptor, scorer)))
 
 
 def check_gaps(release: Release, gaps: dict[str, float]) -> None:
@@ -64,30 +65,38 @@ def measure_gaps(release: Release, adapt: RemoteCall, rank: RemoteCall) -> dict[
     Args:
         release: The release whose offline results are compared.
         adapt: Calls the deployed adaptor.
-        rank: Calls the deployed ranker.
+        rank: Calls the deployed scorer.
     """
     requests = load_golden_requests(release)
-    return {"ranker": _ranker_gap(requests, rank), "adaptor": _adaptor_gap(requests, adapt)}
+    return {"scorer": _scorer_gap(requests, rank), "adaptor": _adaptor_gap(requests, adapt)}
 
 
-def _measure_deployments(release: Release, settings: Serving, adaptor: str, ranker: str | None) -> dict[str, float]:
+def _measure_deployments(release: Release, settings: Serving, adaptor: str, scorer: str | None) -> dict[str, float]:
     scoring = (
-        serve.get_app_handle(ranker).rank.remote
-        if ranker
-        else LocalHandle(RankerReplica(release.ranker.path, settings)).remote
+        serve.get_app_handle(scorer).rank.remote
+        if scorer
+        else LocalHandle(ScorerReplica(release.method, release.paths, settings)).remote
     )
     return measure_gaps(release, serve.get_app_handle(adaptor).adapt.remote, scoring)
 
 
-def _ranker_gap(requests: GoldenRequests, rank: RemoteCall) -> float:
+def _scorer_gap(requests: GoldenRequests, rank: RemoteCall) -> float:
     answers = rank(requests.queries()).result(timeout_s=_TIMEOUT_S)
     for answer in answers:
         if isinstance(answer, Exception):
-            raise RuntimeError("the ranker failed on golden requests") from answer
+            raise RuntimeError("the scorer failed on golden requests") from answer
     return float(np.abs(np.concatenate(answers) - requests.offline()).max())
 
 
 def _adaptor_gap(requests: GoldenRequests, adapt: RemoteCall) -> float:
-    inputs = list(zip(requests.coarse, requests.states, strict=True))[:_ITEMS]
-    proxies = [adapt(one).result(timeout_s=_TIMEOUT_S)[0] for one in inputs]
-    return float(np.abs(np.array(proxies) - requests.fine[:_ITEMS]).max())
+    # From row 1 on: row 0 is the unknown item.
+    wanted = requests.rows[1 : _ITEMS + 1]
+    encoded = pack_rows(
+        {name: values.numpy() for name, values in requests.encoded.columns.items()}, requests.encoded.specs
+    )
+    found = [adapt(row).result(timeout_s=_TIMEOUT_S)[0] for row in encoded[1 : _ITEMS + 1]]
+    return max(
+        float(np.abs(row[name].astype(np.float64) - expected[name]).max(initial=0))
+        for row, expected in zip(found, wanted, strict=True)
+        for name in expected.dtype.names or ()
+    )

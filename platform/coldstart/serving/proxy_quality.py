@@ -1,40 +1,47 @@
-"""Compares the proxies of items with the ID rows that the next ranker learned for them.
+"""Compares the neighbor column of items with the vectors that the next release has learned for them.
+
+In IDProxy, these are proxies and ID rows.
 
 The ID spaces of two rankers differ at least by a rotation. So the new space is first rotated onto the old one, using
 the items that have a row in both (orthogonal Procrustes; Schoenemann, 1966).
-Legend: `n` items, `d` ID width.
+Legend: `n` items, `d` width.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 
-from coldstart.rankers import load_id_embeddings
+from coldstart.methods.available import find_method
 from coldstart.rankers.storage import read_item_index
 from coldstart.registry import Release
-from coldstart.serving.proxy_store import ProxyStore
+from coldstart.serving.item_store import ItemStore
 from coldstart.serving.stats_schemas import ProxyQuality
 
 Rows = NDArray[np.float64]
 
 
-def proxy_quality(before: Release, after: Release, store: ProxyStore) -> ProxyQuality | None:
+def proxy_quality(before: Release, after: Release, store: ItemStore) -> ProxyQuality | None:
     """Compares the proxies of items with the ID rows that the items have gained.
 
     Args:
         before: The release that was served until now.
         after: The release that is served from now on.
-        store: Proxies of `before`.
+        store: Item rows of `before`.
 
     Returns:
-        `None` if the widths differ, no item has gained an ID row, or fewer than `d` items have a row in both.
+        `None` if the methods or the widths differ, no item has gained a vector, or fewer than `d`
+        items have one in both.
     """
-    old, new = _trained_rows(before), _trained_rows(after)
+    if before.method != after.method:
+        return None
+    method = find_method(before.method)
+    old, new = _learned_vectors(before), _learned_vectors(after)
     shared = sorted(old.keys() & new.keys())
-    index = read_item_index(before.ranker.path)
+    index = read_item_index(method.catalog_dir(before.paths))
     store.catch_up()
-    proxies = {item_id: store.proxy(item_id, index.get(item_id, 0)) for item_id in new.keys() - old.keys()}
-    gained = sorted(item_id for item_id, proxy in proxies.items() if proxy is not None)
+    rows = {item_id: store.row(item_id, index.get(item_id, 0)) for item_id in new.keys() - old.keys()}
+    proxies = {item_id: row[method.neighbor_column].ravel() for item_id, row in rows.items() if row is not None}
+    gained = sorted(proxies)
     if not gained or not shared or not len(shared) >= len(old[shared[0]]) == len(new[shared[0]]):
         return None
     return aligned_cosine(
@@ -70,10 +77,11 @@ def aligned_cosine(proxies: Rows, rows: Rows, old: Rows, new: Rows, *, previous:
     )
 
 
-def _trained_rows(release: Release) -> dict[str, Rows]:
-    embeddings = load_id_embeddings(release.ranker.path)
-    rows, trained = embeddings.rows.double().numpy(), embeddings.trained.numpy()
-    return {item_id: rows[index] for item_id, index in read_item_index(release.ranker.path).items() if trained[index]}
+def _learned_vectors(release: Release) -> dict[str, Rows]:
+    method = find_method(release.method)
+    item_ids = list(read_item_index(method.catalog_dir(release.paths)))
+    index, vectors = method.neighbor_rows(release.paths)
+    return {item_ids[item - 1]: vector for item, vector in zip(index, vectors.astype(np.float64), strict=True)}
 
 
 def _unit(rows: Rows) -> Rows:

@@ -1,4 +1,4 @@
-"""Serves one release within a gateway: chooses the item vector of each candidate and calls the models."""
+"""Serves one release within a gateway: looks up the items and calls the models."""
 
 import asyncio
 import time
@@ -12,15 +12,15 @@ from coldstart.config import UserError
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import Content, InvalidImageError, decode_image
 from coldstart.data.features import EncodedFeatures, Owner, Value, candidate_features
-from coldstart.serving.catalog import Catalog
+from coldstart.serving.catalog import Catalog, FoundItems
 from coldstart.serving.errors import ApiError
+from coldstart.serving.item_store import ItemStore
 from coldstart.serving.model_handles import ModelHandles
-from coldstart.serving.proxy_store import ProxyStore, Vectors
-from coldstart.serving.publication_log import Proxy
+from coldstart.serving.publication_log import ItemRow
 from coldstart.serving.rank_call import RankCall
+from coldstart.serving.row_layout import Row
 from coldstart.serving.schemas import RankResponse, ReleaseResponse
 from coldstart.serving.scoring import GOLDEN_CONTENT, Floats, RankQuery, golden_query
-from coldstart.serving.slot_sources import SlotSources
 from coldstart.serving.stats_collector import StatsCollector
 
 _HEALTH_SECONDS = 10.0
@@ -28,13 +28,13 @@ Answer = TypeVar("Answer")
 
 
 class ReleaseServer:
-    """Ranks and encodes items with the models, catalog and proxies of one release.
+    """Ranks and encodes items with the models, catalog and item rows of one release.
 
     Args:
         release: Names and fingerprints only, so that a gateway needs neither MLflow nor the models.
         models: Handles of the release's models.
         catalog: The release's catalog.
-        store: The release's proxies.
+        store: The release's item rows.
         settings: The recipe's `serving` section.
         data: The recipe's `data` section, for the limits of images.
         stats: Records the durations of the stages of a request.
@@ -45,25 +45,25 @@ class ReleaseServer:
         release: ReleaseResponse,
         models: ModelHandles,
         catalog: Catalog,
-        store: ProxyStore,
+        store: ItemStore,
         settings: Serving,
         data: Data,
         stats: StatsCollector,
     ) -> None:
         self.release, self.models, self.catalog, self.store = release, models, catalog, store
         self.settings, self.data, self.stats = settings, data, stats
-        self._golden_proxy: Vectors | None = None
+        self._golden_row: Row | None = None
 
-    async def encode_item(self, content: Content, features: Mapping[str, Value] | None) -> Proxy:
-        """Encodes an item: the proxy of its content, and its features.
+    async def encode_item(self, content: Content, features: Mapping[str, Value] | None) -> ItemRow:
+        """Encodes an item: the row of its content, and its features.
 
         Raises:
             ApiError: the image or a feature is invalid, or the models do not answer in time.
         """
         encoded = None if features is None else self._encode_features("item", features, "features")
         await self._check_image(content, "image")
-        vector = await self._await_models(self.models.proxy(content))
-        return Proxy.of(vector, encoded)
+        row = await self._await_models(self.models.row(content))
+        return ItemRow.of(row, encoded)
 
     async def rank(self, call: RankCall) -> RankResponse:
         """Scores the candidates of one user."""
@@ -71,21 +71,20 @@ class ReleaseServer:
         count, allowed = len(call.candidate_ids), self.settings.max_candidates
         if count > allowed:
             raise ApiError(422, "invalid", f"candidates: {count} are given, at most {allowed} are allowed")
-        choice = self.catalog.slot_sources(call.candidate_ids)
-        features = self._candidate_features(call, choice)
+        found = self.catalog.find(call.candidate_ids, call.history_ids)
+        features = self._candidate_features(call, found)
         self.stats.record_stage("choose", time.perf_counter() - began)
-        proxies = choice.proxies | await self._encode_contents(call.contents)
-        positions = sorted(proxies)
+        found.set_rows(await self._encode_contents(call.contents))
         query = RankQuery(
-            history_idx=self.catalog.indices(call.history_ids),
+            history_idx=found.history_idx,
             history_label=call.history_labels,
             history_time=call.history_times,
-            item_idx=choice.item_idx,
+            item_idx=found.item_idx,
             now=int(time.time()) if call.now is None else call.now,
-            positions=np.array(positions, np.int64),
-            proxies=np.array([proxies[position] for position in positions], np.float32),
+            rows=found.rows,
+            item_row=found.item_row,
+            history_row=found.history_row,
             features=features,
-            id_weight=np.array([choice.id_weight.get(position, 0) for position in positions], np.float32),
         )
         sent = time.perf_counter()
         scores = await self._await_models(self.models.rank(query))
@@ -93,7 +92,10 @@ class ReleaseServer:
         if not np.isfinite(scores).all():
             raise RuntimeError(f"release {self.release.release} returned scores that are not finite")
         return RankResponse(
-            scores=scores.tolist(), slot_sources=choice.sources, release=self.release.release, ms=_elapsed_ms(began)
+            scores=scores.tolist(),
+            slot_sources=self.catalog.slot_sources(found),
+            release=self.release.release,
+            ms=_elapsed_ms(began),
         )
 
     async def score(self, queries: Sequence[RankQuery]) -> list[Floats]:
@@ -101,7 +103,7 @@ class ReleaseServer:
         return await self._await_models(asyncio.gather(*map(self.models.rank, queries)))
 
     def refresh_store(self) -> None:
-        """Loads newly published proxies and records their delays; the gateway also calls this without any request."""
+        """Loads newly published rows and records their delays; the gateway also calls this without any request."""
         self.store.catch_up()
         self.stats.record_proxies_loaded(self.store.newest_at, self.store.pop_delays())
 
@@ -113,21 +115,21 @@ class ReleaseServer:
         """
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
-                if self._golden_proxy is None:
-                    self._golden_proxy = await self.models.proxy(GOLDEN_CONTENT)
-                scores = await self.models.rank(golden_query(self._golden_proxy))
+                if self._golden_row is None:
+                    self._golden_row = await self.models.row(GOLDEN_CONTENT)
+                scores = await self.models.rank(golden_query(self._golden_row))
         except Exception as error:
             raise ApiError(503, "not_ready", "the models do not answer the golden request", retry_after=1) from error
         if not np.isfinite(scores).all():
             raise ApiError(503, "not_ready", "the scores of the golden request are not finite", retry_after=1)
 
-    def _candidate_features(self, call: RankCall, choice: SlotSources) -> EncodedFeatures:
+    def _candidate_features(self, call: RankCall, found: FoundItems) -> EncodedFeatures:
         """Features of all candidates, for this user and context."""
         content_features = {
             position: self._encode_features("item", features, f"candidates.{position}.features")
             for position, features in call.features.items()
         }
-        item = self.catalog.features(call.candidate_ids, choice.item_idx, content_features)
+        item = self.catalog.features(call.candidate_ids, found.item_idx, content_features)
         user = self._encode_features("user", call.user_features, "user_features")
         context = self._encode_features("context", call.context, "context")
         return candidate_features(self.catalog.schema, item, user, context)
@@ -138,14 +140,14 @@ class ReleaseServer:
         except UserError as error:
             raise ApiError(422, "invalid", f"{where}: {error}") from error
 
-    async def _encode_contents(self, contents: Mapping[int, Content]) -> dict[int, Vectors]:
-        """Position -> proxy of the candidates given by content."""
+    async def _encode_contents(self, contents: Mapping[int, Content]) -> dict[int, Row]:
+        """Position -> row of the candidates given by content."""
         if not contents:
             return {}
         for position, content in contents.items():
             await self._check_image(content, f"candidates.{position}.image")
-        proxies = await self._await_models(asyncio.gather(*map(self.models.proxy, contents.values())))
-        return dict(zip(contents, proxies, strict=True))
+        rows = await self._await_models(asyncio.gather(*map(self.models.row, contents.values())))
+        return dict(zip(contents, rows, strict=True))
 
     async def _check_image(self, content: Content, where: str) -> None:
         """Refuses an image that cannot be decoded within the limits."""

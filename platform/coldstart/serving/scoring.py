@@ -1,6 +1,6 @@
-"""Scores parsed rank queries; the part of the ranker deployment that is free of Ray.
+"""Scores parsed rank queries; the part of the scorer deployment that is free of Ray.
 
-Legend: `B` queries, `L` history, `T` candidates, `d` ID width.
+Legend: `B` queries, `L` history, `T` candidates.
 """
 
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from coldstart.alignment.warmup_blend import blend_slots
 from coldstart.data.batches import RankBatch
 from coldstart.data.content import Content
-from coldstart.data.features import EncodedFeatures, FeatureSchema
-from coldstart.rankers import Ranker
+from coldstart.data.features import EncodedFeatures
+from coldstart.data.item_table import ItemTable, Rows, check_columns, specs_of
+from coldstart.rankers.feature_embedding import FeatureSchema
+from coldstart.rankers.scorer import Scorer
+from coldstart.serving.row_layout import Row
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-EncoderOutput = tuple[Floats, Floats]
-"""Coarse proxy [d] and layer states [G, D] of one item."""
 GOLDEN_CONTENT = Content(title="golden request", text="read before a replica counts as ready", image=None)
 
 
 @dataclass(frozen=True)
 class RankQuery:
-    """The history and candidates of one user, with ids resolved to catalog indices.
+    """The history and candidates of one user, with ids resolved to catalog indices and rows.
 
     Attributes:
         history_idx: [L] catalog indices, 0 for unknown items.
@@ -32,10 +32,10 @@ class RankQuery:
         history_time: [L] Unix seconds.
         item_idx: [T] catalog indices of the candidates.
         now: Unix seconds.
-        positions: [P] candidates whose slot holds a proxy.
-        proxies: [P, d] those proxies.
+        rows: [R] rows of the store; row 0 is the unknown item.
+        item_row: [T] number of each candidate's row; 0 if it has none.
+        history_row: [L] the same for the history; `None` if the scorer does not read it.
         features: [T, C] and [T, N] encoded features of the candidates; `None`: all are unknown.
-        id_weight: [P] weights of the ID rows in these slots; `None`: the proxies alone.
     """
 
     history_idx: Ints
@@ -43,43 +43,48 @@ class RankQuery:
     history_time: Ints
     item_idx: Ints
     now: int
-    positions: Ints
-    proxies: Floats
+    rows: Rows
+    item_row: Ints
+    history_row: Ints | None = None
     features: EncodedFeatures | None = None
-    id_weight: Floats | None = None
 
 
-def golden_query(proxy: Floats) -> RankQuery:
-    """A query for any ranker: an unknown item as history; as candidates an unknown item and one with `proxy` `[d]`."""
+def golden_query(row: Row) -> RankQuery:
+    """A query for any scorer: an item with `row` as history; as candidates an unknown item and one with `row`."""
     one = np.ones(1, np.int64)
-    return RankQuery(0 * one, one, 1_700_000_000 * one, np.zeros(2, np.int64), 1_700_000_060, one, proxy[None])
+    rows = np.zeros(2, row.dtype)
+    rows[1] = row
+    return RankQuery(
+        0 * one, one, 1_700_000_000 * one, np.zeros(2, np.int64), 1_700_000_060, rows, np.array([0, 1]), one
+    )
 
 
-def score(ranker: Ranker, queries: list[RankQuery], *, history: int) -> list[Floats]:
+def score(scorer: Scorer, queries: list[RankQuery]) -> list[Floats]:
     """Click probabilities `[T]` of each query, in one forward pass.
 
     Args:
-        ranker: In eval mode.
-        queries: At least one.
-        history: Longest history the ranker was trained on.
+        scorer: In eval mode.
+        queries: At least one; all have rows of the same columns.
+
+    Raises:
+        UserError: the rows do not have the columns that the scorer reads.
     """
-    batch = collate(queries, history, ranker.features)
+    rows = queries[0].rows
+    if len(queries) > 1:
+        rows = np.concatenate([rows, *(query.rows[1:] for query in queries[1:])])
+    check_columns(specs_of(rows.dtype), scorer.inputs, table="a row of the gateway", reader="the scorer")
+    batch = collate(queries, scorer.max_history, scorer.features)
     with torch.inference_mode():
-        slots = ranker.id_slots(batch.target_idx)
-        for row, query in enumerate(queries):
-            if len(query.positions):
-                at, proxies = torch.from_numpy(query.positions), torch.from_numpy(query.proxies)
-                if query.id_weight is not None:
-                    proxies = blend_slots(slots[row, at], proxies, torch.from_numpy(query.id_weight))
-                slots[row, at] = proxies
-        probabilities = torch.sigmoid(ranker(batch, slots)).numpy()
+        probabilities = torch.sigmoid(scorer(batch, ItemTable.from_rows(rows))).numpy()
     return [row[: len(query.item_idx)] for row, query in zip(probabilities, queries, strict=True)]
 
 
 def collate(queries: list[RankQuery], history: int, schema: FeatureSchema) -> RankBatch:
     """Stacks queries to a padded batch; padding has weight 0 and no visible history.
 
-    Each row equals that of `rank_request`. The batch is built at once because row by row costs as much as the ranker.
+    Each row equals that of `rank_request`, apart from the numbers of item rows: these are numbers in the rows of all
+    queries, one after the other, with row 0 only once. The batch is built at once because row by row costs as much as
+    the ranker.
     """
     visible = [_visible_events(query, history) for query in queries]
     rows, past = len(queries), max(1, *(len(order) for order in visible))
@@ -87,6 +92,8 @@ def collate(queries: list[RankQuery], history: int, schema: FeatureSchema) -> Ra
     history_idx, history_time = np.zeros((rows, past), np.int64), np.zeros((rows, past), np.int64)
     history_label, history_mask = np.zeros((rows, past), np.float32), np.zeros((*shape, past), np.bool_)
     target_idx, target_time = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    history_row, target_row = np.zeros((rows, past), np.int64), np.zeros(shape, np.int64)
+    before = 0
     weight, known = np.zeros(shape, np.float32), [query.features or schema.unknown(0) for query in queries]
     categorical = np.zeros((*shape, known[0].categorical.shape[1]), np.int64)
     numeric = np.zeros((*shape, known[0].numeric.shape[1]), np.float32)
@@ -98,14 +105,22 @@ def collate(queries: list[RankQuery], history: int, schema: FeatureSchema) -> Ra
         history_mask[row, :targets, :length] = True
         target_idx[row, :targets] = query.item_idx
         target_time[row, :targets] = query.now
+        target_row[row, :targets] = np.where(query.item_row > 0, query.item_row + before, 0)
+        if query.history_row is not None:
+            numbers = query.history_row[order]
+            history_row[row, :length] = np.where(numbers > 0, numbers + before, 0)
+        before += len(query.rows) - 1
         weight[row, :targets] = 1
         if query.features is not None:
             categorical[row, :targets], numeric[row, :targets] = features.categorical, features.numeric
     return RankBatch(
+        user_idx=torch.full((rows,), -1),
         history_idx=torch.from_numpy(history_idx),
+        history_row=torch.from_numpy(history_row),
         history_label=torch.from_numpy(history_label),
         history_time=torch.from_numpy(history_time),
         target_idx=torch.from_numpy(target_idx),
+        target_row=torch.from_numpy(target_row),
         target_time=torch.from_numpy(target_time),
         history_mask=torch.from_numpy(history_mask),
         label=torch.zeros(shape),

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from coldstart.serving.schemas import SlotSource
 
-Model = Literal["encoder", "adaptor", "ranker"]
+Model = Literal["encoder", "adaptor", "scorer"]
 MODELS: tuple[Model, ...] = get_args(Model)
 LookupResult = Literal["id", "proxy", "oov"]
 LOOKUP_RESULTS: tuple[LookupResult, ...] = get_args(LookupResult)

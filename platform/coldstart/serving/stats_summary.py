@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from coldstart.evaluation.metrics import population_stability_index
+from coldstart.metrics.clicks import population_stability_index
 from coldstart.serving.schemas import SLOT_SOURCES
 from coldstart.serving.stats_aggregator import AggregatedStats, SharedValues
 from coldstart.serving.stats_collector import LIVE_WINDOW_S, OUTCOMES

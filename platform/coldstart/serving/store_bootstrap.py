@@ -1,18 +1,20 @@
-"""Fills the proxy store of a release: the proxies of its catalog, and the ID rows of mature items."""
+"""Fills the item store of a release: the rows of its catalog, the items for neighbor searches, facts of its scorer."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from coldstart.alignment import fine_proxies, load_adaptor
+from coldstart.config import UserError
 from coldstart.config.recipe import Store
-from coldstart.encoders import read_proxies
-from coldstart.rankers import load_id_embeddings
+from coldstart.data.item_table import ItemTable, Rows, check_columns
+from coldstart.methods.available import find_method
+from coldstart.methods.base import ItemAdaptor
 from coldstart.rankers.storage import read_item_index
 from coldstart.registry import Release
-from coldstart.serving.proxy_store import ProxyStore, Vectors
+from coldstart.serving.item_store import ItemStore
+from coldstart.serving.row_layout import adapt_table
+from coldstart.serving.scorer_info import ScorerInfo
 
 _CHUNK = 4096
 
@@ -24,21 +26,47 @@ def bootstrap_store(release: Release, store_dir: Path, settings: Store) -> None:
         release: From the registry.
         store_dir: Parent directory of all stores.
         settings: `serving.store` of the recipe.
+
+    Raises:
+        UserError: the parts of the release do not read each other's columns, or the store has other columns.
     """
-    store = ProxyStore(store_dir, release.adaptor.fingerprint, settings)
-    item_ids = list(read_item_index(release.ranker.path))
-    store.write_catalog(item_ids, _catalog_proxies(release, len(item_ids)))
-    if not store.mature_items.exists:
-        ids = load_id_embeddings(release.ranker.path)
-        mature = np.flatnonzero(ids.trained.numpy())
-        store.mature_items.write([item_ids[index - 1] for index in mature], ids.rows.numpy()[mature])
-    store.close()
+    method = find_method(release.method)
+    adaptor = method.load_adaptor(release.paths)
+    store = ItemStore(store_dir, release.scorer.fingerprint, adaptor.outputs, settings)
+    try:
+        item_ids = list(read_item_index(method.catalog_dir(release.paths)))
+        store.write_catalog(item_ids, _catalog_rows(release, adaptor, len(item_ids)))
+        if not store.neighbors.exists:
+            index, vectors = method.neighbor_rows(release.paths)
+            store.neighbors.write([item_ids[item - 1] for item in index], vectors)
+        if not ScorerInfo.exists(store.directory):
+            scorer = method.load_scorer(release.paths)
+            check_columns(adaptor.outputs, scorer.inputs, table=f"the adaptor of {release.name}", reader="its scorer")
+            ScorerInfo(adaptor.outputs, scorer.reads_history, scorer.id_weight.detach().numpy()).write(store.directory)
+    finally:
+        store.close()
 
 
-def _catalog_proxies(release: Release, items: int) -> Iterator[Vectors]:
-    """Fine proxies of the catalog by item index, row 0 included."""
-    coarse, states = read_proxies(release.proxies.path, items, groups=release.proxies.metadata["groups"])
-    adaptor = load_adaptor(release.adaptor.path)
-    for first in range(0, len(coarse), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        yield fine_proxies(adaptor, torch.from_numpy(coarse[part]), torch.from_numpy(states[part])).numpy()
+def open_store(release: Release, store_dir: Path, settings: Store) -> ItemStore:
+    """Opens the store of a release.
+
+    Raises:
+        UserError: its rows have other columns than the release.
+    """
+    columns = find_method(release.method).load_adaptor(release.paths).outputs
+    return ItemStore(store_dir, release.scorer.fingerprint, columns, settings)
+
+
+def _catalog_rows(release: Release, adaptor: ItemAdaptor, items: int) -> Iterator[Rows]:
+    """Rows of the catalog by item index, row 0 included."""
+    table = ItemTable.open(release.items.path)
+    check_columns(table.specs, adaptor.inputs, table=f"the item table of {release.name}", reader="its adaptor")
+    if len(table) != items + 1:
+        raise UserError(
+            f"release {release.name}: its item table has {len(table) - 1} items, but its catalog has {items}; run the "
+            "stages from the encoder on again"
+        )
+    table = table.select(adaptor.inputs)
+    for first in range(0, len(table), _CHUNK):
+        rows = torch.arange(first, min(first + _CHUNK, len(table)))
+        yield adapt_table(adaptor, ItemTable(table.gather(rows)))

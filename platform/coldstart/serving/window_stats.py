@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coldstart.evaluation.metrics import Reliability, sigmoid
+from coldstart.metrics.clicks import Reliability, sigmoid
 
 Sums = NDArray[np.float64]
 WindowStats = dict[str, Sums]

@@ -23,10 +23,10 @@ from coldstart.alignment.item_vectors import num_trainable
 from coldstart.alignment.joint_ranker import check_supports_joint
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.encoders.item_embeddings import Proxies
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers import Ranker
 from coldstart.training.cold_calibration import calibrate_table, calibration_shift, early_stopping_mask
-from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets, slot_scorer
+from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets, slot_score
 from coldstart.training.fine_alignment import FrozenRankerWithProxies, align_fine, train_with_frozen_ranker
 from coldstart.training.joint_training import align_joint
 from coldstart.training.ranker_training import VALID
@@ -42,7 +42,7 @@ class BaselineInputs:
     Attributes:
         ranker: Trained, in eval mode; a baseline that trains it works on a copy.
         sequences: Events of all users.
-        proxies: Coarse proxies [V, d] and layer states [V, G, D].
+        items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
         mature: [V] whether an item's ID row is a regression target.
         fine: The recipe section `fine`.
         context: Seed and metric.
@@ -50,7 +50,7 @@ class BaselineInputs:
 
     ranker: Ranker
     sequences: EventSequences
-    proxies: Proxies
+    items: ItemTable
     mature: npt.NDArray[np.bool_]
     fine: Fine
     context: TrainingContext
@@ -77,7 +77,7 @@ class Baseline:
     def valid_gauc(self, inputs: BaselineInputs) -> float:
         """GAUC with the cold slots on the validation rows of `early_stopping_mask`."""
         valid = UserWindows(inputs.sequences, history=inputs.ranker.max_history, splits=[VALID])
-        scores = score_targets(slot_scorer(self.model, self.cold), valid)
+        scores = score_targets(slot_score(self.model, self.cold), valid)
         among = early_stopping_mask(inputs.sequences, valid)
         return gauc_of(inputs.sequences, valid.event_indices, scores, inputs.context.gauc, among=among)
 
@@ -117,21 +117,22 @@ def _oov(inputs: BaselineInputs, fine: Fine) -> Baseline:
 
 def _mean_row(inputs: BaselineInputs, fine: Fine) -> Baseline:
     mean = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].mean(0)
-    return _calibrated(inputs, mean.repeat(len(inputs.proxies.coarse), 1))
+    return _calibrated(inputs, mean.repeat(len(inputs.items), 1))
 
 
 def _item_effect(inputs: BaselineInputs, fine: Fine) -> Baseline:
-    groups, state_width = inputs.proxies.states.shape[1:]
+    groups, state_width = inputs.items.specs["states"].shape
     ids = _ids(inputs.ranker)
     torch.manual_seed(inputs.context.seed)
     content_bias = ContentItemBias(ids[0], groups, state_width, hidden=fine.mlp_units, dropout=fine.dropout)
-    model = FrozenRankerWithProxies(content_bias, RankerWithItemBias(inputs.ranker), *_content(inputs))
-    state = train_with_frozen_ranker(model, inputs.sequences, fine, inputs.context, history=inputs.ranker.max_history)
+    model = RankerWithItemBias(inputs.ranker)
+    scorer = FrozenRankerWithProxies(content_bias, inputs.ranker, model)
+    state = train_with_frozen_ranker(scorer, inputs.sequences, inputs.items, fine, inputs.context)
     with torch.no_grad():
-        cold = content_bias(*_content(inputs))
+        cold = content_bias(inputs.items.columns["coarse"], inputs.items.columns["states"])
 
     def score(batch: RankBatch, bias: Tensor) -> Tensor:
-        logits: Tensor = model.ranker(batch, torch.cat([ids[0].expand(*bias.shape[:-1], -1), bias], dim=-1))
+        logits: Tensor = model(batch, torch.cat([ids[0].expand(*bias.shape[:-1], -1), bias], dim=-1))
         return logits
 
     cold[:, -1:] += calibration_shift(
@@ -140,7 +141,7 @@ def _item_effect(inputs: BaselineInputs, fine: Fine) -> Baseline:
     cold[0, -1] = 0.0
     with_id = torch.cat([ids, torch.zeros(len(ids), 1)], dim=-1)
     served = torch.where(inputs.ranker.trained[:, None], with_id, cold)
-    return Baseline(model.ranker, served, cold, num_trainable(content_bias), state.epoch)
+    return Baseline(model, served, cold, num_trainable(content_bias), state.epoch)
 
 
 def _ridge_map(inputs: BaselineInputs, fine: Fine, *, penalty: float) -> Baseline:
@@ -153,20 +154,20 @@ def _mlp_map(inputs: BaselineInputs, fine: Fine, *, penalty: float) -> Baseline:
 
 def _coarse(inputs: BaselineInputs, fine: Fine, *, length: float) -> Baseline:
     lengths = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].norm(dim=-1)
-    return _calibrated(inputs, torch.from_numpy(inputs.proxies.coarse) * lengths.mean() * length)
+    return _calibrated(inputs, inputs.items.columns["coarse"] * lengths.mean() * length)
 
 
 def _fine(inputs: BaselineInputs, fine: Fine) -> Baseline:
-    adaptor, state = align_fine(inputs.ranker, inputs.sequences, inputs.proxies, fine, inputs.context)
-    return _in_slot(inputs, fine_proxies(adaptor, *_content(inputs)), num_trainable(adaptor), state.epoch)
+    adaptor, state = align_fine(inputs.ranker, inputs.sequences, inputs.items, fine, inputs.context)
+    return _in_slot(inputs, fine_proxies(adaptor, inputs.items), num_trainable(adaptor), state.epoch)
 
 
 def _joint(inputs: BaselineInputs, fine: Fine, *, structure_reuse: bool, content: bool = False) -> Baseline:
     """A joint ranker with proxies or, with `content`, with vectors from the layer states alone."""
     fine = fine.model_copy(update={"joint": fine.joint.model_copy(update={"structure_reuse": structure_reuse})})
     ranker = check_supports_joint(copy.deepcopy(inputs.ranker))
-    joint, state = align_joint(ranker, inputs.sequences, inputs.proxies, fine, inputs.context, content=content)
-    served, cold = (joint.table(*_content(inputs), id_visible=known) for known in (True, False))
+    joint, state = align_joint(ranker, inputs.sequences, inputs.items, fine, inputs.context, content=content)
+    served, cold = (joint.table(inputs.items, id_visible=known) for known in (True, False))
     return Baseline(joint, served, cold, num_trainable(joint.vectors), state.epoch)
 
 
@@ -184,7 +185,7 @@ def _in_slot(inputs: BaselineInputs, cold: Tensor, trained: int = 0, epochs: int
 
 def _regression(inputs: BaselineInputs, kind: str, penalty: float) -> Baseline:
     rows = content_to_id_regression(
-        torch.from_numpy(inputs.proxies.states),
+        inputs.items.columns["states"],
         inputs.ranker.id_rows(),
         inputs.mature,
         kind=kind,
@@ -192,10 +193,6 @@ def _regression(inputs: BaselineInputs, kind: str, penalty: float) -> Baseline:
         seed=inputs.context.seed,
     )
     return _calibrated(inputs, rows)
-
-
-def _content(inputs: BaselineInputs) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(inputs.proxies.coarse), torch.from_numpy(inputs.proxies.states)
 
 
 def _ids(ranker: Ranker) -> Tensor:

@@ -22,12 +22,12 @@ from torch import Tensor
 from coldstart.alignment.contrastive import CoarseModel, Targets, Temperature, info_nce
 from coldstart.alignment.layer_groups import group_layers
 from coldstart.alignment.negatives import NegativeSampler
-from coldstart.alignment.retrieval_metrics import retrieval_metrics
 from coldstart.config import MetricsLog, UserError
 from coldstart.config.recipe import Coarse, Modalities
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.data.streaming import Transform
 from coldstart.encoders import Encoder
+from coldstart.metrics.retrieval import retrieval_metrics
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.deepspeed_engine import (
     deepspeed_config,

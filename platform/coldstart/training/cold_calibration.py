@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
-from coldstart.training.ctr_trainer import score_targets, slot_scorer
+from coldstart.training.ctr_trainer import score_targets, slot_score
 from coldstart.training.distributed import rank, world_size
 from coldstart.training.ranker_training import TRAIN, VALID
 
@@ -66,12 +66,12 @@ def calibration_shift(
     shift = torch.zeros_like(table[0])
     if not len(labels) or labels.min() == labels.max():
         return shift
-    logits = score_targets(slot_scorer(model, unknown.to(table).expand_as(table)), valid)
+    logits = score_targets(slot_score(model, unknown.to(table).expand_as(table)), valid)
     target = _mean(expit(logits + _intercept(logits, _mean(labels)))[selected])
     direction = _uniform_logit_direction(table, model, valid, selected)
     tried = list[tuple[float, Tensor]]()
     for _ in range(MAX_ITERATIONS):
-        error = _intercept(score_targets(slot_scorer(model, table + shift), valid)[selected], target)
+        error = _intercept(score_targets(slot_score(model, table + shift), valid)[selected], target)
         tried.append((abs(error), shift))
         if abs(error) < TOLERANCE:
             break
@@ -95,7 +95,7 @@ def _uniform_logit_direction(
     for batch in valid.iter_eval(windows_per_step=WINDOWS_PER_PASS, rank=rank(), world=world_size()):
         counts = torch.isin(batch.event_index, rows) & (batch.weight > 0)
         moved = batch.to(table.device)
-        slots = table[moved.target_idx].detach().requires_grad_(True)
+        slots = table[moved.target_row].detach().requires_grad_(True)
         # A target's logit depends on its own slot only, so this is the gradient of every row.
         (gradients,) = torch.autograd.grad(model(moved, slots).sum(), slots)
         gradients = gradients[counts.to(table.device)].double()

@@ -1,10 +1,10 @@
-"""The click trainer of ranker and adaptor: epochs over user windows on all ranks, early stopping, resume."""
+"""The click trainer of every scorer: epochs over user windows on all ranks, early stopping, resume."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from coldstart.config import MetricsLog
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows, users_of
+from coldstart.data.item_table import ItemTable
+from coldstart.rankers.scorer import Scorer
 from coldstart.training.distributed import barrier, device, rank, world_size
 from coldstart.training.gradients import GradientSum
 
@@ -22,21 +24,37 @@ Gauc = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], float]
 """Maps user, label and score of each row to the mean AUC over users."""
 
 
-class Scorer(Protocol):
-    """Computes click logits of a batch; `step` is the global step in training and None in scoring."""
-
-    def __call__(self, batch: RankBatch, step: int | None) -> Tensor:
-        """Logits `[B, T]`."""
+Score = Callable[[RankBatch], Tensor]
+"""Maps a batch to click logits `[B, T]`."""
+Augment = Callable[[RankBatch, int], RankBatch]
+"""Maps a training batch and the global step to the batch that is trained on, such as one with dropped IDs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Length, batch size and early stopping of a training."""
+    """Length, batch size, early stopping and arithmetic of a training."""
 
     epochs: int
     patience: int
     windows_per_step: int
     seed: int
+    precision: str = "float32"
+    """Type of matrix products in training steps; weights, optimizer and scoring stay float32."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a scorer trains on.
+
+    Attributes:
+        windows: User windows with the targets.
+        items: Item table that the scorer reads.
+        augment: Changes each training batch; None for no change.
+    """
+
+    windows: UserWindows
+    items: ItemTable
+    augment: Augment | None = None
 
 
 @dataclass(kw_only=True)
@@ -75,16 +93,16 @@ class TrainingContext:
 
 
 class CTRTrainer:
-    """Trains `model` with the mean log loss over the targets of every global batch.
+    """Trains a scorer with the mean log loss over the targets of every global batch.
 
     The loss of a rank is the sum over its targets divided by the weight of the whole global batch, so gradients do not
     depend on the number of ranks. `validate` scores the model after each epoch, and `run` restores the weights of the
     best epoch. The learning rate decreases linearly to zero over the planned epochs.
 
     Args:
-        model: Maps (batch, step) to logits; parameters that require a gradient are trained.
+        scorer: Its parameters that require a gradient are trained.
         optimizer: Over those parameters.
-        windows: Training data.
+        rows: Training data.
         validate: Returns the validation score, larger is better; called on all ranks at the same time.
         config: Length, batch size and patience.
         context: Metrics log and checkpoints; rank 0 writes both.
@@ -92,16 +110,16 @@ class CTRTrainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        scorer: Scorer,
         optimizer: torch.optim.Optimizer,
-        windows: UserWindows,
+        rows: TrainingRows,
         validate: Callable[[], float],
         config: TrainerConfig,
         context: TrainingContext,
     ) -> None:
-        self.model = model
+        self.scorer = scorer
         self.optimizer = optimizer
-        self.windows = windows
+        self.rows = rows
         self.validate = validate
         self.config = config
         self.metrics_log = context.metrics_log if rank() == 0 else None
@@ -114,27 +132,27 @@ class CTRTrainer:
         self._resume()
         while self.state.epoch < self.config.epochs and not self._out_of_patience():
             loss = self._epoch()
-            self.model.eval()
+            self.scorer.eval()
             score = self.validate()
             self.state.history.append(score)
             if score > self.state.best:
                 self.state.best, self.state.best_epoch = score, self.state.epoch
-                self._best = _trained_state(self.model)
+                self._best = _trained_state(self.scorer)
             self.state.epoch += 1
             self._log(loss, score)
             self._save()
         if self._best:
-            self.model.load_state_dict(self._best, strict=False)
+            self.scorer.load_state_dict(self._best, strict=False)
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.eval()
+        self.scorer.eval()
         return self.state
 
     def _epoch(self) -> float:
-        self.model.train()
+        self.scorer.train()
         started, total, weights = time.perf_counter(), torch.zeros((), device=device()), 0.0
         config, state = self.config, self.state
         gradients = GradientSum(weight for group in self.optimizer.param_groups for weight in group["params"])
-        batches = self.windows.epoch(
+        batches = self.rows.windows.epoch(
             config.seed,
             state.epoch,
             windows_per_step=config.windows_per_step,
@@ -144,7 +162,7 @@ class CTRTrainer:
         upcoming = next(batches, None)
         while upcoming is not None:
             batch, weight = upcoming
-            loss = _loss_sum(self.model, batch.to(device()), state.step) / weight
+            loss = self._loss_sum(batch.to(device())) / weight
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             gradients.start()
@@ -155,12 +173,21 @@ class CTRTrainer:
             total += loss.detach() * weight
             weights += weight
             state.step += 1
-        state.rows += self.windows.num_targets
+        state.rows += self.rows.windows.num_targets
         state.seconds += time.perf_counter() - started
         return sum_over_ranks(float(total)) / max(weights, 1e-9)
 
+    def _loss_sum(self, batch: RankBatch) -> Tensor:
+        if self.rows.augment is not None:
+            batch = self.rows.augment(batch, self.state.step)
+        dtype = getattr(torch, self.config.precision)
+        with torch.autocast(batch.target_idx.device.type, dtype, enabled=dtype is not torch.float32):
+            logits = self.scorer(batch, self.rows.items)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), batch.label, reduction="none")
+        return (losses * batch.weight).sum()
+
     def _set_learning_rate(self) -> None:
-        steps = -(-len(self.windows) // self.config.windows_per_step) * self.config.epochs
+        steps = -(-len(self.rows.windows) // self.config.windows_per_step) * self.config.epochs
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * max(1 - self.state.step / steps, 0.0)
@@ -188,7 +215,7 @@ class CTRTrainer:
             state = {
                 "config": vars(self.config),
                 "state": vars(self.state),
-                "model": _trained_state(self.model),
+                "model": _trained_state(self.scorer),
                 "best": self._best,
                 "optimizer": self.optimizer.state_dict(),
             }
@@ -203,16 +230,10 @@ class CTRTrainer:
         saved = torch.load(self.checkpoints / "last.pt", map_location=device(), weights_only=True)
         if saved["config"] != vars(self.config):
             return
-        self.model.load_state_dict(saved["model"], strict=False)
+        self.scorer.load_state_dict(saved["model"], strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = TrainerState(**saved["state"])
         self._best = saved["best"]
-
-
-def _loss_sum(model: nn.Module, batch: RankBatch, step: int) -> Tensor:
-    logits = model(batch, step)
-    losses = F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none")
-    return (losses * batch.weight).sum()
 
 
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -229,28 +250,28 @@ def sum_over_ranks(value: float) -> float:
     return float(total)
 
 
-def slot_scorer(model: Callable[[RankBatch, Tensor], Tensor], table: Tensor) -> Scorer:
-    """A scorer whose item slots are rows of a table, on the table's device.
+def slot_score(model: Callable[[RankBatch, Tensor], Tensor], table: Tensor) -> Score:
+    """Scores with the rows of a table in the item slots, on the table's device.
 
     Args:
         model: Maps (batch, slots `[B, T, s]`) to click logits `[B, T]`; on the table's device.
         table: `[V, s]` slots by item index.
     """
 
-    def score(batch: RankBatch, step: int | None) -> Tensor:
+    def score(batch: RankBatch) -> Tensor:
         batch = batch.to(table.device)
-        return model(batch, table[batch.target_idx])
+        return model(batch, table[batch.target_row])
 
     return score
 
 
 @torch.no_grad()
-def score_targets(scorer: Scorer, windows: UserWindows, *, windows_per_step: int = 128) -> npt.NDArray[np.float32]:
+def score_targets(score: Score, windows: UserWindows, *, windows_per_step: int = 128) -> npt.NDArray[np.float32]:
     """Logits of all targets of `windows`, in the order of `windows.event_indices`; the ranks share the work."""
     rows = windows.event_indices
     scores = torch.zeros(len(rows))
     for batch in windows.iter_eval(windows_per_step=windows_per_step, rank=rank(), world=world_size()):
-        logits = scorer(batch.to(device()), None)
+        logits = score(batch.to(device()))
         counts = batch.weight > 0
         index = np.searchsorted(rows, batch.event_index[counts].numpy())
         scores[torch.from_numpy(index)] = logits.cpu()[counts]

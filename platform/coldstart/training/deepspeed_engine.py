@@ -110,8 +110,8 @@ def _check_nvme() -> None:
 
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise UserError(
-            "coarse.offload: nvme needs libaio and a C++ compiler on every machine (apt install libaio-dev g++), and "
-            "`ds_report` must list async_io; install them, or set coarse.offload to cpu"
+            "method.coarse.offload: nvme needs libaio and a C++ compiler on every machine (apt install libaio-dev g++)"
+            ", and `ds_report` must list async_io; install them, or set method.coarse.offload to cpu"
         )
 
 

@@ -1,5 +1,6 @@
 """Fine alignment: trains the adaptor by click loss through a frozen ranker."""
 
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -11,8 +12,9 @@ from coldstart.alignment.adaptor import Adaptor, fine_proxies
 from coldstart.alignment.warmup_blend import WARMUP_EVENT_CHOICES, blend_slots, id_weight
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.encoders.item_embeddings import Proxies
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers import Ranker, weights_sha256
+from coldstart.rankers.scorer import RankerScorer
 from coldstart.training.cold_calibration import calibration_shift, early_stopping_mask
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
@@ -20,30 +22,30 @@ from coldstart.training.ctr_trainer import (
     TrainerConfig,
     TrainerState,
     TrainingContext,
+    TrainingRows,
     gauc_of,
     score_targets,
-    slot_scorer,
+    slot_score,
 )
 from coldstart.training.distributed import device, rank
 from coldstart.training.ranker_training import TRAIN, VALID
 
 
-class FrozenRankerWithProxies(nn.Module):
+class FrozenRankerWithProxies(RankerScorer):
     """A frozen ranker with fine proxies in the item slots of all targets; histories keep their ID rows.
+
+    It reads the encoder's columns and computes the proxies itself, so that clicks train the adaptor.
 
     Args:
         adaptor: Maps coarse proxies and layer states to item slots of the ranker.
-        ranker: Maps (batch, slots) to logits.
-        coarse: [V, d] coarse proxies.
-        states: [V, G, D] layer states.
+        ranker: Has the ID rows.
+        model: Maps (batch, slots) to logits; the ranker by default.
     """
 
-    def __init__(self, adaptor: nn.Module, ranker: nn.Module, coarse: Tensor, states: Tensor) -> None:
-        super().__init__()
+    def __init__(self, adaptor: nn.Module, ranker: Ranker, model: nn.Module | None = None) -> None:
+        super().__init__(ranker)
         self.adaptor = adaptor
-        self.ranker = ranker.requires_grad_(False).eval()
-        self.register_buffer("coarse", coarse, persistent=False)
-        self.register_buffer("states", states, persistent=False)
+        self.model = (model or ranker).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
         """Switches the mode of the adaptor only; the frozen ranker must not use dropout."""
@@ -51,16 +53,16 @@ class FrozenRankerWithProxies(nn.Module):
         self.adaptor.train(mode)
         return self
 
-    def forward(self, batch: RankBatch, step: int | None) -> Tensor:
-        """Logits `[B, T]`."""
-        items, inverse = torch.unique(batch.target_idx, return_inverse=True)
-        proxies = self.adaptor(self.get_buffer("coarse")[items], self.get_buffer("states")[items])
-        logits: Tensor = self.ranker(batch, proxies[inverse])
+    def forward(self, batch: RankBatch, items: ItemTable) -> Tensor:
+        """Click logits `[B, T]`."""
+        rows, inverse = torch.unique(batch.target_row, return_inverse=True)
+        columns = items.gather(rows)
+        logits: Tensor = self.model(batch, self.adaptor(columns["coarse"], columns["states"])[inverse])
         return logits
 
 
 def align_fine(
-    ranker: Ranker, sequences: EventSequences, proxies: Proxies, settings: Fine, context: TrainingContext
+    ranker: Ranker, sequences: EventSequences, items: ItemTable, settings: Fine, context: TrainingContext
 ) -> tuple[Adaptor, TrainerState]:
     """Trains an adaptor on the train events, with early stopping on the GAUC of cold items. Call it on all ranks.
 
@@ -69,7 +71,7 @@ def align_fine(
     Args:
         ranker: Stays unchanged.
         sequences: Events of all users.
-        proxies: Coarse proxies [N + 1, d] and layer states [N + 1, G, D].
+        items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
         settings: The recipe section `fine`.
         context: Seed, metric, metrics log and checkpoints.
 
@@ -78,11 +80,11 @@ def align_fine(
     """
     before = weights_sha256(ranker)
     torch.manual_seed(context.seed)
-    adaptor = make_adaptor(proxies, settings)
+    adaptor = make_adaptor(items, settings)
     adaptor.init_near_mean(ranker.id_rows()[ranker.trained].cpu())
-    model = FrozenRankerWithProxies(adaptor, ranker, torch.from_numpy(proxies.coarse), torch.from_numpy(proxies.states))
-    state = train_with_frozen_ranker(model, sequences, settings, context, history=ranker.max_history)
-    fine = fine_proxies(adaptor, model.get_buffer("coarse"), model.get_buffer("states"))
+    scorer = FrozenRankerWithProxies(adaptor, ranker)
+    state = train_with_frozen_ranker(scorer, sequences, items, settings, context)
+    fine = fine_proxies(adaptor, items)
     shift = calibration_shift(fine, ranker, ranker.id_rows()[0], sequences, history=ranker.max_history)
     with torch.no_grad():
         adaptor.offset.add_(shift)
@@ -91,12 +93,13 @@ def align_fine(
     return adaptor.eval(), state
 
 
-def make_adaptor(proxies: Proxies, settings: Fine) -> Adaptor:
-    """A new adaptor for proxies of these shapes."""
+def make_adaptor(items: ItemTable, settings: Fine) -> Adaptor:
+    """A new adaptor for columns of these shapes."""
+    (width,), (groups, state_width) = (items.specs[name].shape for name in ("coarse", "states"))
     return Adaptor(
-        proxies.coarse.shape[-1],
-        proxies.states.shape[1],
-        proxies.states.shape[2],
+        width,
+        groups,
+        state_width,
         mlp_units=settings.mlp_units,
         dropout=settings.dropout,
         ablate=settings.ablate,
@@ -104,31 +107,28 @@ def make_adaptor(proxies: Proxies, settings: Fine) -> Adaptor:
 
 
 def train_with_frozen_ranker(
-    model: FrozenRankerWithProxies,
+    scorer: FrozenRankerWithProxies,
     sequences: EventSequences,
+    items: ItemTable,
     settings: Fine,
     context: TrainingContext,
-    *,
-    history: int,
 ) -> TrainerState:
-    """Trains the content model of a frozen ranker by clicks; arguments as in `align_fine`.
-
-    `history` is the maximum length of a target's history.
-    """
+    """Trains the content model of a frozen ranker by clicks; arguments as in `align_fine`."""
     torch.manual_seed(context.seed * 1000 + rank())
-    model = model.to(device())
-    weights = frequency_weights(sequences, len(model.get_buffer("coarse")), half_weight=settings.frequency_half_weight)
+    scorer, history = scorer.to(device()), scorer.max_history
+    score = partial(scorer, items=items)
+    weights = frequency_weights(sequences, len(items), half_weight=settings.frequency_half_weight)
     valid = UserWindows(sequences, history=history, splits=[VALID])
     selected = early_stopping_mask(sequences, valid)
     trainer = CTRTrainer(
-        model,
+        scorer,
         torch.optim.AdamW(
-            [weight for weight in model.adaptor.parameters() if weight.requires_grad],
+            [weight for weight in scorer.adaptor.parameters() if weight.requires_grad],
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         ),
-        UserWindows(sequences, history=history, splits=[TRAIN], item_weight=weights),
-        lambda: gauc_of(sequences, valid.event_indices, score_targets(model, valid), context.gauc, among=selected),
+        TrainingRows(UserWindows(sequences, history=history, splits=[TRAIN], item_weight=weights), items),
+        lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), context.gauc, among=selected),
         TrainerConfig(
             epochs=settings.epochs,
             patience=settings.patience,
@@ -142,7 +142,7 @@ def train_with_frozen_ranker(
 
 @torch.no_grad()
 def select_warmup_events(
-    adaptor: Adaptor, ranker: Ranker, sequences: EventSequences, proxies: Proxies, *, gauc: Gauc
+    adaptor: Adaptor, ranker: Ranker, sequences: EventSequences, items: ItemTable, *, gauc: Gauc
 ) -> dict[int, float]:
     """GAUC of warming items on the validation events, for each number of warm-up events in `WARMUP_EVENT_CHOICES`.
 
@@ -154,20 +154,21 @@ def select_warmup_events(
         adaptor: After alignment.
         ranker: The ranker it was aligned with.
         sequences: Events of all users.
-        proxies: Coarse proxies [N + 1, d] and layer states [N + 1, G, D].
+        items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
         gauc: Per-user AUC.
     """
-    items, events = np.asarray(sequences.item_idx), train_events(sequences, len(proxies.coarse))
+    item_idx, events = np.asarray(sequences.item_idx), train_events(sequences, len(items))
     valid = UserWindows(sequences, history=ranker.max_history, splits=[VALID])
-    warming = (events[items[valid.event_indices]] > 0) & (events[items[valid.event_indices]] < WARMUP_EVENT_CHOICES[-1])
+    of_rows = events[item_idx[valid.event_indices]]
+    warming = (of_rows > 0) & (of_rows < WARMUP_EVENT_CHOICES[-1])
     where = device()
-    ids = ranker.id_slots(torch.arange(len(proxies.coarse), device=where))
-    fine = adaptor(torch.from_numpy(proxies.coarse).to(where), torch.from_numpy(proxies.states).to(where))
+    ids = ranker.id_slots(torch.arange(len(items), device=where))
+    fine = adaptor(items.columns["coarse"].to(where), items.columns["states"].to(where))
     counts, trained = torch.from_numpy(events).to(where), ranker.trained.to(where)
     curve = {}
     for until in WARMUP_EVENT_CHOICES:
         table = blend_slots(ids, fine, id_weight(counts, trained, warmup_events=until))
-        scores = score_targets(slot_scorer(ranker, table), valid)
+        scores = score_targets(slot_score(ranker, table), valid)
         curve[until] = gauc_of(sequences, valid.event_indices, scores, gauc, among=warming)
     return curve
 

@@ -1,77 +1,54 @@
 """Trains a joint ranker by clicks: the content vectors together with the ranker that takes them as input."""
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coldstart.alignment.item_vectors import ContentVectors, ProxyVectors
 from coldstart.alignment.joint_ranker import JointRanker
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.encoders.item_embeddings import Proxies
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers.interface import InteractionRanker
+from coldstart.rankers.scorer import RankerScorer, drop_target_ids
 from coldstart.training.cold_calibration import early_stopping_mask
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
     TrainerConfig,
     TrainerState,
     TrainingContext,
+    TrainingRows,
     gauc_of,
     score_targets,
 )
 from coldstart.training.distributed import device, rank
 from coldstart.training.fine_alignment import make_adaptor, train_events
-from coldstart.training.ranker_training import TARGETS_PER_WINDOW, TRAIN, VALID, drop_ids
+from coldstart.training.ranker_training import TARGETS_PER_WINDOW, TRAIN, VALID, IdDropout
 
 
-class JointIdDropout(nn.Module):
-    """Drops the IDs, but not the content, of a random share of items in each training step of a joint ranker.
-
-    An ID is dropped from all targets and histories of the step. If another row still had it, that ID would learn what
-    the item's proxy should learn.
+class TrainableJointScorer(RankerScorer):
+    """A joint ranker that reads the encoder's columns and computes the proxies itself, so that clicks train them.
 
     Args:
         joint: The model to train.
-        coarse: [V, d] coarse proxies.
-        states: [V, G, D] layer states.
-        share: Share of items whose ID is dropped.
-        seed: For the random choice.
     """
 
-    def __init__(self, joint: JointRanker, coarse: Tensor, states: Tensor, *, share: float, seed: int) -> None:
-        super().__init__()
+    def __init__(self, joint: JointRanker) -> None:
+        super().__init__(joint.ranker)
         self.joint = joint
-        self.share = share
-        self.seed = seed
-        self.register_buffer("coarse", coarse, persistent=False)
-        self.register_buffer("states", states, persistent=False)
 
-    def forward(self, batch: RankBatch, step: int | None) -> Tensor:
-        """Logits `[B, T]`; no ID is dropped if `step` is None."""
-        ids = batch.target_idx
-        if step is not None and self.share:
-            ids, history = (
-                drop_ids(index, share=self.share, seed=self.seed, step=step) for index in (ids, batch.history_idx)
-            )
-            return self._score(replace(batch, history_idx=history), batch.target_idx, ids)
-        return self._score(batch, batch.target_idx, ids)
-
-    def forward_cold(self, batch: RankBatch, step: int | None) -> Tensor:
-        """Logits `[B, T]` with all target IDs dropped."""
-        return self._score(batch, batch.target_idx, torch.zeros_like(batch.target_idx))
-
-    def _score(self, batch: RankBatch, item_idx: Tensor, ids: Tensor) -> Tensor:
-        items, inverse = torch.unique(item_idx, return_inverse=True)
-        vectors = self.joint.vectors(self.get_buffer("coarse")[items], self.get_buffer("states")[items])
-        logits: Tensor = self.joint(batch, self.joint.slots(ids, vectors[inverse]))
+    def forward(self, batch: RankBatch, items: ItemTable) -> Tensor:
+        """Click logits `[B, T]`."""
+        rows, inverse = torch.unique(batch.target_row, return_inverse=True)
+        columns = items.gather(rows)
+        vectors = self.joint.vectors(columns["coarse"], columns["states"])
+        logits: Tensor = self.joint(batch, self.joint.slots(batch.target_idx, vectors[inverse]))
         return logits
 
 
 def align_joint(
     ranker: InteractionRanker,
     sequences: EventSequences,
-    proxies: Proxies,
+    items: ItemTable,
     settings: Fine,
     context: TrainingContext,
     *,
@@ -82,7 +59,7 @@ def align_joint(
     Args:
         ranker: Initial ranker; it is modified.
         sequences: Events of all users.
-        proxies: Coarse proxies [N + 1, d] and layer states [N + 1, G, D].
+        items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
         settings: The recipe section `fine`.
         context: Seed, metric, metrics log and checkpoints.
         content: Learns as many vectors from the layer states alone, instead of proxies.
@@ -90,24 +67,22 @@ def align_joint(
     Returns:
         The joint ranker with the weights of its best epoch, in eval mode, and the state of the trainer.
     """
-    joint = _make_joint(ranker, sequences, proxies, settings, seed=context.seed, content=content)
+    joint = _make_joint(ranker, sequences, items, settings, seed=context.seed, content=content)
     torch.manual_seed(context.seed * 1000 + rank())
-    model = JointIdDropout(
-        joint,
-        torch.from_numpy(proxies.coarse),
-        torch.from_numpy(proxies.states),
-        share=settings.joint.id_dropout,
-        seed=context.seed,
-    ).to(device())
+    scorer = TrainableJointScorer(joint).to(device())
+
+    def score_cold(batch: RankBatch) -> Tensor:
+        logits: Tensor = scorer(drop_target_ids(batch), items)
+        return logits
+
     valid = UserWindows(sequences, history=ranker.max_history, splits=[VALID])
     selected = early_stopping_mask(sequences, valid)
+    windows = UserWindows(sequences, history=ranker.max_history, splits=[TRAIN], targets=TARGETS_PER_WINDOW)
     trainer = CTRTrainer(
-        model,
+        scorer,
         make_optimizer(joint, settings),
-        UserWindows(sequences, history=ranker.max_history, splits=[TRAIN], targets=TARGETS_PER_WINDOW),
-        lambda: gauc_of(
-            sequences, valid.event_indices, score_targets(model.forward_cold, valid), context.gauc, among=selected
-        ),
+        TrainingRows(windows, items, IdDropout(share=settings.joint.id_dropout, seed=context.seed)),
+        lambda: gauc_of(sequences, valid.event_indices, score_targets(score_cold, valid), context.gauc, among=selected),
         TrainerConfig(
             epochs=settings.joint.epochs,
             patience=settings.patience,
@@ -123,19 +98,19 @@ def align_joint(
 def _make_joint(
     ranker: InteractionRanker,
     sequences: EventSequences,
-    proxies: Proxies,
+    items: ItemTable,
     settings: Fine,
     *,
     seed: int,
     content: bool,
 ) -> JointRanker:
     torch.manual_seed(seed)
-    proxy_vectors = ProxyVectors(make_adaptor(proxies, settings))
+    proxy_vectors = ProxyVectors(make_adaptor(items, settings))
     vectors: ProxyVectors | ContentVectors = proxy_vectors
     if content:
         vectors = ContentVectors.with_param_budget(proxy_vectors, dropout=settings.dropout)
     vectors.init_near_mean(ranker.id_rows()[ranker.trained].cpu())
-    events = torch.from_numpy(train_events(sequences, len(proxies.coarse)))
+    events = torch.from_numpy(train_events(sequences, len(items)))
     return JointRanker(ranker, vectors, events, structure_reuse=settings.joint.structure_reuse)
 
 

@@ -1,23 +1,26 @@
 """Trains a ranker on clicks; ID dropout trains the OOV row, which cold items use."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows, users_of
+from coldstart.data.item_table import ItemTable
 from coldstart.rankers import Ranker, ranker_class
+from coldstart.rankers.scorer import IdScorer
 from coldstart.rankers.svd_init import svd_item_init
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
     TrainerConfig,
     TrainerState,
     TrainingContext,
+    TrainingRows,
     gauc_of,
     score_targets,
 )
@@ -30,40 +33,32 @@ TARGETS_PER_WINDOW = 32
 its last `history` events. Long windows waste pairs, and short windows encode the same history repeatedly."""
 
 
-class IdDropout(nn.Module):
-    """Replaces a random share of items, in targets and histories, by the OOV row in each training step.
+class IdDropout:
+    """Replaces the IDs of a random share of items, in targets and histories, by the OOV row in each training step.
 
-    A hash of (seed, step, item) selects the items, so all ranks drop the same ones.
+    A hash of (seed, step, item) selects the items, so all ranks drop the same ones. The item rows of the batch stay, so
+    a scorer that reads content still gets the content of these items. An ID is dropped from all rows of a step: if
+    another row still had it, that ID would learn what the item's content should learn.
 
     Args:
-        ranker: The model to train.
         share: Share of items that are dropped.
         seed: For the hash.
-        dtype: Of matrix products in training; weights, optimizer and scoring stay float32.
     """
 
-    def __init__(self, ranker: Ranker, *, share: float, seed: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.ranker = ranker
+    def __init__(self, *, share: float, seed: int) -> None:
         self.share = share
         self.seed = seed
-        self.dtype = dtype
 
-    def forward(self, batch: RankBatch, step: int | None) -> Tensor:
-        """Logits `[B, T]`; no item is dropped if `step` is None."""
-        if step is not None and self.share:
-            sizes = [batch.history_idx.numel(), batch.target_idx.numel()]
-            both = torch.cat([batch.history_idx.flatten(), batch.target_idx.flatten()])
-            history, target = torch.split(drop_ids(both, share=self.share, seed=self.seed, step=step), sizes)
-            batch = replace(
-                batch,
-                history_idx=history.view_as(batch.history_idx),
-                target_idx=target.view_as(batch.target_idx),
-            )
-        autocast = step is not None and self.dtype is not torch.float32
-        with torch.autocast(batch.target_idx.device.type, self.dtype, enabled=autocast):
-            logits: Tensor = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
-        return logits.float()
+    def __call__(self, batch: RankBatch, step: int) -> RankBatch:
+        """The batch of a training step with dropped IDs."""
+        if not self.share:
+            return batch
+        sizes = [batch.history_idx.numel(), batch.target_idx.numel()]
+        both = torch.cat([batch.history_idx.flatten(), batch.target_idx.flatten()])
+        history, target = torch.split(drop_ids(both, share=self.share, seed=self.seed, step=step), sizes)
+        return batch.with_ids(
+            target_idx=target.view_as(batch.target_idx), history_idx=history.view_as(batch.history_idx)
+        )
 
 
 def drop_ids(item_idx: Tensor, *, share: float, seed: int, step: int) -> Tensor:
@@ -102,19 +97,23 @@ def train_ranker(
     ranker, seen = _make_ranker(sequences, num_items, settings, seed=context.seed, splits=splits)
     # Ranks hold different rows, so their dropout masks must differ.
     torch.manual_seed(context.seed * 1000 + rank())
-    model = IdDropout(ranker, share=settings.id_dropout, seed=context.seed, dtype=getattr(torch, settings.precision))
+    scorer = IdScorer(ranker)
     valid = UserWindows(sequences, history=settings.max_history, splits=[VALID])
     known = np.isin(np.asarray(sequences.item_idx)[valid.event_indices], seen)
+    items = ItemTable({})
+    score = partial(scorer, items=items)
+    windows = UserWindows(sequences, history=settings.max_history, splits=splits, targets=TARGETS_PER_WINDOW)
     trainer = CTRTrainer(
-        model,
+        scorer,
         make_optimizer(ranker, settings),
-        UserWindows(sequences, history=settings.max_history, splits=splits, targets=TARGETS_PER_WINDOW),
-        lambda: gauc_of(sequences, valid.event_indices, score_targets(model, valid), context.gauc, among=known),
+        TrainingRows(windows, items, IdDropout(share=settings.id_dropout, seed=context.seed)),
+        lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), context.gauc, among=known),
         TrainerConfig(
             epochs=settings.epochs,
             patience=settings.patience,
             windows_per_step=settings.windows_per_step,
             seed=context.seed,
+            precision=settings.precision,
         ),
         context,
     )

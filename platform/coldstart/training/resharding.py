@@ -34,8 +34,9 @@ def load_resharded(engine: Any, root: Path, name: str, *, ranks: int) -> None:
         return
     if engine.zero_nvme_offload_optimizer():
         raise UserError(
-            f"coarse.offload.optimizer nvme: a checkpoint of {ranks} ranks cannot be continued with {world_size()}, "
-            f"as its state is on the disks of those ranks; set cluster.workers: {ranks}, or restart without offload"
+            f"method.coarse.offload.optimizer nvme: a checkpoint of {ranks} ranks cannot be continued with "
+            f"{world_size()}, as its state is on the disks of those ranks; set cluster.workers: {ranks}, or restart "
+            "without offload"
         )
     universal = f"universal-{name}"
     if rank() == 0:

@@ -17,16 +17,18 @@ import pytest
 from coldstart.client import RankResponse
 from coldstart.config import read_artifact
 from coldstart.data.content import Content
+from coldstart.methods.base import SCORER
+from coldstart.serving.scoring import RankQuery
 from tests.client.scripted_server import ScriptedResponse, error_response, scripted_server
 from tests.serving.local import LocalModels
-from tests.serving.tiny import IDS, TRAINED, content, tiny_recipe, write_run
+from tests.serving.tiny import IDS, TRAINED, content, read_run, tiny_recipe, write_run
 from workloads.benchmarks.soak.load_generator import LoadResult, send
 from workloads.benchmarks.soak.process_tree import SETTLE_S, MemoryGrowth, ProcessTree, fit_growth, private_memory_mb
 from workloads.benchmarks.soak.releases import Request, expected_scores, make_release
 
 SCORES = {
-    "demo-adaptor/1": {"id": [0.1, 0.2], "proxy": [0.3, 0.4]},
-    "demo-adaptor/2": {"id": [0.5, 0.6], "proxy": [0, 0]},
+    "demo-scorer/1": {"id": [0.1, 0.2], "proxy": [0.3, 0.4]},
+    "demo-scorer/2": {"id": [0.5, 0.6], "proxy": [0, 0]},
 }
 
 
@@ -37,10 +39,10 @@ def answer(release: str, *scores: float) -> RankResponse:
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        (answer("demo-adaptor/1", 0.1, 0.4), None),
-        (answer("demo-adaptor/1", 0.1 + 1e-4, 0.4), "off by 1.0e-04"),
-        (answer("demo-adaptor/1", 0.5, 0.0), "first score is of demo-adaptor/2"),
-        (answer("demo-adaptor/9", 0.1, 0.4), "was never promoted"),
+        (answer("demo-scorer/1", 0.1, 0.4), None),
+        (answer("demo-scorer/1", 0.1 + 1e-4, 0.4), "off by 1.0e-04"),
+        (answer("demo-scorer/1", 0.5, 0.0), "first score is of demo-scorer/2"),
+        (answer("demo-scorer/9", 0.1, 0.4), "was never promoted"),
     ],
 )
 def test_a_response_must_have_the_scores_of_the_release_that_it_names(response, message):
@@ -52,7 +54,7 @@ def test_a_response_must_have_the_scores_of_the_release_that_it_names(response, 
 
 def test_load_keeps_its_rate_and_reports_failures_and_retries():
     scored = ScriptedResponse(
-        200, {"scores": [0.1, 0.4], "slot_sources": ["id", "proxy"], "release": "demo-adaptor/1", "ms": 1.0}
+        200, {"scores": [0.1, 0.4], "slot_sources": ["id", "proxy"], "release": "demo-scorer/1", "ms": 1.0}
     )
     candidates = [{"item_id": "a"}, {"item_id": "b"}]
     with scripted_server(
@@ -76,7 +78,7 @@ def test_load_keeps_its_rate_and_reports_failures_and_retries():
         result = asyncio.run(for_a_second())
     assert (result.retries, len(result.failed), result.wrong) == ({"503": 1}, 1, [])
     assert "422 invalid" in result.failed[0][1]
-    assert result.releases["demo-adaptor/1"] == len(result.milliseconds) > 5
+    assert result.releases["demo-scorer/1"] == len(result.milliseconds) > 5
 
 
 def grown(per_minute: float, seed: int = 0) -> MemoryGrowth:
@@ -163,20 +165,19 @@ def test_releases_differ_and_expected_scores_are_those_of_their_models(tmp_path)
     made = tmp_path / "made"
     make_release(recipe.run_dir, made, seed=1)
     assert (
-        read_artifact(made / "adaptor", "adaptor").lineage["ranker"]
-        == read_artifact(made / "ranker", "ranker").fingerprint
+        read_artifact(made / SCORER, SCORER).lineage["ranker"] == read_artifact(made / "ranker", "ranker").fingerprint
     )
     new = content(3)
     request = Request("u", [IDS[0], IDS[TRAINED], "soak-1"], [-1, -1, 0], ([IDS[1]], [1], [5]), 10)
     first, second = (expected_scores(path, [request], [new]) for path in (recipe.run_dir, made))
     assert np.abs(first["proxy"] - second["proxy"]).min() > 1e-5
     assert np.abs(first["id"] - second["id"])[0, 0] > 1e-5
-    from coldstart.serving.scoring import RankQuery
-
-    models = LocalModels(made)
-    proxy = asyncio.run(models.proxy(Content(new.title, new.text, new.image)))
+    models = LocalModels(read_run(recipe.model_copy(update={"name": "made"})))
+    row = asyncio.run(models.row(Content(new.title, new.text, new.image)))
     one = np.ones(1, np.int64)
-    query = RankQuery(2 * one, one, 5 * one, np.array([1, 0]), 10, one, proxy[None])
+    query = RankQuery(
+        2 * one, one, 5 * one, np.array([1, 0]), 10, np.array([np.zeros((), row.dtype), row]), np.array([0, 1])
+    )
     scores = asyncio.run(models.rank(query))
     assert scores == pytest.approx([second["id"][0, 0], second["proxy"][0, 2]], abs=1e-5)
 

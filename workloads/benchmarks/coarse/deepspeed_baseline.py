@@ -20,8 +20,8 @@ from coldstart.alignment.contrastive import Targets, info_nce
 from coldstart.config import MetricsLog, Recipe
 from coldstart.data.dataset import Dataset as Prepared
 from coldstart.encoders import Encoder
+from coldstart.methods.idproxy.align_coarse import alignment_job
 from coldstart.rankers import load_id_embeddings
-from workloads.align_coarse import alignment_job
 
 
 class Batches(Dataset[Any]):
@@ -51,7 +51,7 @@ def main() -> None:
     mllm = str(recipe.run_dir / "mllm")
     job = alignment_job(recipe, prepared, ids, mllm=mllm, key="baseline")
     encoder = Encoder.create(mllm, recipe.encoder, width=ids.rows.shape[1], content=recipe.content, seed=recipe.seed)
-    settings = recipe.coarse
+    settings = recipe.method.coarse
     optimizer = torch.optim.AdamW(
         encoder.parameters(),
         lr=settings.learning_rate,

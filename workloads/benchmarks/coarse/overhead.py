@@ -19,8 +19,9 @@ import torch
 from coldstart.config import MetricsLog, Recipe, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import create_tiny_mllm
+from coldstart.methods.idproxy import align_coarse
 from coldstart.rankers import DinDcn, save_ranker
-from workloads import align_coarse, prepare
+from workloads import prepare
 from workloads.runner import ray_cluster
 
 WARM_UP = 3
@@ -37,7 +38,7 @@ def recipe(runs: Path, *, ranks: int, batch: int, image_size: int, items: int) -
             "data": {"generated": {"items": items, "users": 300, "events": 40 * items, "weeks": 2, "image_size": 64}},
             "ranker": {"embedding_dim": 32},
             "encoder": {"image_size": image_size, "layer_groups": 2},
-            "coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout_fraction": 0.01},
+            "method": {"coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout_fraction": 0.01}},
             "cluster": {"workers": ranks, "ray_data_cpus": 2},
         }
     )

@@ -18,7 +18,7 @@ from coldstart.config import MetricsLog, Recipe
 from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
-from coldstart.evaluation.metrics import gauc, sigmoid
+from coldstart.metrics.clicks import gauc, sigmoid
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from coldstart.training.ranker_training import train_ranker

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from coldstart.evaluation import metrics
+from coldstart.metrics import clicks as metrics
 from workloads.benchmarks.ranker.competitors import Competitor, RunResult
 from workloads.benchmarks.ranker.impressions import ImpressionFiles
 

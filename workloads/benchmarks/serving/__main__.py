@@ -1,8 +1,8 @@
-"""Measures the application against bare uvicorn with the same ranker and against Serve's defaults.
+"""Measures the application against bare uvicorn with the same scorer and against Serve's defaults.
 
 make bench-serve
 
-Parts: steady load, a separate ranker deployment, a swap of releases under load, and a step in load.
+Parts: steady load, a separate scorer deployment, a swap of releases under load, and a step in load.
 """
 
 import argparse
@@ -81,10 +81,10 @@ class ServerProcess:
 
 @contextmanager
 def uvicorn_baseline(run: Path, store_of: str = "coldstart") -> Iterator[ServerProcess]:
-    """Starts the ceiling, which reads the proxy store of an application server that runs already."""
-    port, space = free_port(), fixtures.release(run).adaptor.fingerprint
+    """Starts the ceiling, which reads the item store of an application server that runs already."""
+    port = free_port()
     store = run.parent / f"store-{store_of}"
-    command = ["-m", "workloads.benchmarks.serving.uvicorn_baseline", "--run", run, "--store", store, "--space", space]
+    command = ["-m", "workloads.benchmarks.serving.uvicorn_baseline", "--run", run, "--store", store]
     process = subprocess.Popen([sys.executable, *map(str, command), "--port", str(port)], text=True)
     try:
         _wait_for_port(port)
@@ -204,7 +204,7 @@ def _wait_for_port(port: int) -> None:
 def measure(work: Path, parts: Iterable[str], seconds: float) -> dict[str, Any]:
     """Runs the parts in a work directory and returns a summary of each."""
     run = fixtures.write_run(work).run_dir
-    fixtures.write_second_adaptor(run)
+    fixtures.write_second_scorer(run)
     rng = np.random.default_rng(17)
     files = {name: work / f"{name}.json" for name in SHAPES}
     for name, (candidates, cold) in SHAPES.items():
@@ -224,9 +224,9 @@ def measure(work: Path, parts: Iterable[str], seconds: float) -> dict[str, Any]:
         if "swap" in parts:
             results["swap"] = report.summarize_swap(swap_under_load(server, files["cold"], work))
     if "placement" in parts:
-        with application("separate_ranker", run) as separate, application("serve_unbounded", run) as unbounded:
+        with application("separate_scorer", run) as separate, application("serve_unbounded", run) as unbounded:
             CONSOLE.print(f"{separate.read_line()} {unbounded.read_line()}")
-            with uvicorn_baseline(run, "separate_ranker") as ceiling:
+            with uvicorn_baseline(run, "separate_scorer") as ceiling:
                 cells = steady_load([separate, ceiling, unbounded], files, work, seconds, (("32", FEW_CLIENTS, 3),))
                 results["placement"] = report.summarize_cells(cells)
     if "step" in parts:

@@ -13,6 +13,7 @@ from ray import serve
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Serving
+from coldstart.methods.base import SCORER
 from coldstart.serving import deploy, deployments, shutdown
 from workloads.benchmarks.serving.fixtures import release
 
@@ -28,11 +29,11 @@ SERVE_DEFAULTS = {
 """Serve without our settings: no flags, no HAProxy, no batching, no refused request."""
 VARIANTS = {
     "coldstart": {},
-    "separate_ranker": {"ranker_placement": "separate"},
+    "separate_scorer": {"scorer_placement": "separate"},
     "serve_defaults": SERVE_DEFAULTS,
     "serve_unbounded": SERVE_DEFAULTS,
 }
-"""`separate_ranker` has the ranker in its own deployment; `serve_unbounded` has no limit of requests per replica."""
+"""`separate_scorer` has the scorer in its own deployment; `serve_unbounded` has no limit of requests per replica."""
 _SERVE_MAX_ONGOING = 5
 """Serve's default limit of requests per replica."""
 
@@ -82,7 +83,7 @@ def _obey(run: Path, serving: Serving, store: Path) -> None:
             print(f"replicas {json.dumps(_replicas())}", flush=True)
             continue
         started = time.monotonic()
-        promoted = release(run, 2 if deployed.versions["adaptor"] == 1 else 1)
+        promoted = release(run, 2 if deployed.versions[SCORER] == 1 else 1)
         deploy(promoted, serving, store, previous=deployed)
         deployed = promoted
         print(f"swapped {time.monotonic() - started:.1f}", flush=True)

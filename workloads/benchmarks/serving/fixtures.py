@@ -9,8 +9,9 @@ from coldstart.alignment import load_adaptor
 from coldstart.alignment.adaptor import Adaptor, save_adaptor
 from coldstart.config import Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Paths
+from coldstart.data.item_table import write_item_table
 from coldstart.encoders import Encoder, create_tiny_mllm
-from coldstart.encoders.item_embeddings import proxy_table, write_proxies
+from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.registry import Release
 
@@ -42,34 +43,37 @@ def write_run(runs: Path) -> Recipe:
         encoder.save(draft)
     lineage["encoder"] = read_artifact(run / "encoder", "encoder").fingerprint
     rng = np.random.default_rng(recipe.seed)
-    coarse = rng.normal(size=(ITEMS, width)).astype(np.float32)
-    states = rng.normal(size=(ITEMS, len(GROUPS), encoder.hidden)).astype(np.float32)
-    metadata = {"width": width, "groups": len(GROUPS), "hidden": encoder.hidden}
-    with write_artifact(run / "proxies", "proxies", dict(lineage), metadata) as draft:
-        write_proxies(draft, proxy_table(np.arange(1, ITEMS + 1), coarse, states))
-    lineage["proxies"] = read_artifact(run / "proxies", "proxies").fingerprint
+    coarse = rng.normal(size=(ITEMS + 1, width)).astype(np.float32)
+    states = rng.normal(size=(ITEMS + 1, len(GROUPS), encoder.hidden)).astype(np.float32)
+    coarse[0], states[0] = 0, 0
+    metadata = {"items": ITEMS, "width": width, "groups": len(GROUPS), "hidden": encoder.hidden}
+    with write_artifact(run / ITEM_TABLE, ITEM_TABLE, dict(lineage), metadata) as draft:
+        write_item_table(draft, {"coarse": coarse, "states": states})
+    lineage[ITEM_TABLE] = read_artifact(run / ITEM_TABLE, ITEM_TABLE).fingerprint
     adaptor = Adaptor(width, len(GROUPS), encoder.hidden, mlp_units=64, dropout=0.0)
     _add_noise(adaptor)
-    with write_artifact(run / "adaptor", "adaptor", dict(lineage), {"width": width}) as draft:
+    metadata = {"method": "idproxy", "mode": "frozen", **adaptor.config}
+    with write_artifact(run / SCORER, SCORER, dict(lineage), metadata) as draft:
         save_adaptor(adaptor, draft)
     return recipe
 
 
-def write_second_adaptor(run: Path) -> None:
-    """Writes another adaptor for the same ranker, for a second release."""
-    first = read_artifact(run / "adaptor", "adaptor")
+def write_second_scorer(run: Path) -> None:
+    """Writes another scorer for the same ranker, for a second release."""
+    first = read_artifact(run / SCORER, SCORER)
     adaptor = load_adaptor(first.path)
     _add_noise(adaptor)
-    with write_artifact(run / "adaptor-2", "adaptor", first.lineage, first.metadata) as draft:
+    with write_artifact(run / f"{SCORER}-2", SCORER, first.lineage, first.metadata) as draft:
         save_adaptor(adaptor, draft)
 
 
 def release(run: Path, version: int = 1) -> Release:
     """Returns the release as the registry would."""
-    parts = {kind: read_artifact(run / kind, kind) for kind in ("ranker", "encoder", "proxies")}
-    adaptor = read_artifact(run / ("adaptor" if version == 1 else f"adaptor-{version}"), "adaptor")
-    versions = {"adaptor": version, "ranker": 1, "encoder": 1}
-    return Release("bench-serve", None, versions, _DATASET, adaptor=adaptor, **parts)
+    parts = {kind: read_artifact(run / kind, kind) for kind in ("ranker", "encoder")}
+    parts[SCORER] = read_artifact(run / (SCORER if version == 1 else f"{SCORER}-{version}"), SCORER)
+    versions = {SCORER: version, "ranker": 1, "encoder": 1}
+    items = read_artifact(run / ITEM_TABLE, ITEM_TABLE)
+    return Release("bench-serve", None, "idproxy", versions, _DATASET, parts, items)
 
 
 def _add_noise(model: torch.nn.Module) -> None:

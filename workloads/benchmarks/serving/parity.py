@@ -6,20 +6,20 @@ import httpx
 import numpy as np
 import torch
 
-from coldstart.alignment import load_adaptor
 from coldstart.data.batches import rank_request
-from coldstart.encoders import read_proxies
-from coldstart.rankers import load_ranker
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.available import find_method
 from workloads.benchmarks.serving import fixtures
 
 
 def max_score_difference(url: str, run: Path, *, rows: int) -> float:
     """Returns the largest difference between a served score and the offline score of the same row."""
     rng = np.random.default_rng(23)
-    ranker, adaptor = load_ranker(run / "ranker"), load_adaptor(run / "adaptor")
+    release = fixtures.release(run)
+    method = find_method(release.method)
+    scorer, adaptor = method.load_scorer(release.paths), method.load_adaptor(release.paths)
     with torch.inference_mode():
-        coarse, states = read_proxies(run / "proxies", fixtures.ITEMS, groups=len(fixtures.GROUPS))
-        fine = adaptor(torch.from_numpy(coarse), torch.from_numpy(states))
+        items = ItemTable(adaptor(ItemTable.open(release.items.path).columns))
     max_difference = 0.0
     with httpx.Client(base_url=url, timeout=60) as client:
         for _ in range(rows):
@@ -34,10 +34,8 @@ def max_score_difference(url: str, run: Path, *, rows: int) -> float:
                 "now": 1080,
             }
             served = client.post("/v1/rank", json=body).raise_for_status().json()["scores"]
-            batch = rank_request(past, labels, times, targets, 1080, history=ranker.max_history)
+            batch = rank_request(past, labels, times, targets, 1080, history=scorer.max_history)
             with torch.inference_mode():
-                cold = (batch.target_idx > fixtures.TRAINED).unsqueeze(-1)
-                slots = torch.where(cold, fine[batch.target_idx], ranker.id_slots(batch.target_idx))
-                offline = torch.sigmoid(ranker(batch, slots))[0].numpy()
+                offline = torch.sigmoid(scorer(batch, items))[0].numpy()
             max_difference = max(max_difference, float(np.abs(np.array(served) - offline).max()))
     return max_difference

@@ -92,7 +92,7 @@ def section(results: dict[str, Any]) -> str:
         lines += [*_steady_table(results["steady"]), "", *_target_table(results), ""]
     if "placement" in results:
         lines += [
-            "`separate_ranker` has the ranker in its own deployment; `serve_unbounded` is `serve_defaults` without "
+            "`separate_scorer` has the scorer in its own deployment; `serve_unbounded` is `serve_defaults` without "
             "Serve's limit of 5 requests per replica, beyond which its router backs off.",
             "",
             *_steady_table(results["placement"]),

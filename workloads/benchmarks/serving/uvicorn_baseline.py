@@ -1,4 +1,4 @@
-"""The ceiling: one uvicorn process with the same validation, vectors and ranker, without Ray, batching or framework."""
+"""The ceiling: one uvicorn process with the same validation, rows and scorer, without Ray, batching or framework."""
 
 import argparse
 from pathlib import Path
@@ -9,28 +9,32 @@ import uvicorn
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import Content
-from coldstart.rankers import load_ranker
+from coldstart.methods.available import find_method
+from coldstart.registry import Release
 from coldstart.serving.catalog import Catalog
+from coldstart.serving.item_store import ItemStore, store_directory
 from coldstart.serving.json_body import read_json, validated
-from coldstart.serving.proxy_store import ProxyStore
 from coldstart.serving.rank_call import RankCall
 from coldstart.serving.release_server import ReleaseServer
+from coldstart.serving.row_layout import Row
 from coldstart.serving.schemas import RankRequest, ReleaseResponse
+from coldstart.serving.scorer_info import ScorerInfo
 from coldstart.serving.scoring import Floats, RankQuery, score
 from coldstart.serving.stats_collector import StatsCollector
+from workloads.benchmarks.serving import fixtures
 
 
 class InProcess:
-    """The ranker in the process that handles the request."""
+    """The scorer in the process that handles the request."""
 
-    def __init__(self, ranker: Path) -> None:
-        self.ranker = load_ranker(ranker)
+    def __init__(self, release: Release) -> None:
+        self.scorer = find_method(release.method).load_scorer(release.paths)
 
     async def rank(self, query: RankQuery) -> Floats:
         """Returns click probabilities `[T]`."""
-        return score(self.ranker, [query], history=self.ranker.max_history)[0]
+        return score(self.scorer, [query])[0]
 
-    async def proxy(self, content: Content) -> Floats:
+    async def row(self, content: Content) -> Row:
         """Never called: the benchmark sends no candidates with content, which would need the encoder."""
         raise NotImplementedError
 
@@ -38,15 +42,17 @@ class InProcess:
 class UvicornBaseline:
     """An ASGI application that answers every request as `POST /v1/rank`."""
 
-    def __init__(self, run: Path, store: Path, space: str) -> None:
+    def __init__(self, run: Path, store: Path) -> None:
         torch.set_num_threads(1)
-        proxies = ProxyStore(store, space)
-        release = ReleaseResponse(
-            release="uvicorn", project="uvicorn", alias=None, versions={}, fingerprints={"adaptor": space}
+        release = fixtures.release(run)
+        info = ScorerInfo.read(store_directory(store, release.scorer.fingerprint))
+        items = ItemStore(store, release.scorer.fingerprint, info.columns)
+        response = ReleaseResponse(
+            release="uvicorn", project="uvicorn", alias=None, versions={}, fingerprints=release.fingerprints
         )
-        models: Any = InProcess(run / "ranker")
-        catalog, serving = Catalog(run / "ranker", run / "adaptor", proxies), Serving()
-        self.server = ReleaseServer(release, models, catalog, proxies, serving, Data(), StatsCollector(serving, None))
+        models: Any = InProcess(release)
+        catalog, serving = Catalog(find_method(release.method).catalog_dir(release.paths), info, items), Serving()
+        self.server = ReleaseServer(response, models, catalog, items, serving, Data(), StatsCollector(serving, None))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers one request; ASGI's entry point."""
@@ -66,10 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--space", required=True)
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
-    app = UvicornBaseline(arguments.run, arguments.store, arguments.space)
+    app = UvicornBaseline(arguments.run, arguments.store)
     uvicorn.run(app, port=arguments.port, log_level="error", lifespan="off", access_log=False)
 
 

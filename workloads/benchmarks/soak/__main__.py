@@ -30,6 +30,7 @@ from coldstart.config.recipe import Paths
 from coldstart.config.recipe import Registry as RegistrySettings
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
+from coldstart.methods.base import SCORER
 from coldstart.registry import Registry, promote, rollback
 from workloads import pipeline
 from workloads.benchmarks.results_page import RESULTS, add_section
@@ -47,7 +48,7 @@ REMEMBERED = 10_000
 PROMOTIONS, ROLLBACK, CHALLENGE = (0.03, 0.09, 0.15), 0.21, 0.27
 """Times of these actions as fractions of the run. They are early because each starts new processes, whose memory is
 measured until the end. Replicas are killed all the time."""
-KILLED_ROLES = ("gateway", "ranker", "encoder", "adaptor")
+KILLED_ROLES = ("gateway", "scorer", "encoder", "adaptor")
 _SAMPLE_S, _START_SECONDS, _DEADLINE_S = 5.0, 300.0, 60.0
 _DECISION_S = 600.0
 _PUBLISH_EVERY_S = 0.2
@@ -86,12 +87,12 @@ class Soak:
     def promote(self, version: int, alias: str = "champion") -> None:
         """Moves an alias to a version."""
         promote(self.registry, version, self.recipe.registry, alias=alias, reason="soak")
-        self.note(f"adaptor {version} is {alias}")
+        self.note(f"scorer {version} is {alias}")
 
     def roll_back(self) -> None:
         """Moves the champion alias back by one."""
-        version = rollback(self.registry, reason="soak").event.versions["adaptor"]
-        self.note(f"rolled back to adaptor {version}")
+        version = rollback(self.registry, reason="soak").event.versions[SCORER]
+        self.note(f"rolled back to scorer {version}")
 
 
 def prepare(base: Recipe, seed: int) -> tuple[Soak, dict[str, Any]]:
@@ -312,7 +313,7 @@ def main() -> None:
         base = load_recipe(find_recipe(arguments.recipe), arguments.set)
         with ray_cluster(base, arguments.address):
             pipeline.run_outdated_stages(base)
-        read_artifact(base.run_dir / "adaptor", "adaptor")
+        read_artifact(base.run_dir / SCORER, SCORER)
         soak, plan = prepare(base, base.seed)
         result = run(
             soak,

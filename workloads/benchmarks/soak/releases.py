@@ -1,7 +1,7 @@
 """Makes releases to swap between from one run, and computes the scores that each must return.
 
-Every release has its own ranker, proxies and adaptor: those of the run with noise on the weights, so that no two
-releases agree on a score. Legend: `R` requests, `T` candidates, `d` ID width.
+Every release has its own ranker, item table and scorer, of IDProxy in frozen mode: those of the run with noise on the
+weights, so that no two releases agree on a score. Legend: `R` requests, `T` candidates, `d` ID width.
 """
 
 import shutil
@@ -20,11 +20,15 @@ from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
-from coldstart.encoders import Encoder, read_proxies
+from coldstart.data.item_table import ItemTable
+from coldstart.encoders import Encoder
+from coldstart.methods.available import find_method
+from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.idproxy.scorers import COARSE, STATES
 from coldstart.rankers import Ranker, load_ranker, save_ranker
 from coldstart.rankers.ranker_classes import ranker_class
 from coldstart.rankers.storage import read_item_index
-from coldstart.registry import EvaluationOutputs, Registry
+from coldstart.registry import EvaluationOutputs, Registry, register_model
 
 SLOW_LAYERS = (8192, 8192)
 """Hidden layers that make a ranker far slower than the champion."""
@@ -74,7 +78,7 @@ def draw_requests(dataset: Dataset, *, requests: int, candidates: int, new: list
 
 
 def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> None:
-    """Writes ranker, encoder, proxies and adaptor of one lineage.
+    """Writes ranker, encoder, item table and scorer of one lineage.
 
     Args:
         base: Run directory to copy the models from.
@@ -83,10 +87,10 @@ def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> No
         slow: Whether the ranker gets `SLOW_LAYERS`.
     """
     torch.manual_seed(seed)
-    old = {kind: read_artifact(base / kind, kind) for kind in ("ranker", "encoder", "proxies", "adaptor")}
+    old = {kind: read_artifact(base / kind, kind) for kind in ("ranker", "encoder", ITEM_TABLE, SCORER)}
     fingerprints = {"dataset": old["ranker"].lineage["dataset"]}
     ranker = _load_ranker(old["ranker"].path, slow=slow)
-    adaptor = load_adaptor(old["adaptor"].path)
+    adaptor = load_adaptor(old[SCORER].path)
     if seed:
         _add_noise(ranker)
         _add_noise(adaptor)
@@ -95,7 +99,7 @@ def make_release(base: Path, into: Path, *, seed: int, slow: bool = False) -> No
         with write_artifact(into / kind, kind, lineage, artifact.metadata) as draft:
             if kind == "ranker":
                 save_ranker(ranker, draft, list(read_item_index(artifact.path)))
-            elif kind == "adaptor":
+            elif kind == SCORER:
                 save_adaptor(adaptor, draft)
                 save_id_weight(load_id_weight(artifact.path, ranker.trained), draft)
             else:
@@ -113,16 +117,18 @@ def register_release(recipe: Recipe, registry: Registry, metrics: Mapping[str, f
         metrics: Metrics to register with each model; none by default.
     """
     versions: dict[str, int] = {}
-    for kind in ("ranker", "encoder", "adaptor"):
-        versions[kind] = registry.register(
-            kind,
-            recipe.run_dir / kind,
+    method = find_method(read_artifact(recipe.run_dir / SCORER, SCORER, verify=False).metadata["method"])
+    for kind in (one.name for one in method.kinds):
+        versions[kind] = register_model(
+            registry,
+            read_artifact(recipe.run_dir / kind, kind),
+            method=method.name,
             recipe=recipe,
             upstream=dict(versions),
             metrics_log=MetricsLog(recipe.run_dir / "metrics" / f"{kind}.jsonl"),
             evaluation=EvaluationOutputs(metrics or {}),
         ).version
-    return f"{registry.project}-adaptor/{versions['adaptor']}"
+    return f"{registry.project}-{SCORER}/{versions[SCORER]}"
 
 
 def expected_scores(
@@ -131,18 +137,17 @@ def expected_scores(
     """Returns slot source -> probabilities [R, T] on the offline path, as if all candidates had that source."""
     ranker, adaptor, encoder = (
         load_ranker(run_dir / "ranker"),
-        load_adaptor(run_dir / "adaptor"),
+        load_adaptor(run_dir / SCORER),
         Encoder.load(run_dir / "encoder", "cpu"),
     )
     if ranker.features:
         raise UserError("the ranker uses features, but the soak's requests have none; pass a recipe without features")
     index = read_item_index(run_dir / "ranker")
-    groups = int(read_artifact(run_dir / "proxies", "proxies", verify=False).metadata["groups"])
-    coarse, states = (torch.from_numpy(part) for part in read_proxies(run_dir / "proxies", len(index), groups=groups))
+    encoded = ItemTable.open(run_dir / ITEM_TABLE).columns
     scores: dict[str, list[npt.NDArray[np.float32]]] = {"id": [], "blended": [], "proxy": [], "oov": []}
-    shares = load_id_weight(run_dir / "adaptor", ranker.trained)
+    shares = load_id_weight(run_dir / SCORER, ranker.trained)
     with torch.inference_mode():
-        fine = adaptor(coarse, states)
+        fine = adaptor(encoded[COARSE], encoded[STATES])
         fresh = torch.cat([adaptor(*encoder(encoder.inputs(encoder.prepare([one]), "cpu"))) for one in new])
         for request in requests:
             items = np.array([index.get(item, 0) for item in request.items])

@@ -1,10 +1,9 @@
 """The recipe: every setting of a run, typed, with its unit and its reason next to each field."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
@@ -13,6 +12,7 @@ from coldstart.config.recipe.data import Columns, Data, Files, Generated, Modali
 from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, TrainableLayers
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
+from coldstart.config.recipe.method import METHOD_NAMES, SETTINGS, AnyMethod, add_default_name, settings_of
 from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
@@ -51,6 +51,7 @@ __all__ = [
     "Store",
     "Table",
     "TrainableLayers",
+    "settings_of",
 ]
 
 
@@ -72,8 +73,8 @@ class Recipe(Section):
     cluster: Cluster = Cluster()
     ranker: Ranker = Ranker()
     encoder: Encoder = Encoder()
-    coarse: Coarse = Coarse()
-    fine: Fine = Fine()
+    method: Annotated[AnyMethod, BeforeValidator(add_default_name)] = SETTINGS[METHOD_NAMES[0]]()
+    """One of the methods' settings, see `coldstart.methods`; `method.name` says which."""
     evaluation: Evaluation = Evaluation()
     registry: Registry = Registry()
     serving: Serving = Serving()
@@ -96,23 +97,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
-        ranks = self.cluster.workers
-        sizes = self.cluster.sizes
-        divisor = math.lcm(*sizes) * (self.coarse.micro_batch or 1)
-        if self.coarse.batch % divisor:
-            times = f" x coarse.micro_batch {self.coarse.micro_batch}" if self.coarse.micro_batch else ""
-            elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
-            raise ValueError(
-                f"coarse.batch {self.coarse.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; choose "
-                f"a multiple of {divisor}"
-            )
-        for section in ("ranker", "fine"):
-            per_step = getattr(self, section).windows_per_step
-            if per_step % ranks:
-                raise ValueError(
-                    f"{section}.windows_per_step {per_step} is not divisible by cluster.workers {ranks}; choose a "
-                    f"multiple of {ranks}"
-                )
+        self.check_divisible("ranker.windows_per_step", self.ranker.windows_per_step)
         if self.ranker.embedding_dim % self.ranker.num_heads:
             raise ValueError(
                 f"ranker.embedding_dim {self.ranker.embedding_dim} is not divisible by ranker.num_heads "
@@ -122,9 +107,21 @@ class Recipe(Section):
             raise ValueError(
                 "encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32"
             )
-        if self.encoder.dtype == "bfloat16" and self.coarse.zero_stage == 0:
-            raise ValueError(
-                "coarse.zero_stage 0 keeps no float32 copy of bfloat16 weights (encoder.dtype), so small updates are "
-                "lost; set coarse.zero_stage: 1 (with one rank it needs nothing more)"
-            )
+        self.method.check(self)
         return self
+
+    def check_divisible(self, key: str, per_step: int) -> None:
+        """Checks that every rank gets the same number of windows.
+
+        Args:
+            key: Dotted key of the setting, for the error.
+            per_step: Its value.
+
+        Raises:
+            ValueError: it is not divisible by the number of ranks.
+        """
+        ranks = self.cluster.workers
+        if per_step % ranks:
+            raise ValueError(
+                f"{key} {per_step} is not divisible by cluster.workers {ranks}; choose a multiple of {ranks}"
+            )

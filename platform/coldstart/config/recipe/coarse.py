@@ -90,7 +90,8 @@ class Coarse(Section):
         needed = max({"none": 0, "cpu": 1, "nvme": 3}[self.offload.optimizer], 3 * (self.offload.parameters != "none"))
         if self.zero_stage < needed:
             raise ValueError(
-                f"coarse.offload (optimizer {self.offload.optimizer}, parameters {self.offload.parameters}) needs "
-                f"coarse.zero_stage {needed} but it is {self.zero_stage}; raise it or remove coarse.offload"
+                f"method.coarse.offload (optimizer {self.offload.optimizer}, parameters {self.offload.parameters}) "
+                f"needs method.coarse.zero_stage {needed} but it is {self.zero_stage}; raise it or remove "
+                "method.coarse.offload"
             )
         return self

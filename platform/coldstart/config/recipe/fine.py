@@ -29,14 +29,12 @@ class Joint(Section):
     item's ID is dropped from all rows of a step, because a row with the ID would learn what the proxy should learn."""
     epochs: PositiveInt = 5
     ranker_lr: PositiveFloat = 5e-4
-    """Learning rate of the ranker's pretrained weights; new weights use `fine.learning_rate`."""
+    """Learning rate of the ranker's pretrained weights; new weights use `method.fine.learning_rate`."""
 
 
 class Fine(Section):
     """Fine alignment: the adaptor, trained by the click loss through the ranker (IDProxy, stage 2)."""
 
-    mode: Literal["frozen", "joint"] = "frozen"
-    """frozen: the ranker stays unchanged, byte for byte. joint: a joint ranker is trained as well, see `joint`."""
     ablate: AdaptorAblation = AdaptorAblation()
     joint: Joint = Joint()
     mlp_units: NonNegativeInt = 256
@@ -59,6 +57,7 @@ class Fine(Section):
     def _gate_has_something_to_compare(self) -> Self:
         if self.ablate.coarse and not self.ablate.gate:
             raise ValueError(
-                "fine.ablate.coarse leaves out the coarse proxy, an input of the gate; set fine.ablate.gate: true too"
+                "method.fine.ablate.coarse leaves out the coarse proxy, an input of the gate; set "
+                "method.fine.ablate.gate: true too"
             )
         return self

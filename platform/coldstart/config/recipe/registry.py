@@ -8,7 +8,7 @@ from coldstart.config.section import Name, Section
 
 
 class Gate(Section):
-    """A condition that an adaptor version must meet to become champion."""
+    """A condition that a scorer version must meet to become champion."""
 
     name: str
     """Name in gate results and in the promotion log."""

@@ -73,8 +73,8 @@ class Scaling(Section):
 
     gateway: PositiveFloat = 16.0
     """Requests per gateway."""
-    ranker: PositiveFloat = 2.0
-    """Calls per ranker, each with up to `max_batch` queries: one in progress and one waiting."""
+    scorer: PositiveFloat = 2.0
+    """Calls per scorer, each with up to `max_batch` queries: one in progress and one waiting."""
     encoder: PositiveFloat = 16.0
     """Items per encoder, in progress or waiting."""
     adaptor: PositiveFloat = 32.0
@@ -103,10 +103,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "max_queue": 64,
         "min_replicas": 2,
         "max_replicas": 8,
-        "scaling": {"gateway": 8.0, "ranker": 1.0, "encoder": 8.0},
+        "scaling": {"gateway": 8.0, "scorer": 1.0, "encoder": 8.0},
     },
     "throughput": {
-        "ranker_placement": "separate",
+        "scorer_placement": "separate",
         "max_batch": 64,
         "batch_wait_ms": 5.0,
         "max_queue": 512,
@@ -131,15 +131,15 @@ class Serving(Section):
     preset: Literal["small", "latency", "throughput"] = "small"
     """Defaults of the fields below. small: one machine with a few cores. latency: more replicas and smaller batches.
     throughput: larger batches and more replicas under load."""
-    ranker_placement: Literal["in_gateway", "separate"] = "in_gateway"
-    """in_gateway: every gateway holds the ranker; on a CPU, scoring costs less than a remote call.
-    separate: rankers are a deployment of their own with its own scaling, for GPUs or an ID table of many GB."""
+    scorer_placement: Literal["in_gateway", "separate"] = "in_gateway"
+    """in_gateway: every gateway holds the scorer; on a CPU, scoring costs less than a remote call.
+    separate: scorers are a deployment of their own with its own scaling, for GPUs or an ID table of many GB."""
     max_batch: PositiveInt = 16
     """Maximum batch size: rank queries, or items for the encoder, in one forward pass."""
     batch_wait_ms: PositiveFloat = 2.0
-    """Maximum time that a query waits to be batched while a ranker call is in flight; otherwise it does not wait."""
+    """Maximum time that a query waits to be batched while a scorer call is in flight; otherwise it does not wait."""
     max_inflight_calls: PositiveInt = 4
-    """Maximum number of ranker calls in flight per gateway; queries that arrive meanwhile form the next batch."""
+    """Maximum number of scorer calls in flight per gateway; queries that arrive meanwhile form the next batch."""
     max_queue: PositiveInt = 128
     """Maximum number of waiting rank queries per gateway, about a quarter of a second of work; more get 429."""
     max_ongoing_requests: PositiveInt = 512

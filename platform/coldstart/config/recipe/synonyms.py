@@ -17,11 +17,11 @@ SYNONYMS: dict[str, Words] = {
         "content.use_image": ("image", "images", "picture", "pictures", "use_image", "use_images"),
         "content.use_text": ("text", "words", "use_text"),
         "ranker.windows_per_step": _BATCH,
-        "coarse.batch": _BATCH,
-        "fine.windows_per_step": _BATCH,
+        "method.coarse.batch": _BATCH,
+        "method.fine.windows_per_step": _BATCH,
         **{
             f"{section}.{field}": (field, *words)
-            for section in ("ranker", "coarse", "fine")
+            for section in ("ranker", "method.coarse", "method.fine")
             for field, words in _TRAINING.items()
         },
         "ranker.embedding_dim": ("dim", "embedding_size", "embedding_dim", "emb_dim", "embed_dim"),
@@ -31,7 +31,10 @@ SYNONYMS: dict[str, Words] = {
         "cluster.workers": ("num_workers", "n_workers", "world_size", "workers"),
         "paths.runs": ("output_dir", "out_dir", "run_dir", "runs"),
         "registry": ("mlflow",),
+        "method.coarse": ("coarse",),
+        "method.fine": ("fine",),
     },
+    "method": {"name": ("kind", "type"), "mode": ("training", "variant")},
     "data": {
         "files.items": ("items", "item_file"),
         "files.events": ("events", "interactions", "clicks", "log"),
@@ -102,7 +105,7 @@ SYNONYMS: dict[str, Words] = {
         "lora.alpha": ("lora_alpha",),
     },
     "encoder.lora": {"rank": ("r",), "alpha": ("lora_alpha",), "dropout": ("lora_dropout",)},
-    "coarse": {
+    "method.coarse": {
         **_TRAINING,
         "batch": _BATCH,
         "micro_batch": ("micro_batch_size", "per_device_batch_size", "per_device_train_batch_size"),
@@ -115,15 +118,15 @@ SYNONYMS: dict[str, Words] = {
         "negatives.num_sampled": ("num_negatives", "n_negatives", "num_neg"),
         "checkpoint_every": ("save_steps", "save_every", "checkpoint_interval"),
     },
-    "coarse.negatives": {"num_sampled": ("num_negatives", "n_negatives", "num_neg", "number", "count")},
-    "fine": {
+    "method.coarse.negatives": {"num_sampled": ("num_negatives", "n_negatives", "num_neg", "number", "count")},
+    "method.fine": {
         **_TRAINING,
         **_PATIENCE,
         "windows_per_step": (*_BATCH, "batch", "users_per_step"),
         "mlp_units": ("hidden", "hidden_units", "hidden_size", "hidden_dim", "dim", "width"),
         "dropout": ("dropout_rate", "drop_rate"),
     },
-    "fine.joint": {
+    "method.fine.joint": {
         "ranker_lr": ("lr", "learning_rate"),
         "epochs": _TRAINING["epochs"],
     },
@@ -143,6 +146,7 @@ SYNONYMS: dict[str, Words] = {
         "max_queued_requests": ("max_queued",),
         "request_timeout_s": ("timeout", "timeout_s"),
         "max_replicas": ("replicas", "num_replicas"),
+        "scorer_placement": ("ranker_placement", "placement"),
         "security.tokens_file": ("tokens", "tokens_file", "auth"),
     },
     "refresh": {"batch": ("batch_size", "bs")},

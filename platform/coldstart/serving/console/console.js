@@ -254,7 +254,7 @@ function drawStatus({ release, deployments, example, max_image_bytes, stats }) {
   }));
 }
 
-const STAGE_OF = { encoder: "encode", adaptor: "adapt", ranker: "rank" };
+const STAGE_OF = { encoder: "encode", adaptor: "adapt", scorer: "rank" };
 const milliseconds = (value, none = "no requests") => (value == null ? ["-", none] : [value.toFixed(value < 10 ? 1 : 0), "ms"]);
 const age = (seconds) => {
   const [, unit, length] = [[86400, "days", 86400], [3600, "h", 3600], [60, "min", 60], [0, "s", 1]].find(([least]) => seconds >= least);

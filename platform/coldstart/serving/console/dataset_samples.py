@@ -20,7 +20,7 @@ from coldstart.data.features import EncodedFeatures
 from coldstart.data.sequences import Sequences
 from coldstart.evaluation.neighbors import thumbnail
 from coldstart.serving.catalog import Catalog
-from coldstart.serving.proxy_store import Vectors
+from coldstart.serving.row_layout import Row
 from coldstart.serving.scoring import Ints, RankQuery
 
 USERS, SEED = 48, 17
@@ -35,7 +35,7 @@ class SampleUser:
     Attributes:
         user_id: Id in the dataset.
         recent_clicks: Titles of the items clicked last, latest first.
-        item_idx: [L] catalog indices.
+        history_ids: [L] items of the catalog.
         label: [L] 0 or 1.
         timestamp: [L] Unix seconds.
         features: [2, C] and [2, N] features of two unknown items, for this user and the context of the last event.
@@ -43,21 +43,24 @@ class SampleUser:
 
     user_id: str
     recent_clicks: list[str]
-    item_idx: Ints
+    history_ids: list[str]
     label: Ints
     timestamp: Ints
     features: EncodedFeatures | None = None
 
-    def query(self, proxy: Vectors) -> RankQuery:
-        """A query for two unknown items: one with `proxy` [d] as its item vector, the other with the OOV row."""
+    def query(self, row: Row, catalog: Catalog) -> RankQuery:
+        """A query for two unknown items: one with `row` as its content, the other without content."""
+        found = catalog.find([None, None], self.history_ids)
+        found.set_rows({0: row})
         return RankQuery(
-            history_idx=self.item_idx,
+            history_idx=found.history_idx,
             history_label=self.label,
             history_time=self.timestamp,
-            item_idx=np.zeros(2, np.int64),
+            item_idx=found.item_idx,
             now=int(self.timestamp[-1]) + 1,
-            positions=np.zeros(1, np.int64),
-            proxies=proxy[None],
+            rows=found.rows,
+            item_row=found.item_row,
+            history_row=found.history_row,
             features=self.features,
         )
 
@@ -144,7 +147,7 @@ class DatasetSamples:
             return self._synthetic_users()
         clicked = [self._last_clicks(events, int(user)) for user in chosen]
         titles = read_contents(dataset, np.concatenate([*clicked, np.ones(1, np.int64)]))
-        users, first = [], 0
+        users, first, item_ids = [], 0, list(self.catalog.index)
         for user, clicks in zip(chosen.tolist(), clicked, strict=True):
             span = slice(events.offsets[user], events.offsets[user + 1])
             last = np.full(2, events.offsets[user + 1] - 1)
@@ -154,7 +157,7 @@ class DatasetSamples:
                     recent_clicks=[
                         one.title or "an item without a title" for one in titles[first : first + len(clicks)]
                     ],
-                    item_idx=events.item_idx[span].astype(np.int64),
+                    history_ids=[item_ids[item - 1] for item in events.item_idx[span]],
                     label=events.label[span].astype(np.int64),
                     timestamp=events.timestamp[span],
                     features=events.features.lookup(np.full(2, user), np.zeros(2, np.int64), last),
@@ -169,7 +172,8 @@ class DatasetSamples:
         return np.asarray(clicked[::-1][:_MAX_CLICKED], np.int64)
 
     def _synthetic_users(self) -> list[SampleUser]:
-        """Users with random histories of items that the ranker was trained on."""
+        """Users with random histories of items that the release was trained on."""
+        item_ids = list(self.catalog.index)
         trained = np.flatnonzero(self.catalog.id_weight)
         rng = np.random.default_rng(SEED)
         times = _SYNTHETIC_NOW + 60 * np.arange(_SYNTHETIC_EVENTS, dtype=np.int64)
@@ -177,7 +181,9 @@ class DatasetSamples:
             SampleUser(
                 user_id=f"synthetic user {number + 1}",
                 recent_clicks=[],
-                item_idx=rng.choice(trained, _SYNTHETIC_EVENTS) if len(trained) else np.zeros_like(times),
+                history_ids=[item_ids[item - 1] for item in rng.choice(trained, _SYNTHETIC_EVENTS)]
+                if len(trained)
+                else ["an unknown item"] * _SYNTHETIC_EVENTS,
                 label=rng.integers(0, 2, _SYNTHETIC_EVENTS),
                 timestamp=times,
             )

@@ -1,8 +1,7 @@
 """The interface of a publication log.
 
-An item is published once, with its content; each release then needs its own proxy of the item. So the log keeps
-contents once and proxies per space. Each item has a revision, and a proxy is valid only for the revision it was made
-from.
+An item is published once, with its content; each release then needs its own row of the item. So the log keeps contents
+once and rows per space. Each item has a revision, and a row is valid only for the revision it was made from.
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +15,9 @@ import numpy.typing as npt
 from coldstart.config import digest
 from coldstart.data.content import Content
 from coldstart.data.features import EncodedFeatures, Value
+from coldstart.data.item_table import ColumnSpecs, row_dtype
+from coldstart.serving.row_layout import Row, check_layout, dump_columns
 
-Vectors = npt.NDArray[np.float32]
 Origin = Literal["api", "catalog"]
 
 
@@ -33,7 +33,7 @@ class PublishedItem:
         origin: `api` if published over HTTP, `catalog` if read from the user's tables.
         digest: Digest of content and features as published; see `item_digest`.
         revision: Sequence number among all changes; set by the log.
-        ready_at: Unix seconds at which its proxy in this space was stored; None while it has none.
+        ready_at: Unix seconds at which its row in this space was stored; None while it has none.
     """
 
     item_id: str
@@ -53,21 +53,55 @@ def item_digest(content: Content, features: Mapping[str, Value] | None) -> str:
 
 
 @dataclass(frozen=True)
-class Proxy:
-    """The proxy of an item in one space.
+class ItemRow:
+    """The row of an item in one space.
 
     Attributes:
-        vector: [d] the fine proxy.
+        values: One field per column of the release's adaptor.
         features: [C + N] codes, then numbers; None keeps the previous features.
     """
 
-    vector: Vectors
+    values: Row
     features: npt.NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, vector: Vectors, coded: EncodedFeatures | None) -> Self:
-        """Builds a proxy from a vector `[d]` and encoded features `[1, C]` and `[1, N]`."""
-        return cls(vector, None if coded is None else np.concatenate([coded.categorical[0], coded.numeric[0]]))
+    def of(cls, values: Row, coded: EncodedFeatures | None) -> Self:
+        """Adds encoded features `[1, C]` and `[1, N]`."""
+        return cls(values, None if coded is None else np.concatenate([coded.categorical[0], coded.numeric[0]]))
+
+
+class RowCodec:
+    """Rows of one space as bytes, which are stored together with their columns.
+
+    Args:
+        columns: Columns of the release.
+    """
+
+    def __init__(self, columns: ColumnSpecs) -> None:
+        self.columns, self.layout = columns, dump_columns(columns)
+        self._dtype = row_dtype(columns)
+
+    def encode(self, row: ItemRow) -> tuple[bytes, bytes | None]:
+        """Bytes of the values, and of the features.
+
+        Raises:
+            ValueError: the row has other columns.
+        """
+        if row.values.dtype != self._dtype:
+            raise ValueError(f"a row of {row.values.dtype} is not one of {self._dtype}")
+        features = None if row.features is None else np.ascontiguousarray(row.features, "<f8").tobytes()
+        return row.values.tobytes(), features
+
+    def decode(self, item_id: str, layout: str, values: bytes, features: bytes | None) -> ItemRow:
+        """The inverse of `encode`.
+
+        Raises:
+            UserError: the stored row of the item has other columns.
+        """
+        if layout != self.layout:
+            check_layout(layout, self.columns, f"the stored row of item {item_id!r}")
+        row: Row = np.frombuffer(values, self._dtype)[0]
+        return ItemRow(row, None if features is None else np.frombuffer(features, "<f8"))
 
 
 @dataclass(frozen=True)
@@ -77,13 +111,13 @@ class Change:
     Attributes:
         revision: Sequence number among all changes.
         item_id: The item.
-        proxy: Its new proxy; None if it was withdrawn.
-        stored_at: Unix seconds at which its proxy was stored; None if it was withdrawn.
+        row: Its new row; None if it was withdrawn.
+        stored_at: Unix seconds at which its row was stored; None if it was withdrawn.
     """
 
     revision: int
     item_id: str
-    proxy: Proxy | None
+    row: ItemRow | None
     stored_at: float | None
 
 
@@ -95,7 +129,7 @@ class PublicationState:
         digest: Digest of the published item.
         origin: `api` or `catalog`.
         published_at: Unix seconds.
-        current: Whether this space has a proxy of the item's current revision.
+        current: Whether this space has a row of the item's current revision.
         withdrawn: Whether it was deleted.
     """
 
@@ -107,14 +141,14 @@ class PublicationState:
 
 
 class PublicationLog(ABC):
-    """Published items, and the proxies of one space.
+    """Published items, and the rows of one space.
 
     When a method returns, its change is durable.
     """
 
     @abstractmethod
-    def publish(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> list[int]:
-        """Stores items and their proxies in one transaction; they replace earlier versions.
+    def publish(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> list[int]:
+        """Stores items and their rows in one transaction; they replace earlier versions.
 
         A row of the catalog is skipped if the item was published over HTTP after the row changed, or was deleted.
 
@@ -123,20 +157,20 @@ class PublicationLog(ABC):
         """
 
     @abstractmethod
-    def update_proxies(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> None:
-        """Stores proxies of items from `items_without_proxy`; skips an item that was published again meanwhile."""
+    def update_rows(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> None:
+        """Stores rows of items from `items_without_row`; skips an item that was published again meanwhile."""
 
     @abstractmethod
     def withdraw(self, item_id: str) -> None:
-        """Deletes an item's content and its proxies in every space, and records the deletion."""
+        """Deletes an item's content and its rows in every space, and records the deletion."""
 
     @abstractmethod
     def find(self, item_id: str) -> PublishedItem | None:
         """An item with its content; None if it is not published."""
 
     @abstractmethod
-    def items_without_proxy(self, after: int, limit: int) -> list[PublishedItem]:
-        """At most `limit` items with a revision above `after`, in order, that have no current proxy in this space."""
+    def items_without_row(self, after: int, limit: int) -> list[PublishedItem]:
+        """At most `limit` items with a revision above `after`, in order, that have no current row in this space."""
 
     @abstractmethod
     def states(self) -> dict[str, PublicationState]:
@@ -144,7 +178,11 @@ class PublicationLog(ABC):
 
     @abstractmethod
     def changes(self, since: int, limit: int) -> list[Change]:
-        """The latest change of each item that changed after revision `since`, in order, at most `limit`."""
+        """The latest change of each item that changed after revision `since`, in order, at most `limit`.
+
+        Raises:
+            UserError: a stored row has other columns than the release.
+        """
 
     @abstractmethod
     def has_changes(self) -> bool:

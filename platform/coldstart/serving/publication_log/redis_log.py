@@ -14,19 +14,20 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import redis
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Store
 from coldstart.data.content import Content
+from coldstart.data.item_table import ColumnSpecs
 from coldstart.serving.publication_log.interface import (
     Change,
+    ItemRow,
     Origin,
-    Proxy,
     PublicationLog,
     PublicationState,
     PublishedItem,
+    RowCodec,
 )
 
 LOG = logging.getLogger("ray.serve")
@@ -36,37 +37,37 @@ _RETRY_S = 1.0
 _PAGE = 1_000
 # The hash tag puts all keys into one slot of a Redis cluster, as a script uses several keys.
 _PREFIX = "{coldstart}:"
-_STORE_PROXY = """
+_STORE_ROW = """
 redis.call('ZADD', KEYS[4], revision, ARGV[1])
 redis.call('SADD', KEYS[5], ARGV[2])
-redis.call('HSET', KEYS[6], 'made_from', made_from, 'ready_at', ARGV[3], 'vector', ARGV[4])
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[6], 'features', ARGV[5]) end
+redis.call('HSET', KEYS[6], 'made_from', made_from, 'ready_at', ARGV[3], 'columns', ARGV[4], 'bytes', ARGV[5])
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[6], 'features', ARGV[6]) end
 return revision
 """
 _PUBLISH = (
     """
 local known = redis.call('HMGET', KEYS[2], 'withdrawn', 'origin', 'published_at')
-if ARGV[7] ~= 'api' and known[1] then
-    if known[1] == '1' or (known[2] == 'api' and tonumber(known[3]) >= tonumber(ARGV[6])) then return 0 end
+if ARGV[8] ~= 'api' and known[1] then
+    if known[1] == '1' or (known[2] == 'api' and tonumber(known[3]) >= tonumber(ARGV[7])) then return 0 end
 end
 local revision = redis.call('INCR', KEYS[1])
 local made_from = revision
-redis.call('HSET', KEYS[2], 'revision', revision, 'withdrawn', 0, 'published_at', ARGV[6], 'origin', ARGV[7],
-    'digest', ARGV[8], 'text', ARGV[9], 'image', ARGV[10])
-if ARGV[11] ~= '' then redis.call('HSET', KEYS[2], 'features', ARGV[11]) end
+redis.call('HSET', KEYS[2], 'revision', revision, 'withdrawn', 0, 'published_at', ARGV[7], 'origin', ARGV[8],
+    'digest', ARGV[9], 'text', ARGV[10], 'image', ARGV[11])
+if ARGV[12] ~= '' then redis.call('HSET', KEYS[2], 'features', ARGV[12]) end
 redis.call('ZADD', KEYS[3], revision, ARGV[1])
 redis.call('ZREM', KEYS[7], ARGV[1])
 """
-    + _STORE_PROXY
+    + _STORE_ROW
 )
-_UPDATE_PROXY = (
+_UPDATE_ROW = (
     """
 local known = redis.call('HMGET', KEYS[2], 'withdrawn', 'revision')
-if known[1] ~= '0' or known[2] ~= ARGV[6] then return 0 end
+if known[1] ~= '0' or known[2] ~= ARGV[7] then return 0 end
 local revision = redis.call('INCR', KEYS[1])
-local made_from = ARGV[6]
+local made_from = ARGV[7]
 """
-    + _STORE_PROXY
+    + _STORE_ROW
 )
 _WITHDRAW = """
 local revision = redis.call('INCR', KEYS[1])
@@ -76,8 +77,8 @@ redis.call('HSET', KEYS[2], 'revision', revision, 'withdrawn', 1, 'published_at'
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[5], revision, ARGV[1])
 for _, space in ipairs(redis.call('SMEMBERS', KEYS[4])) do
-    redis.call('ZREM', ARGV[3] .. 'proxies:' .. space, ARGV[1])
-    redis.call('DEL', ARGV[3] .. 'proxy:' .. space .. ':' .. ARGV[1])
+    redis.call('ZREM', ARGV[3] .. 'rows:' .. space, ARGV[1])
+    redis.call('DEL', ARGV[3] .. 'row:' .. space .. ':' .. ARGV[1])
 end
 """
 
@@ -87,13 +88,14 @@ class RedisPublicationLog(PublicationLog):
 
     Args:
         settings: `serving.store` of the recipe.
-        space: Fingerprint of the adaptor that makes the proxies.
+        space: Fingerprint of the scorer that reads the rows.
+        columns: Columns of a row.
 
     Raises:
         UserError: the server does not respond, or loses its data at a restart.
     """
 
-    def __init__(self, settings: Store, space: str) -> None:
+    def __init__(self, settings: Store, space: str, columns: ColumnSpecs) -> None:
         password = settings.redis_password_file and settings.redis_password_file.read_text().strip()
         self._server = redis.Redis.from_url(
             settings.redis_url, password=password, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
@@ -110,24 +112,25 @@ class RedisPublicationLog(PublicationLog):
                 f"the Redis server at {settings.redis_url} does not persist writes, so a crash could lose acknowledged "
                 "items; start it with `appendonly yes`"
             )
-        self._space = space
-        self._publish, self._update_proxies, self._withdraw = map(
-            self._server.register_script, (_PUBLISH, _UPDATE_PROXY, _WITHDRAW)
+        self._space, self._codec = space, RowCodec(columns)
+        self._publish, self._update_rows, self._withdraw = map(
+            self._server.register_script, (_PUBLISH, _UPDATE_ROW, _WITHDRAW)
         )
         self._cursor = 0
         self._received: deque[Change] = deque()
         self._poller: threading.Thread | None = None
         self._closed = threading.Event()
+        self._failure: UserError | None = None
 
-    def publish(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> list[int]:
+    def publish(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> list[int]:
         """See `PublicationLog.publish`."""
         with self._server.pipeline(transaction=True) as pipeline:
-            for item, proxy in entries:
+            for item, row in entries:
                 content, features = item.content, "" if item.features is None else json.dumps(dict(item.features))
                 self._publish(
                     [*self._keys(item.item_id), _key("withdrawn")],
                     [
-                        *self._arguments(item.item_id, proxy),
+                        *self._arguments(item.item_id, row),
                         *(repr(item.published_at), item.origin, item.digest),
                         *(json.dumps([content.title, content.text]), content.image or b"", features),
                     ],
@@ -135,12 +138,12 @@ class RedisPublicationLog(PublicationLog):
                 )
             return [int(revision) for revision in pipeline.execute()]
 
-    def update_proxies(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> None:
-        """See `PublicationLog.update_proxies`."""
+    def update_rows(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> None:
+        """See `PublicationLog.update_rows`."""
         with self._server.pipeline(transaction=True) as pipeline:
-            for item, proxy in entries:
-                arguments = [*self._arguments(item.item_id, proxy), item.revision]
-                self._update_proxies(self._keys(item.item_id), arguments, client=pipeline)
+            for item, row in entries:
+                arguments = [*self._arguments(item.item_id, row), item.revision]
+                self._update_rows(self._keys(item.item_id), arguments, client=pipeline)
             pipeline.execute()
 
     def withdraw(self, item_id: str) -> None:
@@ -152,8 +155,8 @@ class RedisPublicationLog(PublicationLog):
         """See `PublicationLog.find`."""
         return self._items([item_id])[0]
 
-    def items_without_proxy(self, after: int, limit: int) -> list[PublishedItem]:
-        """See `PublicationLog.items_without_proxy`."""
+    def items_without_row(self, after: int, limit: int) -> list[PublishedItem]:
+        """See `PublicationLog.items_without_row`."""
         found: list[PublishedItem] = []
         while len(found) < limit:
             page = self._server.zrange(
@@ -164,7 +167,7 @@ class RedisPublicationLog(PublicationLog):
             after = int(page[-1][1])
             with self._server.pipeline(transaction=False) as pipeline:
                 for name, _ in page:
-                    pipeline.hget(self._proxy_key(name.decode()), "made_from")
+                    pipeline.hget(self._row_key(name.decode()), "made_from")
                 made = pipeline.execute()
             missing = [
                 name.decode() for (name, of), at in zip(page, made, strict=True) if at is None or int(at) != int(of)
@@ -180,7 +183,7 @@ class RedisPublicationLog(PublicationLog):
             with self._server.pipeline(transaction=False) as pipeline:
                 for item_id in item_ids:
                     pipeline.hmget(_key("item", item_id), "digest", "origin", "published_at", "revision", "withdrawn")
-                    pipeline.hget(self._proxy_key(item_id), "made_from")
+                    pipeline.hget(self._row_key(item_id), "made_from")
                 replies = pipeline.execute()
             for item_id, known, made_from in zip(item_ids, replies[::2], replies[1::2], strict=True):
                 digest, origin, at, revision, withdrawn = known
@@ -204,6 +207,8 @@ class RedisPublicationLog(PublicationLog):
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True, name="redis-poller")
             self._poller.start()
+        if self._failure is not None:
+            raise self._failure
         return bool(self._received)
 
     def get_value(self, key: str) -> str | None:
@@ -235,9 +240,12 @@ class RedisPublicationLog(PublicationLog):
             except redis.RedisError as error:
                 LOG.warning("Redis does not respond; ranking continues with the items received so far: %s", error)
                 self._closed.wait(_RETRY_S)
+            except UserError as error:
+                self._failure = error
+                return
 
     def _fetch(self, since: int, limit: int) -> list[Change]:
-        keys = (_key("proxies", self._space), _key("withdrawn"))
+        keys = (_key("rows", self._space), _key("withdrawn"))
         # In one transaction, or a publication between the two reads would be missed.
         with self._server.pipeline(transaction=True) as pipeline:
             for key in keys:
@@ -247,22 +255,22 @@ class RedisPublicationLog(PublicationLog):
         with self._server.pipeline(transaction=False) as pipeline:
             for _, item_id, there in names:
                 if there:
-                    pipeline.hmget(self._proxy_key(item_id), "vector", "features", "ready_at")
+                    pipeline.hmget(self._row_key(item_id), "ready_at", "columns", "bytes", "features")
             replies = iter(pipeline.execute())
         rows = [(revision, item_id, next(replies) if there else None) for revision, item_id, there in names]
-        # A proxy that no longer exists was withdrawn meanwhile.
+        # A row that no longer exists was withdrawn meanwhile.
         return [
             Change(revision, name, None, None)
-            if row is None or row[0] is None
-            else Change(revision, name, _proxy(*row[:2]), float(row[2]))
-            for revision, name, row in rows
+            if stored is None or stored[0] is None
+            else Change(revision, name, self._codec.decode(name, stored[1].decode(), *stored[2:]), float(stored[0]))
+            for revision, name, stored in rows
         ]
 
     def _items(self, item_ids: Sequence[str]) -> list[PublishedItem | None]:
         with self._server.pipeline(transaction=False) as pipeline:
             for item_id in item_ids:
                 pipeline.hgetall(_key("item", item_id))
-                pipeline.hmget(self._proxy_key(item_id), "ready_at")
+                pipeline.hmget(self._row_key(item_id), "ready_at")
             replies = pipeline.execute()
         return [
             _item(item_id, known, ready_at)
@@ -272,24 +280,19 @@ class RedisPublicationLog(PublicationLog):
     def _keys(self, item_id: str) -> list[str]:
         return [
             *(_key("revision"), _key("item", item_id), _key("items")),
-            *(_key("proxies", self._space), _key("spaces"), self._proxy_key(item_id)),
+            *(_key("rows", self._space), _key("spaces"), self._row_key(item_id)),
         ]
 
-    def _arguments(self, item_id: str, proxy: Proxy) -> list[Any]:
-        vector = np.ascontiguousarray(proxy.vector, "<f4").tobytes()
-        features = b"" if proxy.features is None else np.ascontiguousarray(proxy.features, "<f8").tobytes()
-        return [item_id, self._space, repr(time.time()), vector, features]
+    def _arguments(self, item_id: str, row: ItemRow) -> list[Any]:
+        values, features = self._codec.encode(row)
+        return [item_id, self._space, repr(time.time()), self._codec.layout, values, features or b""]
 
-    def _proxy_key(self, item_id: str) -> str:
-        return _key("proxy", self._space, item_id)
+    def _row_key(self, item_id: str) -> str:
+        return _key("row", self._space, item_id)
 
 
 def _key(*parts: str) -> str:
     return _PREFIX + ":".join(parts)
-
-
-def _proxy(vector: bytes, features: bytes | None) -> Proxy:
-    return Proxy(np.frombuffer(vector, "<f4"), None if features is None else np.frombuffer(features, "<f8"))
 
 
 def _item(item_id: str, known: dict[bytes, bytes], ready_at: bytes | None) -> PublishedItem | None:

@@ -13,11 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from coldstart.data.content import Content
-from coldstart.serving.publication_log.interface import Change, Proxy, PublicationLog, PublicationState, PublishedItem
+from coldstart.data.item_table import ColumnSpecs
+from coldstart.serving.publication_log.interface import (
+    Change,
+    ItemRow,
+    PublicationLog,
+    PublicationState,
+    PublishedItem,
+    RowCodec,
+)
 
 _FILE = "publications.sqlite"
 # Contents have their own table: SQLite reads through an image to reach the columns after it.
@@ -34,17 +39,18 @@ CREATE TABLE IF NOT EXISTS items (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS items_by_revision ON items (revision);
 CREATE TABLE IF NOT EXISTS contents (item_id TEXT PRIMARY KEY, title TEXT, text TEXT, features TEXT, image BLOB);
-CREATE TABLE IF NOT EXISTS proxies (
+CREATE TABLE IF NOT EXISTS item_rows (
     space TEXT NOT NULL,
     item_id TEXT NOT NULL,
     revision INTEGER NOT NULL,
     made_from INTEGER NOT NULL,
     ready_at REAL NOT NULL,
-    vector BLOB NOT NULL,
+    columns TEXT NOT NULL,
+    bytes BLOB NOT NULL,
     features BLOB,
     PRIMARY KEY (space, item_id)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS proxies_by_revision ON proxies (space, revision);
+CREATE INDEX IF NOT EXISTS item_rows_by_revision ON item_rows (space, revision);
 CREATE TABLE IF NOT EXISTS space_values (space TEXT, key TEXT, value TEXT, PRIMARY KEY (space, key))
 """
 _PUBLISH = """
@@ -57,20 +63,20 @@ _CONTENT = """
 INSERT INTO contents VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET title = excluded.title,
     text = excluded.text, image = excluded.image, features = COALESCE(excluded.features, features)
 """
-_PROXY = """
-INSERT INTO proxies VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (space, item_id) DO UPDATE SET
+_ROW = """
+INSERT INTO item_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (space, item_id) DO UPDATE SET
     revision = excluded.revision, made_from = excluded.made_from, ready_at = excluded.ready_at,
-    vector = excluded.vector, features = COALESCE(excluded.features, features)
+    columns = excluded.columns, bytes = excluded.bytes, features = COALESCE(excluded.features, features)
 """
 _CHANGES = """
-SELECT revision, item_id, vector, features, ready_at FROM proxies WHERE space = ? AND revision > ?
-UNION ALL SELECT revision, item_id, NULL, NULL, NULL FROM items WHERE withdrawn AND revision > ?
+SELECT revision, item_id, ready_at, columns, bytes, features FROM item_rows WHERE space = ? AND revision > ?
+UNION ALL SELECT revision, item_id, NULL, NULL, NULL, NULL FROM items WHERE withdrawn AND revision > ?
 ORDER BY revision LIMIT ?
 """
 _ITEMS = """
 SELECT items.item_id, title, text, image, contents.features, published_at, origin, digest, items.revision, ready_at
 FROM items JOIN contents ON contents.item_id = items.item_id
-LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ?
+LEFT JOIN item_rows ON item_rows.item_id = items.item_id AND space = ?
 """
 
 
@@ -78,13 +84,14 @@ class SqlitePublicationLog(PublicationLog):
     """The publication log in one file.
 
     Args:
-        root: Parent directory of all proxy stores, on local disk.
-        space: Fingerprint of the adaptor that makes the proxies.
+        root: Parent directory of all item stores, on local disk.
+        space: Fingerprint of the scorer that reads the rows.
+        columns: Columns of a row.
     """
 
-    def __init__(self, root: Path, space: str) -> None:
+    def __init__(self, root: Path, space: str, columns: ColumnSpecs) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self._space = space
+        self._space, self._codec = space, RowCodec(columns)
         self._lock = threading.Lock()
         self._writer = self._open(root)
         with self._transaction() as database:
@@ -93,33 +100,31 @@ class SqlitePublicationLog(PublicationLog):
         self._reader = self._open(root)
         self._last_data_version: int | None = None
 
-    def publish(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> list[int]:
+    def publish(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> list[int]:
         """See `PublicationLog.publish`."""
         with self._transaction() as database:
-            return [self._publish(database, item, proxy) for item, proxy in entries]
+            return [self._publish(database, item, row) for item, row in entries]
 
-    def _publish(self, database: sqlite3.Connection, item: PublishedItem, proxy: Proxy) -> int:
+    def _publish(self, database: sqlite3.Connection, item: PublishedItem, row: ItemRow) -> int:
         revision = _next(database)
-        row = (item.item_id, revision, item.published_at, item.origin, item.digest)
-        if not database.execute(_PUBLISH, row).rowcount:
+        published = (item.item_id, revision, item.published_at, item.origin, item.digest)
+        if not database.execute(_PUBLISH, published).rowcount:
             return 0
         content, features = item.content, None if item.features is None else json.dumps(dict(item.features))
         database.execute(_CONTENT, (item.item_id, content.title, content.text, features, content.image))
-        database.execute(_PROXY, self._row(item.item_id, revision, revision, proxy))
+        database.execute(_ROW, self._fields(item.item_id, revision, revision, row))
         return revision
 
-    def update_proxies(self, entries: Sequence[tuple[PublishedItem, Proxy]]) -> None:
-        """See `PublicationLog.update_proxies`."""
+    def update_rows(self, entries: Sequence[tuple[PublishedItem, ItemRow]]) -> None:
+        """See `PublicationLog.update_rows`."""
         with self._transaction() as database:
-            for item, proxy in entries:
+            for item, row in entries:
                 current_item = "SELECT 1 FROM items WHERE item_id = ? AND revision = ? AND NOT withdrawn"
                 if database.execute(current_item, (item.item_id, item.revision)).fetchone():
-                    database.execute(_PROXY, self._row(item.item_id, _next(database), item.revision, proxy))
+                    database.execute(_ROW, self._fields(item.item_id, _next(database), item.revision, row))
 
-    def _row(self, item_id: str, revision: int, made_from: int, proxy: Proxy) -> tuple[Any, ...]:
-        vector = np.ascontiguousarray(proxy.vector, "<f4").tobytes()
-        features = None if proxy.features is None else np.ascontiguousarray(proxy.features, "<f8").tobytes()
-        return (self._space, item_id, revision, made_from, time.time(), vector, features)
+    def _fields(self, item_id: str, revision: int, made_from: int, row: ItemRow) -> tuple[Any, ...]:
+        return (self._space, item_id, revision, made_from, time.time(), self._codec.layout, *self._codec.encode(row))
 
     def withdraw(self, item_id: str) -> None:
         """See `PublicationLog.withdraw`."""
@@ -127,7 +132,7 @@ class SqlitePublicationLog(PublicationLog):
             database.execute(
                 "INSERT OR REPLACE INTO items VALUES (?, ?, ?, 'api', '', 1)", (item_id, _next(database), time.time())
             )
-            for table in ("contents", "proxies"):
+            for table in ("contents", "item_rows"):
                 database.execute(f"DELETE FROM {table} WHERE item_id = ?", (item_id,))
 
     def find(self, item_id: str) -> PublishedItem | None:
@@ -136,8 +141,8 @@ class SqlitePublicationLog(PublicationLog):
             row = self._writer.execute(f"{_ITEMS} WHERE items.item_id = ?", (self._space, item_id)).fetchone()
         return row and _item(*row)
 
-    def items_without_proxy(self, after: int, limit: int) -> list[PublishedItem]:
-        """See `PublicationLog.items_without_proxy`."""
+    def items_without_row(self, after: int, limit: int) -> list[PublishedItem]:
+        """See `PublicationLog.items_without_row`."""
         missing = "WHERE items.revision > ? AND made_from IS NOT items.revision ORDER BY items.revision LIMIT ?"
         with self._lock:
             rows = self._writer.execute(f"{_ITEMS} {missing}", (self._space, after, limit)).fetchall()
@@ -147,7 +152,7 @@ class SqlitePublicationLog(PublicationLog):
         """See `PublicationLog.states`."""
         query = (
             "SELECT items.item_id, digest, origin, published_at, made_from IS items.revision, withdrawn FROM items "
-            "LEFT JOIN proxies ON proxies.item_id = items.item_id AND space = ?"
+            "LEFT JOIN item_rows ON item_rows.item_id = items.item_id AND space = ?"
         )
         with self._lock:
             rows = self._writer.execute(query, (self._space,)).fetchall()
@@ -160,13 +165,8 @@ class SqlitePublicationLog(PublicationLog):
         """See `PublicationLog.changes`; not thread-safe."""
         rows = self._reader.execute(_CHANGES, (self._space, since, since, limit)).fetchall()
         return [
-            Change(
-                revision,
-                item_id,
-                None if vector is None else Proxy(np.frombuffer(vector, "<f4"), _numbers(features)),
-                at,
-            )
-            for revision, item_id, vector, features, at in rows
+            Change(revision, item_id, self._codec.decode(item_id, *stored) if stored[0] else None, at)
+            for revision, item_id, at, *stored in rows
         ]
 
     def has_changes(self) -> bool:
@@ -221,7 +221,3 @@ def _item(item_id: str, title: Any, text: Any, image: Any, features: Any, *known
     published_at, origin, digest, revision, ready_at = known
     raw = None if features is None else json.loads(features)
     return PublishedItem(item_id, Content(title, text, image), raw, published_at, origin, digest, revision, ready_at)
-
-
-def _numbers(features: bytes | None) -> npt.NDArray[np.float64] | None:
-    return None if features is None else np.frombuffer(features, "<f8")

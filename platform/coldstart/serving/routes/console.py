@@ -73,11 +73,11 @@ def routes(gateway: "Gateway") -> APIRouter:
     @router.post("/v1/console/preview")
     async def preview(request: PreviewRequest) -> PreviewResponse:
         server = gateway.champion
-        proxy = (await server.encode_item(Content(request.title, request.text, request.image or None), None)).vector
-        near, _ = await gateway.items.nearest(proxy, _NEIGHBORS)
+        row = (await server.encode_item(Content(request.title, request.text, request.image or None), None)).values
+        near, _ = await gateway.items.nearest(row, _NEIGHBORS)
         cards = await asyncio.to_thread(samples.cards, [one.item_id for one in near])
         users = await asyncio.to_thread(samples.users)
-        scores = await server.score([user.query(proxy) for user in users])
+        scores = await server.score([user.query(row, server.catalog) for user in users])
         return PreviewResponse(
             release=server.release.release,
             neighbors=[

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from coldstart.evaluation.metrics import auc, gauc, logloss, rank_users, reliability, sigmoid
+from coldstart.metrics.clicks import auc, gauc, logloss, rank_users, reliability, sigmoid
 
 
 def _rows(rows: int, users: int, seed: int, levels: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

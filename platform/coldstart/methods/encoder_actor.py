@@ -1,6 +1,6 @@
-"""The encoder in a Ray actor, for all jobs that encode content, and the size of the actor pool."""
+"""A method's encoder in a Ray actor, for all jobs that encode content, and the size of the actor pool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from coldstart.config import UserError
 from coldstart.config.recipe import Cluster
 from coldstart.data.content import Content
-from coldstart.encoders import Encoder
+from coldstart.methods.base import Method
 
 ITEMS_PER_BATCH = 64
 
@@ -22,25 +22,22 @@ class EncoderActor:
     """The encoder in one process.
 
     Args:
-        encoder: Directory of the artifact.
+        method: The method.
+        parts: Kind -> directory of the artifacts that the method's encoder is loaded from.
         threads: Number of torch threads.
     """
 
-    def __init__(self, encoder: Path, threads: int) -> None:
+    def __init__(self, method: Method, parts: Mapping[str, Path], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder = Encoder.load(encoder, self.device)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = method.load_encoder(parts, device)
 
-    @torch.inference_mode()
-    def encode(self, contents: Sequence[Content]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Coarse proxies `[n, d]` and layer states `[n, G, D]`; equal lists give equal results."""
-        parts = []
-        for at in range(0, len(contents), ITEMS_PER_BATCH):
-            arrays = self.encoder.prepare(contents[at : at + ITEMS_PER_BATCH])
-            coarse, states = self.encoder(self.encoder.inputs(arrays, self.device))
-            parts.append((coarse.cpu().numpy(), states.float().cpu().numpy()))
-        coarse, states = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return coarse, states
+    def encode(self, contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
+        """Column -> `[n, ...]` of the encoder's outputs; equal lists give equal results."""
+        parts = [
+            self.encoder.encode(contents[at : at + ITEMS_PER_BATCH]) for at in range(0, len(contents), ITEMS_PER_BATCH)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def actor_pool_options(cluster: Cluster, tasks: int) -> dict[str, Any]:

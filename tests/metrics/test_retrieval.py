@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coldstart.alignment.retrieval_metrics import retrieval_metrics, uniformity
+from coldstart.metrics.retrieval import retrieval_metrics, uniformity
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,228 @@
+"""The method contract: what a method is made of, and how the platform trains, registers and serves it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coldstart.config import Artifact, Recipe
+from coldstart.data.content import Content
+from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ColumnSpecs, ItemTable
+from coldstart.rankers import load_ranker
+from coldstart.rankers.scorer import Scorer, SlotScorer
+
+SCORER = "scorer"
+"""Kind of the artifact that names a release, in every method: what clicks have trained."""
+ITEM_TABLE = "item_table"
+"""Kind of the encoder's outputs for the catalog."""
+Parts = Mapping[str, Path]
+"""Kind -> directory of that artifact, of one release or one run."""
+
+
+class ItemEncoder(Protocol):
+    """Maps content to columns: the embed job and `POST /v1/items` run the same code."""
+
+    @property
+    def outputs(self) -> ColumnSpecs:
+        """Columns that it writes."""
+
+    def encode(self, contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
+        """Column -> `[n, ...]`; equal lists give equal results."""
+
+
+class ItemAdaptor(torch.nn.Module, ABC):
+    """Maps the encoder's columns to those that the scorer reads; cheap, and trained after the encoder.
+
+    Attributes:
+        inputs: Columns of the encoder that it reads.
+        outputs: Columns that it writes; with these a release is served.
+    """
+
+    inputs: ColumnSpecs
+    outputs: ColumnSpecs
+
+    @abstractmethod
+    def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Column -> `[n, ...]` of columns `[n, ...]`; each item depends on its own row only."""
+
+
+ITEMS_PER_PASS = 4096
+
+
+@torch.inference_mode()
+def adapt(adaptor: ItemAdaptor, items: ItemTable) -> ItemTable:
+    """The columns that an adaptor writes, for all rows of a table, in passes of `ITEMS_PER_PASS` items."""
+    passes = [
+        adaptor(items.select(adaptor.inputs).gather(rows))
+        for rows in torch.split(torch.arange(len(items)), ITEMS_PER_PASS)
+    ]
+    return ItemTable({name: torch.cat([part[name] for part in passes]) for name in adaptor.outputs})
+
+
+FieldType = Literal["string", "binary", "long", "double"]
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """A column of a registered model's input or output.
+
+    Attributes:
+        name: The column.
+        type: Of one value.
+        dimensions: 0 for a value, 1 for a list, 2 for a list of lists.
+        required: Whether it must be given.
+    """
+
+    name: str
+    type: FieldType
+    dimensions: int = 0
+    required: bool = True
+
+
+class Predictor(Protocol):
+    """A loaded model as MLflow calls it."""
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """One output row per input row."""
+
+
+def reads_nothing(artifact: Artifact) -> ColumnSpecs:
+    """For kinds that read no column of the item table, or whose manifest does not tell."""
+    return {}
+
+
+def no_limitations(recipe: Recipe) -> Sequence[str]:
+    """For kinds without limitations of their own."""
+    return ()
+
+
+@dataclass(frozen=True)
+class ArtifactKind:
+    """A kind of artifact that is registered as a model.
+
+    Attributes:
+        name: The kind; the registered model is `<project>-<name>`.
+        inputs: Columns of its input.
+        outputs: Columns of its output.
+        load: Loads an artifact directory for prediction.
+        example: A valid input row for an artifact; also gets the item table that belongs to it, or None.
+        evaluated_as: Variant of the evaluation whose metrics are logged with the model.
+        purpose: What such a model does; the first paragraph of its model card.
+        reads: Columns of the item table that an artifact reads, as far as its manifest tells.
+        limitations: Sentences for the model card, besides those that hold for every model.
+    """
+
+    name: str
+    inputs: tuple[FieldSpec, ...]
+    outputs: tuple[FieldSpec, ...]
+    load: Callable[[Path], Predictor]
+    example: Callable[[Artifact, Artifact | None], dict[str, Any]]
+    evaluated_as: str
+    purpose: str = ""
+    reads: Callable[[Artifact], ColumnSpecs] = reads_nothing
+    limitations: Callable[[Recipe], Sequence[str]] = no_limitations
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step that makes one artifact from others.
+
+    Attributes:
+        name: Name of the workload, in logs and in `coldstart run <name>`.
+        output: Kind of the artifact that it writes, which is also its directory in the run.
+        run: The workload.
+        sections: Recipe keys, besides the seed, whose change makes the stage run again.
+        inputs: Kinds of the artifacts that it reads.
+    """
+
+    name: str
+    output: str
+    run: Callable[[Recipe], Artifact]
+    sections: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of scoring the rows of an evaluation.
+
+    Attributes:
+        name: Has a description in the method's settings.
+        load: Loads the scorer from a run's artifact directories; it runs in other processes.
+        items: The columns that the scorer reads.
+        own_model: Whether the scorer is another ranker than the run's, so that its scores of unknown targets differ.
+        item_effect: Whether the item effect of cold items is measured.
+    """
+
+    name: str
+    load: Callable[[Parts], Scorer]
+    items: ItemTable
+    own_model: bool = False
+    item_effect: bool = False
+
+
+def load_slot_scorer(parts: Parts) -> Scorer:
+    """The run's ranker with given vectors in its item slots."""
+    return SlotScorer(load_ranker(parts["ranker"])).eval()
+
+
+class Method(ABC):
+    """A paper, as code: its stages, its item encoder, its scorer, and the kinds of models it registers.
+
+    Attributes:
+        name: As in the recipe's `method.name`.
+        kinds: What it registers, in the order of their lineage; the last is `SCORER`.
+        encoder_kinds: Kinds that `load_encoder` reads; releases with equal artifacts of these share one deployment.
+        neighbor_column: Column of the served item table by which similar items are found.
+    """
+
+    name: str
+    kinds: tuple[ArtifactKind, ...]
+    encoder_kinds: tuple[str, ...]
+    neighbor_column: str
+
+    @abstractmethod
+    def catalog_dir(self, parts: Parts) -> Path:
+        """Directory with the ids and the encoded features of the catalog, as `rankers.save_ranker` writes them."""
+
+    @abstractmethod
+    def load_encoder(self, parts: Parts, device: torch.device | str) -> ItemEncoder:
+        """The encoder of a release."""
+
+    @abstractmethod
+    def load_adaptor(self, parts: Parts) -> ItemAdaptor:
+        """The adaptor of a release, in eval mode on the CPU."""
+
+    @abstractmethod
+    def load_scorer(self, parts: Parts) -> Scorer:
+        """The scorer of a release, in eval mode on the CPU."""
+
+    @abstractmethod
+    def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Items with reliable vectors, `[n]` catalog indices, and their vectors `[n, w]` in the neighbor column."""
+
+    @abstractmethod
+    def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
+        """The method's stages in order; the ranker's and the dataset's come before them."""
+
+    @abstractmethod
+    def variants(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> list[Variant]:
+        """The variants that are evaluated, `release` included.
+
+        Args:
+            recipe: Of the run.
+            dataset: Of the run.
+            parts: Kind -> directory of the run's artifacts.
+        """
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Kinds besides the scorer of which a release consists."""
+        return tuple(kind.name for kind in self.kinds if kind.name != SCORER)

@@ -1,0 +1,51 @@
+"""The settings of IDProxy."""
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from coldstart.config.recipe.coarse import Coarse
+from coldstart.config.recipe.fine import Fine
+from coldstart.config.recipe.method import MethodSettings
+
+if TYPE_CHECKING:
+    from coldstart.config.recipe import Recipe
+
+
+class Settings(MethodSettings):
+    """IDProxy: coarse alignment of content to ID rows, then fine alignment by clicks."""
+
+    name: Literal["idproxy"] = "idproxy"
+    mode: Literal["frozen", "joint"] = "frozen"
+    """frozen: the ranker stays unchanged, byte for byte, and fine proxies fill its item slots. joint: a ranker is
+    trained further with ID, coarse and fine proxy as inputs, see `fine.joint`."""
+    coarse: Coarse = Coarse()
+    fine: Fine = Fine()
+
+    variants: ClassVar[dict[str, str]] = {
+        "content_map": "regression from layer states to ID rows: ridge or MLP, better on held-out items (CB2CF)",
+        "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
+        "fine": "fine proxy from the adaptor, in the item slot of the frozen ranker",
+        "joint": "the joint ranker, which uses ID row, coarse and fine proxy together (method.mode joint only)",
+    }
+
+    def check(self, recipe: "Recipe") -> None:
+        """Compares batch sizes with the number of ranks, and the precision with the device.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        ranks, sizes, coarse = recipe.cluster.workers, recipe.cluster.sizes, self.coarse
+        divisor = math.lcm(*sizes) * (coarse.micro_batch or 1)
+        if coarse.batch % divisor:
+            times = f" x method.coarse.micro_batch {coarse.micro_batch}" if coarse.micro_batch else ""
+            elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
+            raise ValueError(
+                f"method.coarse.batch {coarse.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; "
+                f"choose a multiple of {divisor}"
+            )
+        recipe.check_divisible("method.fine.windows_per_step", self.fine.windows_per_step)
+        if recipe.encoder.dtype == "bfloat16" and coarse.zero_stage == 0:
+            raise ValueError(
+                "method.coarse.zero_stage 0 keeps no float32 copy of bfloat16 weights (encoder.dtype), so small "
+                "updates are lost; set method.coarse.zero_stage: 1 (with one rank it needs nothing more)"
+            )

@@ -1,0 +1,112 @@
+"""IDProxy as a method: how its artifacts are loaded and what it registers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coldstart.alignment.adaptor import load_adaptor
+from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
+from coldstart.alignment.joint_ranker import load_joint
+from coldstart.alignment.warmup_blend import load_id_weight
+from coldstart.config import Recipe
+from coldstart.data.content import Content
+from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ColumnSpecs
+from coldstart.encoders import Encoder
+from coldstart.methods.base import SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
+from coldstart.methods.idproxy.registered import KINDS
+from coldstart.methods.idproxy.scorers import (
+    COARSE,
+    PROXY,
+    STATES,
+    FineProxies,
+    FrozenScorer,
+    JointProxies,
+    JointScorer,
+    encoder_columns,
+)
+from coldstart.methods.idproxy.stages import stages
+from coldstart.methods.idproxy.variants import variants
+from coldstart.rankers import load_ranker
+from coldstart.rankers.scorer import Scorer
+from coldstart.rankers.storage import load_id_embeddings
+
+
+class IDProxy(Method):
+    """Content to the ID slot of the target; the ranker stays frozen, or is trained further together with proxies."""
+
+    name = "idproxy"
+    kinds = KINDS
+    encoder_kinds = ("encoder",)
+    neighbor_column = PROXY
+
+    def catalog_dir(self, parts: Parts) -> Path:
+        """The ranker."""
+        return parts["ranker"]
+
+    def load_encoder(self, parts: Parts, device: torch.device | str) -> ItemEncoder:
+        """The aligned MLLM."""
+        return ProxyEncoder(Encoder.load(parts["encoder"], device), device)
+
+    def load_adaptor(self, parts: Parts) -> ItemAdaptor:
+        """From coarse proxies and layer states to the scorer's columns."""
+        path = parts[SCORER]
+        if is_joint(parts):
+            return JointProxies(load_joint(path).vectors).eval()
+        return FineProxies(load_adaptor(path)).eval()
+
+    def load_scorer(self, parts: Parts) -> Scorer:
+        """The frozen ranker with blended slots, or the joint ranker."""
+        if is_joint(parts):
+            return JointScorer(load_joint(parts[SCORER])).eval()
+        ranker = load_ranker(parts["ranker"])
+        return FrozenScorer(ranker, load_id_weight(parts[SCORER], ranker.trained)).eval()
+
+    def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
+        """Coarse alignment, embedding, fine alignment."""
+        return stages(self, recipe)
+
+    def variants(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> list[Variant]:
+        """Proxies of each stage, and the served scorer."""
+        return variants(self, recipe, dataset, parts)
+
+    def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Items with a trained ID row, and these rows: proxies lie in the same space."""
+        ids = load_id_embeddings(parts["ranker"])
+        trained = np.flatnonzero(ids.trained.numpy())
+        return trained, ids.rows.numpy()[trained]
+
+
+def is_joint(parts: Parts) -> bool:
+    """Whether a scorer was trained in joint mode."""
+    return (parts[SCORER] / JOINT_CONFIG).is_file()
+
+
+class ProxyEncoder:
+    """The encoder's forward pass over a list of contents.
+
+    Args:
+        encoder: In eval mode, on `device`.
+        device: Its device.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device | str) -> None:
+        self.encoder, self.device = encoder, device
+
+    @property
+    def outputs(self) -> ColumnSpecs:
+        """Coarse proxy `[d]` and layer states `[G, D]`."""
+        return encoder_columns(self.encoder.width, len(self.encoder.layers), self.encoder.hidden)
+
+    @torch.inference_mode()
+    def encode(self, contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
+        """Coarse proxies `[n, d]` and layer states `[n, G, D]`, float32."""
+        coarse, states = self.encoder(self.encoder.inputs(self.encoder.prepare(contents), self.device))
+        return {COARSE: coarse.float().cpu().numpy(), STATES: states.float().cpu().numpy()}
+
+
+METHOD = IDProxy()

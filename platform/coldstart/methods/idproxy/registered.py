@@ -1,0 +1,199 @@
+"""What IDProxy registers: ranker, encoder and scorer, each as a model that MLflow can load and call."""
+
+import base64
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from coldstart.alignment.adaptor import load_adaptor
+from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
+from coldstart.alignment.joint_ranker import load_joint
+from coldstart.config import Artifact, Recipe, UserError
+from coldstart.data.batches import rank_request
+from coldstart.data.content import Content
+from coldstart.data.features import EncodedFeatures, candidate_features
+from coldstart.data.item_table import ColumnSpecs, ItemTable
+from coldstart.encoders import Encoder
+from coldstart.methods.base import SCORER, ArtifactKind, FieldSpec, ItemAdaptor
+from coldstart.methods.idproxy.scorers import COARSE, STATES, FineProxies, JointProxies, encoder_columns
+from coldstart.rankers import load_ranker, read_item_index
+from coldstart.rankers.storage import read_item_features
+
+
+class RankerModel:
+    """Rows of one user's history and candidates -> click probabilities in candidate order."""
+
+    def __init__(self, path: Path) -> None:
+        self.ranker = load_ranker(path)
+        self.item_index = read_item_index(path)
+        self.item_features = read_item_features(path, self.ranker.features)
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns history_item_ids, history_labels, history_times, candidate_item_ids -> scores.
+
+        Optional columns: now, user_features and context (feature -> raw value).
+        """
+        return pd.DataFrame({"scores": [self._row(row) for row in rows.to_dict("records")]})
+
+    def _row(self, row: dict[str, Any]) -> list[float]:
+        now, schema = row.get("now"), self.ranker.features
+        candidates = np.array([self.item_index.get(item, 0) for item in row["candidate_item_ids"]], np.int64)
+        item = EncodedFeatures(self.item_features.categorical[candidates], self.item_features.numeric[candidates])
+        user, context_values = (row.get(name) for name in ("user_features", "context"))
+        batch = rank_request(
+            [self.item_index.get(item, 0) for item in row["history_item_ids"]],
+            list(row["history_labels"]),
+            list(row["history_times"]),
+            candidates,
+            int(time.time()) if now is None or pd.isna(now) else int(now),
+            history=self.ranker.max_history,
+            features=candidate_features(
+                schema,
+                item,
+                schema.encode_values("user", user if isinstance(user, dict) else {}),
+                schema.encode_values("context", context_values if isinstance(context_values, dict) else {}),
+            ),
+        )
+        with torch.inference_mode():
+            logits = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
+        probabilities: list[float] = torch.sigmoid(logits[0]).tolist()
+        return probabilities
+
+
+class EncoderModel:
+    """Rows of content -> coarse proxy `[d]` and layer states `[G, D]`."""
+
+    def __init__(self, path: Path) -> None:
+        self.encoder = Encoder.load(path, "cpu")
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns title, text, image (encoded image bytes, or base64 of them); each may be missing or null."""
+        contents = [
+            Content(_text(row.get("title")), _text(row.get("text")), _image(row.get("image")))
+            for row in rows.to_dict("records")
+        ]
+        with torch.inference_mode():
+            coarse, states = self.encoder(self.encoder.inputs(self.encoder.prepare(contents), "cpu"))
+        return pd.DataFrame({COARSE: coarse.tolist(), STATES: states.tolist()})
+
+
+class ScorerModel:
+    """Rows of a coarse proxy `[d]` and layer states `[G, D]` -> fine proxy `[d]`, the last of the scorer's columns."""
+
+    def __init__(self, path: Path) -> None:
+        joint = (path / JOINT_CONFIG).is_file()
+        self.adaptor: ItemAdaptor = JointProxies(load_joint(path).vectors) if joint else FineProxies(load_adaptor(path))
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns coarse and states -> proxy."""
+        coarse = torch.tensor([list(row) for row in rows[COARSE]], dtype=torch.float32)
+        states = torch.from_numpy(np.array([np.stack(list(row)) for row in rows[STATES]], np.float32))
+        with torch.inference_mode():
+            proxies = self.adaptor({COARSE: coarse, STATES: states})["proxy"]
+        return pd.DataFrame({"proxy": proxies.tolist()})
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _image(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    return value if isinstance(value, bytes) else None
+
+
+def _ranker_row(artifact: Artifact, items: Artifact | None) -> dict[str, Any]:
+    table = pq.read_table(artifact.path / "vocabulary.parquet", columns=["item_id", "trained"])
+    trained = table.filter(table["trained"])["item_id"].slice(0, 5).to_pylist()
+    return {
+        "history_item_ids": trained[:2],
+        "history_labels": [1, 0][: len(trained)],
+        "history_times": [1_700_000_000, 1_700_000_600][: len(trained)],
+        "candidate_item_ids": [*trained[2:], "an-unknown-item"],
+        "now": 1_700_001_200,
+    }
+
+
+def _encoder_row(artifact: Artifact, items: Artifact | None) -> dict[str, Any]:
+    image = BytesIO()
+    Image.new("RGB", (32, 32), (200, 120, 40)).save(image, "PNG")
+    return {"title": "A quiet harbour at dusk", "text": "Two boats and a lamp.", "image": image.getvalue()}
+
+
+def _scorer_row(artifact: Artifact, items: Artifact | None) -> dict[str, Any]:
+    if items is None:
+        raise UserError("a scorer is registered together with the item table it was trained on; pass it as items")
+    first = ItemTable.open(items.path).gather(torch.ones(1, dtype=torch.int64))
+    return {name: first[name][0].tolist() for name in (COARSE, STATES)}
+
+
+def _scorer_columns(artifact: Artifact) -> ColumnSpecs:
+    sizes: list[int] = [
+        artifact.metadata[key] for key in ("width", "groups", "state_width") if key in artifact.metadata
+    ]
+    return encoder_columns(*sizes) if len(sizes) == 3 else {}
+
+
+def _unused_content(recipe: Recipe) -> list[str]:
+    unused = [name.removeprefix("use_") for name, on in recipe.content if not on]
+    return [f"It does not use: {', '.join(unused)}."] if unused else []
+
+
+def _encoder_limitations(recipe: Recipe) -> list[str]:
+    tiny = "The MLLM is the tiny offline model, trained from scratch on this dataset's content."
+    return [*_unused_content(recipe), *([tiny] if recipe.encoder.mllm == "tiny" else [])]
+
+
+KINDS = (
+    ArtifactKind(
+        "ranker",
+        inputs=(
+            FieldSpec("history_item_ids", "string", 1),
+            FieldSpec("history_labels", "long", 1),
+            FieldSpec("history_times", "long", 1),
+            FieldSpec("candidate_item_ids", "string", 1),
+            FieldSpec("now", "long"),
+        ),
+        outputs=(FieldSpec("scores", "double", 1),),
+        load=RankerModel,
+        example=_ranker_row,
+        evaluated_as="id",
+        purpose="Predicts click probabilities of candidates from a user's history. Proxies are aligned with its ID "
+        "space.",
+    ),
+    ArtifactKind(
+        "encoder",
+        inputs=(
+            FieldSpec("title", "string", required=False),
+            FieldSpec("text", "string", required=False),
+            FieldSpec("image", "binary", required=False),
+        ),
+        outputs=(FieldSpec(COARSE, "double", 1), FieldSpec(STATES, "double", 2)),
+        load=EncoderModel,
+        example=_encoder_row,
+        evaluated_as="coarse",
+        purpose="Maps an item's image and text to a coarse proxy in the ranker's ID space, and to layer states.",
+        limitations=_encoder_limitations,
+    ),
+    ArtifactKind(
+        SCORER,
+        inputs=(FieldSpec(COARSE, "double", 1), FieldSpec(STATES, "double", 2)),
+        outputs=(FieldSpec("proxy", "double", 1),),
+        load=ScorerModel,
+        example=_scorer_row,
+        evaluated_as="release",
+        purpose="Scores candidates by IDs and proxies. As a model, it maps an item's coarse proxy and layer states to "
+        "the fine proxy. Its promotion also promotes the ranker and the encoder that it was made with.",
+        reads=_scorer_columns,
+        limitations=_unused_content,
+    ),
+)
+"""In the order of their lineage."""
