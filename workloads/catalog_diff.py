@@ -17,8 +17,8 @@ from coldstart.data.cleaning import clean_items
 from coldstart.data.columns import as_unix_seconds
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
-from coldstart.data.features import EncodedFeatures, FeatureColumn, FeatureSchema, Value
-from coldstart.data.readers import FileSplit, RawBatch, SourceTable, check_files, file_splits, wanted_columns
+from coldstart.data.features import EncodedFeatures, FeatureColumn, FeatureSchema, Value, features_of
+from coldstart.data.readers import FileSplit, RawBatch, SourceTable, check_files, file_splits
 from coldstart.methods.available import find_method
 from coldstart.rankers.storage import read_item_features, read_item_index
 from coldstart.registry import Release
@@ -62,7 +62,7 @@ class CatalogTable:
                 f"{', '.join(sorted(tables.items.types))}"
             )
         stats = {str(file): file.stat() for file in tables.items.files}
-        features = tuple(feature for feature in tables.features(files.columns) if feature.owner == "item")
+        features = tuple(features_of(tables.features(files.columns), "item"))
         stamps = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
         return cls(files, tables.items, tuple(file_splits(tables.items)), stamps, features)
 
@@ -105,9 +105,9 @@ class CatalogRows:
 
     def map(self, splits: list[FileSplit], clean: Callable[[RawBatch], pa.Table]) -> "ray.data.Dataset":
         """Runs `clean` on the batches of file splits, in Ray Data tasks."""
-        names = [column for _, column in wanted_columns(self.source.files.columns, "items")]
-        if self.recipe.refresh.updated_at is not None:
-            names.append(self.recipe.refresh.updated_at)
+        names, updated_at = self.source.table.columns, self.recipe.refresh.updated_at
+        if updated_at is not None and updated_at not in names:
+            names.append(updated_at)
         return map_file_splits(self.source.table, names, clean, splits)
 
     def raw_features(self, row: Mapping[str, Any]) -> dict[str, Value] | None:

@@ -25,7 +25,7 @@ from coldstart.data.schema import (
     USERS_PER_PART,
 )
 from coldstart.data.sequences import order_events, sequence_rows
-from coldstart.data.splits import SplitPlan
+from coldstart.data.splits import SplitPlan, split_counts
 from workloads.item_rows import item_rows, item_writer, text_statistics
 from workloads.ray_tables import write_parts
 
@@ -81,10 +81,7 @@ def write_sequences(
 
 
 def _part_statistics(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
-    split, label = np.asarray(events["split"]), np.asarray(events["label"])
-    statistics: dict[str, Any] = {
-        name: [int((split == code).sum()), int(label[split == code].sum())] for name, code in SPLITS.items()
-    }
+    statistics: dict[str, Any] = {**split_counts(events)}
     statistics["longest"] = int(np.bincount(np.asarray(events["user_idx"])).max())
     statistics["last_event_at"] = pc.max(events["timestamp"]).as_py()
     train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")

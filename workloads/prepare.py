@@ -29,16 +29,11 @@ from coldstart.data.cleaning import (
     clean_users,
     with_digests,
 )
-from coldstart.data.features import FeatureColumn, FeatureSchema
+from coldstart.data.features import FeatureColumn, FeatureSchema, features_of
 from coldstart.data.leaks import audit_features
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, check_users, explain_rejection
 from coldstart.data.quarantine import Quarantine
-from coldstart.data.readers import (
-    RawBatch,
-    SourceTable,
-    check_files,
-    wanted_columns,
-)
+from coldstart.data.readers import RawBatch, SourceTable, check_files
 from coldstart.data.schema import (
     FEATURES,
     HELD_OUT,
@@ -115,14 +110,14 @@ def _prepare(
     oracle = recipe.data.source == "generated"
     check_time_zones(tables.events, files.columns.timestamp)
     declared = tables.features(files.columns)
-    item_rows = _read_items(tables.items, files.columns, recipe.data, _features_of(declared, "item")).materialize()
+    item_rows = _read_items(tables.items, files.columns, recipe.data, features_of(declared, "item")).materialize()
     catalog = _index_items(item_rows, quarantine)
     accounting.use("items", catalog["row"])
     metrics_log.write(2, _STEPS, items=len(catalog))
 
     known = catalog["item_id"].combine_chunks()
     event_rows = _read_events(
-        tables.events, files, known, _features_of(declared, "context"), oracle=oracle
+        tables.events, files, known, features_of(declared, "context"), oracle=oracle
     ).materialize()
     total = event_rows.count()
     checked = select_columns(event_rows, ["row", "key", "reason", "value", "timestamp", "label"])
@@ -131,7 +126,7 @@ def _prepare(
     metrics_log.write(3, _STEPS, items=len(catalog), events=total)
 
     plan = plan_split(event_rows, recipe.data, len(catalog), recipe.seed)
-    users = _align_users(accounting, files.columns, _features_of(declared, "user"), plan.users, quarantine)
+    users = _align_users(accounting, files.columns, features_of(declared, "user"), plan.users, quarantine)
     schema = _fit_features(declared, item_rows, catalog, users, event_rows, plan)
     write = partial(write_sequences, event_rows, tables.events, schema, users)
     parts = write(plan, draft / "sequences")
@@ -168,17 +163,12 @@ def _prepare(
     }
 
 
-def _features_of(declared: Sequence[FeatureColumn], owner: str) -> list[FeatureColumn]:
-    return [feature for feature in declared if feature.owner == owner]
-
-
 def _read_items(
     table: SourceTable, columns: Columns, data: Data, features: Sequence[FeatureColumn]
 ) -> ray.data.Dataset:
     limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
-    names = [column for _, column in wanted_columns(columns, "items")]
     return map_file_splits(
-        table, names, lambda batch: with_digests(clean_items(batch, columns, features=features, **limits))
+        table, table.columns, lambda batch: with_digests(clean_items(batch, columns, features=features, **limits))
     )
 
 
@@ -189,7 +179,6 @@ def _read_events(
     # One moment for all tasks. Generated events may be later than today.
     latest = math.inf if oracle else time.time() + 86_400
     known = ray.put(item_ids)
-    names = [column for _, column in wanted_columns(columns, "events")] + list(ORACLE if oracle else ())
 
     def clean(batch: RawBatch) -> pa.Table:
         return clean_events(
@@ -202,7 +191,7 @@ def _read_events(
             latest=latest,
         )
 
-    return map_file_splits(table, names, clean)
+    return map_file_splits(table, table.columns, clean)
 
 
 def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
@@ -235,8 +224,9 @@ def _align_users(
     table = accounting.tables.users
     if table is None:
         return {}
-    names = [column for _, column in wanted_columns(columns, "users")]
-    rows = to_table(map_file_splits(table, names, lambda batch: with_digests(clean_users(batch, columns, features))))
+    rows = to_table(
+        map_file_splits(table, table.columns, lambda batch: with_digests(clean_users(batch, columns, features)))
+    )
     kept = quarantine.first_of_each(rows, "user_id", (REPEATED_USER, CONFLICTING_USER), "users")
     accounting.use("users", kept["row"])
     check_users(users, kept["user_id"].combine_chunks())
@@ -256,7 +246,7 @@ def _fit_features(
     if not declared:
         return FeatureSchema()
     shared = ray.put(plan)
-    contexts = {feature.key: feature.kind for feature in _features_of(declared, "context")}
+    contexts = {feature.key: feature.kind for feature in features_of(declared, "context")}
 
     def train_values(block: pa.Table) -> pa.Table:
         train = ray.get(shared).assign(block).filter(pc.field("split") == TRAIN)
@@ -266,7 +256,7 @@ def _fit_features(
 
     statistics = to_table(event_rows.map_batches(train_values, batch_size=None, batch_format="pyarrow"))
     train = {key: pc.list_flatten(statistics[key].combine_chunks()) for key in statistics.column_names}
-    keys = [feature.key for feature in _features_of(declared, "item")]
+    keys = [feature.key for feature in features_of(declared, "item")]
     items = select_columns(item_rows, ["row", *keys])
     items = items.take(pc.index_in(catalog["row"], value_set=items["row"].combine_chunks()))
     values = {key: items[key].take(pc.subtract(train["item_idx"].unique(), 1)).combine_chunks() for key in keys}

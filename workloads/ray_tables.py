@@ -21,15 +21,15 @@ def map_file_splits(
 
     Args:
         table: The user's table.
-        columns: Names in the table.
+        columns: Names in the table, each once.
         clean: Runs in the tasks.
         only: File splits to read; None for all.
     """
-    names, wanted, field = list(dict.fromkeys(columns)), table.wanted, table.name
+    wanted, field = table.wanted, table.name
 
     def read(block: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         for row in pa.table(block).to_pylist():
-            yield from clean_file_split(FileSplit(**row), names, clean, wanted, field=field)
+            yield from clean_file_split(FileSplit(**row), columns, clean, wanted, field=field)
 
     splits = file_splits(table) if only is None else only
     # Starting a worker costs seconds, so a small table gets few tasks.

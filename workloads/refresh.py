@@ -26,11 +26,11 @@ from coldstart.data.readers import RawBatch
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.methods.available import find_method
 from coldstart.methods.base import Parts
-from coldstart.methods.encoder_actor import ITEMS_PER_BATCH, actor_pool_options, check_actor_capacity
+from coldstart.methods.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
 from coldstart.registry import Registry, Release, resolve
 from coldstart.serving.item_store import ItemStore
 from coldstart.serving.publication_log import ItemRow, PublishedItem, item_digest
-from coldstart.serving.row_layout import adapt_table, pack_rows
+from coldstart.serving.row_layout import adapt_table
 from coldstart.serving.store_bootstrap import bootstrap_store, open_store
 from workloads.catalog_diff import CatalogDiff, CatalogRows, CatalogTable, KnownItems, diff_catalog
 from workloads.progress import CONSOLE, progress_line
@@ -242,19 +242,15 @@ class _RowActor:
     """An actor with the encoder and the adaptor of a release: contents -> rows of the store."""
 
     def __init__(self, method: str, parts: Parts, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.encoder = find_method(method).load_encoder(parts, "cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = EncoderActor(find_method(method), parts, threads)
         self.adaptor = find_method(method).load_adaptor(parts)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         contents = [
             Content(*one) for one in zip(*(rows[name].to_pylist() for name in ("title", "text", "image")), strict=True)
         ]
-        parts = [
-            pack_rows(self.encoder.encode(contents[at : at + ITEMS_PER_BATCH]), self.encoder.outputs)
-            for at in range(0, len(contents), ITEMS_PER_BATCH)
-        ]
-        packed = adapt_table(self.adaptor, ItemTable.from_rows(np.concatenate(parts)))
+        columns = {name: torch.from_numpy(values) for name, values in self.encoder.encode(contents).items()}
+        packed = adapt_table(self.adaptor, ItemTable(columns))
         data = pa.array(packed.view(np.uint8))
         return rows.append_column(_ROW, pa.FixedSizeListArray.from_arrays(data, packed.dtype.itemsize))
 

@@ -6,6 +6,7 @@ All events are kept in memory; for a long log, point `data.files.events` at its 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from coldstart.config import Recipe, UserError
 from coldstart.data.cleaning import clean_events
 from coldstart.data.dataset import Dataset
-from coldstart.data.features import EncodedFeatures, FeatureSchema, TargetFeatures
-from coldstart.data.readers import check_files, file_splits, read_file_split, wanted_columns
+from coldstart.data.features import EncodedFeatures, FeatureSchema, TargetFeatures, features_of
+from coldstart.data.readers import check_files, clean_file_split, file_splits
 from coldstart.data.schema import EXCLUDED, TEST, TRAIN
 from coldstart.data.sequences import Sequences, order_events
 from coldstart.methods.available import find_method
@@ -136,7 +137,7 @@ def _read_later_events(
         return pa.table({}), {}
     files = recipe.data.files
     tables = check_files(files)
-    contexts = [feature for feature in tables.features(files.columns) if feature.owner == "context"]
+    contexts = features_of(tables.features(files.columns), "context")
     missing = {one.key for one in schema.of("context").features}.difference(one.key for one in contexts)
     if missing:
         raise UserError(
@@ -144,18 +145,17 @@ def _read_later_events(
             "columns of the recipe it was prepared with"
         )
     known_ids = pa.array(item_ids, pa.string())
-    names = list(dict.fromkeys(column for _, column in wanted_columns(files.columns, "events")))
-    valid, rejected = [], dict[str, int]()
-    for file_split in file_splits(tables.events):
-        for chunk in read_file_split(file_split, names, field="events"):
-            rows = clean_events(
-                chunk,
-                files.columns,
-                known_ids,
-                positive_threshold=files.positive_threshold,
-                oracle=False,
-                features=contexts,
-            )
+    clean = partial(
+        clean_events,
+        columns=files.columns,
+        known_items=known_ids,
+        positive_threshold=files.positive_threshold,
+        oracle=False,
+        features=contexts,
+    )
+    table, valid, rejected = tables.events, [], dict[str, int]()
+    for file_split in file_splits(table):
+        for rows in clean_file_split(file_split, table.columns, clean, table.wanted, field=table.name):
             for reason, count in zip(*_count_reasons(rows["reason"]), strict=True):
                 rejected[reason] = rejected.get(reason, 0) + count
             valid.append(rows.filter(pc.field("reason").is_null() & (pc.field("timestamp") > after)))

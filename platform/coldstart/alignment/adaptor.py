@@ -19,7 +19,6 @@ from coldstart.config.recipe import AdaptorAblation
 from coldstart.data.item_table import ItemTable
 
 WEIGHTS, CONFIG = "weights.safetensors", "adaptor.json"
-ITEMS_PER_PASS = 4096
 NO_ABLATION = AdaptorAblation()
 INIT_SCALE = 0.1
 """Initial distance of proxies from the mean ID row, as a fraction of the mean distance of ID rows from it."""
@@ -113,12 +112,10 @@ def normalize_groups(norms: Iterable[nn.Module], states: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fine_proxies(adaptor: Adaptor, items: ItemTable) -> Tensor:
-    """Fine proxies `[V, d]` of a whole catalog, on the adaptor's device, in passes of `ITEMS_PER_PASS` items."""
-    passes = []
-    for rows in torch.split(torch.arange(len(items), device=adaptor.offset.device), ITEMS_PER_PASS):
-        columns = items.gather(rows)
-        passes.append(adaptor(columns["coarse"], columns["states"]))
-    return torch.cat(passes)
+    """Fine proxies `[V, d]` of a whole catalog, on the adaptor's device."""
+    return torch.cat(
+        [adaptor(columns["coarse"], columns["states"]) for _, columns in items.passes(adaptor.offset.device)]
+    )
 
 
 def save_adaptor(adaptor: Adaptor, path: Path) -> None:

@@ -24,7 +24,6 @@ from coldstart.rankers.mlp import mlp
 from coldstart.rankers.storage import load_ranker, save_ranker
 
 WEIGHTS, CONFIG, RANKER = "weights.safetensors", "joint.json", "ranker"
-ITEMS_PER_PASS = 4096
 FULL_EVIDENCE_EVENTS = 100.0
 """Train events of an item at which its evidence is 1."""
 
@@ -91,11 +90,12 @@ class JointRanker(nn.Module):
             items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
             id_visible: Whether items keep their IDs.
         """
-        passes = []
-        for rows in torch.split(torch.arange(len(items)), ITEMS_PER_PASS):
-            columns = items.gather(rows)
-            passes.append(self.slots(rows * id_visible, self.vectors(columns["coarse"], columns["states"])))
-        return torch.cat(passes)
+        return torch.cat(
+            [
+                self.slots(rows * id_visible, self.vectors(columns["coarse"], columns["states"]))
+                for rows, columns in items.passes()
+            ]
+        )
 
     def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
         """Click logits `[B, T]` of joint slots `[B, T, (K + 1) d + 1]`."""

@@ -21,13 +21,12 @@ from coldstart.data.cleaning import (
     clean_users,
     with_digests,
 )
-from coldstart.data.features import FeatureColumn, Owner
+from coldstart.data.features import OWNERS, FeatureColumn, features_of
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, explain_rejection
 from coldstart.data.quarantine import Quarantine
 from coldstart.data.readers import RawBatch, SourceTable, check_files, clean_file_split, file_splits
-from coldstart.data.schema import SPLITS
 from coldstart.data.sequences import order_events
-from coldstart.data.splits import draw_split, held_out_items, users_of
+from coldstart.data.splits import draw_split, held_out_items, split_counts, users_of
 
 _KEPT = {
     "items": ["row", "key", "reason", "digest", "item_id"],
@@ -63,23 +62,20 @@ def check_all_rows(data: Data, seed: int = 0) -> DeepReport:
     check_time_zones(tables.events, columns.timestamp)
     quarantine = Quarantine(data.max_rejected_fraction)
     accounting = Accounting(tables, data.files.root)
-    features: dict[Owner, list[FeatureColumn]] = {"item": [], "user": [], "context": []}
-    for feature in tables.features(columns):
-        features[feature.owner].append(feature)
+    declared = tables.features(columns)
     limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
 
-    items = _clean(
-        tables.items, lambda batch: with_digests(clean_items(batch, columns, features=features["item"], **limits))
-    )
+    of_items, of_users, of_context = (features_of(declared, owner) for owner in OWNERS)
+    items = _clean(tables.items, lambda batch: with_digests(clean_items(batch, columns, features=of_items, **limits)))
     catalog = quarantine.first_of_each(items, "item_id", (REPEATED_ITEM, CONFLICTING_ITEM), "items")
     accounting.use("items", catalog["row"])
     if tables.users is not None:
-        users = _clean(tables.users, lambda batch: with_digests(clean_users(batch, columns, features["user"])))
+        users = _clean(tables.users, lambda batch: with_digests(clean_users(batch, columns, of_users)))
         first = quarantine.first_of_each(users, "user_id", (REPEATED_USER, CONFLICTING_USER), "users")
         accounting.use("users", first["row"])
 
     known = catalog["item_id"].combine_chunks()
-    _check_events(data, seed, known, features["context"], accounting, quarantine)
+    _check_events(data, seed, known, of_context, accounting, quarantine)
 
     accounts = accounting.balance(quarantine.rows)
     reasons = {table.name: quarantine.reasons(table.name) for table in tables.all}
@@ -111,17 +107,15 @@ def _check_events(
     quarantine.add("events", rows, len(events))
     excluded = rows_per_file(table, np.asarray(plan.excluded(events)["row"]))
     accounting.use_counts("events", rows_per_file(table, np.asarray(ordered["row"])), excluded)
-    split, label = np.asarray(ordered["split"]), np.asarray(ordered["label"])
-    splits = {name: (int((split == code).sum()), int(label[split == code].sum())) for name, code in SPLITS.items()}
-    check_splits(splits, int(np.bincount(np.asarray(ordered["user_idx"])).max()))
+    check_splits(split_counts(ordered), int(np.bincount(np.asarray(ordered["user_idx"])).max()))
 
 
 def _clean(table: SourceTable, clean: Callable[[RawBatch], pa.Table]) -> pa.Table:
-    names, kept = list(dict.fromkeys(column for _, column in table.wanted)), _KEPT[table.name]
+    kept = _KEPT[table.name]
     parts = [
         part.select(kept)
         for file_split in file_splits(table)
-        for part in clean_file_split(file_split, names, clean, table.wanted, field=table.name)
+        for part in clean_file_split(file_split, table.columns, clean, table.wanted, field=table.name)
     ]
     return pa.concat_tables(parts)
 

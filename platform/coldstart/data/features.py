@@ -4,7 +4,7 @@ Vocabularies, means and scales are fitted on train events only, so nothing of a 
 that is missing, or that does not occur in train, has code 0. Legend: `C` categorical features, `N` numeric features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -122,6 +122,11 @@ class FeatureColumn(Feature):
             f"data.files.columns.{self.owner}_features: '{self.name}' has no {self.kind} value in the train part; "
             "remove it, or set its kind in data.files.columns.feature_kinds"
         )
+
+
+def features_of(declared: Iterable[FeatureColumn], owner: Owner) -> list[FeatureColumn]:
+    """The declared features of one owner: item, user or context."""
+    return [feature for feature in declared if feature.owner == owner]
 
 
 class FeatureSchema(Section):

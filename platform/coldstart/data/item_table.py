@@ -3,7 +3,7 @@
 Legend: `V` rows (items + 1; row 0 is the unknown item).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from coldstart.config import UserError
 
+ROWS_PER_PASS = 4096
+"""Rows of a table that a model is applied to at a time."""
 Rows = npt.NDArray[np.void]
 """Rows of a table as a structured array, with one field per column."""
 
@@ -93,9 +95,10 @@ class ItemTable:
         """The table with only these columns."""
         return ItemTable({name: self.columns[name] for name in names})
 
-    def to(self, device: torch.device | str) -> "ItemTable":
-        """The table on a device."""
-        return ItemTable({name: values.to(device) for name, values in self.columns.items()})
+    def passes(self, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Row numbers and their values, `ROWS_PER_PASS` rows at a time, on a device; all rows in order."""
+        for rows in torch.split(torch.arange(len(self), device=device), ROWS_PER_PASS):
+            yield rows, self.gather(rows)
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Self:

@@ -48,6 +48,11 @@ class SourceTable:
     skipped: tuple[SkippedFile, ...] = ()
     wanted: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the wanted columns, each once."""
+        return list(dict.fromkeys(column for _, column in self.wanted))
+
 
 @dataclass(frozen=True)
 class Tables:

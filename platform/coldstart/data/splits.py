@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Data
-from coldstart.data.schema import EXCLUDED, TEST, TRAIN, VALID
+from coldstart.data.schema import EXCLUDED, SPLITS, TEST, TRAIN, VALID
 
 Ints = NDArray[np.int64]
 
@@ -112,6 +112,12 @@ class SplitPlan:
         codes = self.codes[np.asarray(events["user_idx"])]
         held_out = self.held_out_items[np.asarray(events["item_idx"])]
         return np.where((codes == TRAIN) & held_out, EXCLUDED, codes).astype(np.int8)
+
+
+def split_counts(events: pa.Table) -> dict[str, tuple[int, int]]:
+    """Split -> number of events and number of clicks, of assigned events."""
+    split, label = np.asarray(events["split"]), np.asarray(events["label"])
+    return {name: (int((split == code).sum()), int(label[split == code].sum())) for name, code in SPLITS.items()}
 
 
 def held_out_items(data: Data, items: int, seed: int) -> NDArray[np.bool_]:

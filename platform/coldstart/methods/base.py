@@ -53,16 +53,10 @@ class ItemAdaptor(torch.nn.Module, ABC):
         """Column -> `[n, ...]` of columns `[n, ...]`; each item depends on its own row only."""
 
 
-ITEMS_PER_PASS = 4096
-
-
 @torch.inference_mode()
 def adapt(adaptor: ItemAdaptor, items: ItemTable) -> ItemTable:
-    """The columns that an adaptor writes, for all rows of a table, in passes of `ITEMS_PER_PASS` items."""
-    passes = [
-        adaptor(items.select(adaptor.inputs).gather(rows))
-        for rows in torch.split(torch.arange(len(items)), ITEMS_PER_PASS)
-    ]
+    """The columns that an adaptor writes, for all rows of a table."""
+    passes = [adaptor(columns) for _, columns in items.select(adaptor.inputs).passes()]
     return ItemTable({name: torch.cat([part[name] for part in passes]) for name in adaptor.outputs})
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from coldstart.config import UserError
 from coldstart.config.recipe import Store
 from coldstart.data.item_table import ItemTable, Rows, check_columns
@@ -15,8 +13,6 @@ from coldstart.registry import Release
 from coldstart.serving.item_store import ItemStore
 from coldstart.serving.row_layout import adapt_table
 from coldstart.serving.scorer_info import ScorerInfo
-
-_CHUNK = 4096
 
 
 def bootstrap_store(release: Release, store_dir: Path, settings: Store) -> None:
@@ -66,7 +62,5 @@ def _catalog_rows(release: Release, adaptor: ItemAdaptor, items: int) -> Iterato
             f"release {release.name}: its item table has {len(table) - 1} items, but its catalog has {items}; run the "
             "stages from the encoder on again"
         )
-    table = table.select(adaptor.inputs)
-    for first in range(0, len(table), _CHUNK):
-        rows = torch.arange(first, min(first + _CHUNK, len(table)))
-        yield adapt_table(adaptor, ItemTable(table.gather(rows)))
+    for _, columns in table.select(adaptor.inputs).passes():
+        yield adapt_table(adaptor, ItemTable(columns))

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.alignment.adaptor import load_adaptor
-from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
 from coldstart.alignment.joint_ranker import load_joint
 from coldstart.alignment.warmup_blend import load_id_weight
 from coldstart.config import Recipe
@@ -23,11 +21,11 @@ from coldstart.methods.idproxy.scorers import (
     COARSE,
     PROXY,
     STATES,
-    FineProxies,
     FrozenScorer,
-    JointProxies,
     JointScorer,
     encoder_columns,
+    is_joint,
+    load_proxies,
 )
 from coldstart.methods.idproxy.stages import stages
 from coldstart.methods.idproxy.variants import variants
@@ -54,14 +52,11 @@ class IDProxy(Method):
 
     def load_adaptor(self, parts: Parts) -> ItemAdaptor:
         """From coarse proxies and layer states to the scorer's columns."""
-        path = parts[SCORER]
-        if is_joint(parts):
-            return JointProxies(load_joint(path).vectors).eval()
-        return FineProxies(load_adaptor(path)).eval()
+        return load_proxies(parts[SCORER])
 
     def load_scorer(self, parts: Parts) -> Scorer:
         """The frozen ranker with blended slots, or the joint ranker."""
-        if is_joint(parts):
+        if is_joint(parts[SCORER]):
             return JointScorer(load_joint(parts[SCORER])).eval()
         ranker = load_ranker(parts["ranker"])
         return FrozenScorer(ranker, load_id_weight(parts[SCORER], ranker.trained)).eval()
@@ -79,11 +74,6 @@ class IDProxy(Method):
         ids = load_id_embeddings(parts["ranker"])
         trained = np.flatnonzero(ids.trained.numpy())
         return trained, ids.rows.numpy()[trained]
-
-
-def is_joint(parts: Parts) -> bool:
-    """Whether a scorer was trained in joint mode."""
-    return (parts[SCORER] / JOINT_CONFIG).is_file()
 
 
 class ProxyEncoder:

@@ -12,17 +12,14 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from coldstart.alignment.adaptor import load_adaptor
-from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
-from coldstart.alignment.joint_ranker import load_joint
 from coldstart.config import Artifact, Recipe, UserError
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
 from coldstart.data.features import EncodedFeatures, candidate_features
 from coldstart.data.item_table import ColumnSpecs, ItemTable
 from coldstart.encoders import Encoder
-from coldstart.methods.base import SCORER, ArtifactKind, FieldSpec, ItemAdaptor
-from coldstart.methods.idproxy.scorers import COARSE, STATES, FineProxies, JointProxies, encoder_columns
+from coldstart.methods.base import SCORER, ArtifactKind, FieldSpec
+from coldstart.methods.idproxy.scorers import COARSE, STATES, encoder_columns, load_proxies
 from coldstart.rankers import load_ranker, read_item_index
 from coldstart.rankers.storage import read_item_features
 
@@ -88,8 +85,7 @@ class ScorerModel:
     """Rows of a coarse proxy `[d]` and layer states `[G, D]` -> fine proxy `[d]`, the last of the scorer's columns."""
 
     def __init__(self, path: Path) -> None:
-        joint = (path / JOINT_CONFIG).is_file()
-        self.adaptor: ItemAdaptor = JointProxies(load_joint(path).vectors) if joint else FineProxies(load_adaptor(path))
+        self.adaptor = load_proxies(path)
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns coarse and states -> proxy."""

@@ -4,20 +4,21 @@ Legend: `d` ID width, `D` MLLM width, `G` layer groups, `V` vocabulary, `B` rows
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from coldstart.alignment.adaptor import Adaptor
+from coldstart.alignment.adaptor import Adaptor, load_adaptor
 from coldstart.alignment.item_vectors import ItemVectors
-from coldstart.alignment.joint_ranker import JointRanker
+from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
+from coldstart.alignment.joint_ranker import JointRanker, load_joint
 from coldstart.alignment.warmup_blend import blend_slots
 from coldstart.data.batches import RankBatch
 from coldstart.data.item_table import ColumnSpec, ColumnSpecs, ItemTable
 from coldstart.methods.base import ItemAdaptor
 from coldstart.rankers import Ranker
-from coldstart.rankers.feature_embedding import FeatureSchema
-from coldstart.rankers.scorer import RankerScorer, Scorer
+from coldstart.rankers.scorer import RankerScorer
 
 COARSE, STATES, PROXY = "coarse", "states", "proxy"
 
@@ -66,6 +67,18 @@ class JointProxies(ItemAdaptor):
         return {COARSE: coarse, PROXY: fine}
 
 
+def is_joint(path: Path) -> bool:
+    """Whether the scorer in a directory was trained in joint mode."""
+    return (path / JOINT_CONFIG).is_file()
+
+
+def load_proxies(path: Path) -> ItemAdaptor:
+    """The adaptor of a scorer, in eval mode, from the scorer's directory."""
+    if is_joint(path):
+        return JointProxies(load_joint(path).vectors).eval()
+    return FineProxies(load_adaptor(path)).eval()
+
+
 class FrozenScorer(RankerScorer):
     """The production ranker, unchanged, with the blend of ID row and fine proxy in the item slots of all targets.
 
@@ -94,7 +107,7 @@ class FrozenScorer(RankerScorer):
         return logits
 
 
-class JointScorer(Scorer):
+class JointScorer(RankerScorer):
     """A ranker that was trained with ID row, coarse and fine proxy as its inputs (IDProxy, section 3.3).
 
     Args:
@@ -102,24 +115,14 @@ class JointScorer(Scorer):
     """
 
     def __init__(self, joint: JointRanker) -> None:
-        super().__init__()
+        super().__init__(joint.ranker)
         self.joint = joint
         self.inputs = {name: ColumnSpec("float32", (joint.ranker.embedding_dim,)) for name in (COARSE, PROXY)}
 
     @property
-    def max_history(self) -> int:
-        """Longest history of a target, in events."""
-        return self.joint.history
-
-    @property
-    def features(self) -> FeatureSchema:
-        """Features that the ranker reads."""
-        return self.joint.ranker.features
-
-    @property
     def id_weight(self) -> Tensor:
         """`[V]` half for an item with a trained ID row: the model uses its ID and its proxies together."""
-        return self.joint.ranker.trained.float() / 2
+        return super().id_weight / 2
 
     def forward(self, batch: RankBatch, items: ItemTable) -> Tensor:
         """Click logits `[B, T]`."""
