@@ -5,7 +5,7 @@ import pytest
 import ray
 from hypothesis import settings
 
-from workloads.progress import CONSOLE
+from coldstart.jobs.progress import CONSOLE
 
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)

@@ -6,19 +6,24 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+from coldstart.config import Recipe
+from coldstart.config.recipe.method import SETTINGS
+from coldstart.jobs import PROGRAMS
+from coldstart.methods.available import METHODS
+
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "platform" / "coldstart"
 ROOMS = [
     ["config", "ray_compat"],
     ["data", "metrics"],
+    ["modules"],
     ["encoders", "rankers"],
-    ["alignment"],
     ["training"],
     ["methods"],
     ["evaluation"],
     ["registry"],
     ["serving"],
-    ["client"],
+    ["client", "jobs"],
     ["cli"],
 ]
 RANK = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
@@ -59,7 +64,7 @@ def test_ray_and_mlflow_stay_at_the_edges():
         if "ray" in tops:
             edges = ("data/streaming.py", "training/launch.py", "training/preemption.py")
             edges = (*edges, "methods/embed_items.py", "methods/encoder_actor.py")
-            assert where in edges or where.startswith(("ray_compat/", "serving/", "cli/")), where
+            assert where in edges or where.startswith(("ray_compat/", "serving/", "jobs/", "cli/")), where
         if "mlflow" in tops:
             assert where.startswith("registry/"), where
 
@@ -99,7 +104,7 @@ RETIRED_WORDS = frozenset(
 
 MENTIONED = {
     "platform/coldstart/config/recipe/synonyms.py": {"picture", "pictures"},
-    "platform/coldstart/evaluation/report.html.j2": {"appeal"},
+    "platform/coldstart/evaluation/report/report.html.j2": {"appeal"},
     "tests/config/test_recipe.py": {"picture"},
 }
 """Where a retired word is what the text is about: a refused key, a term of the papers."""
@@ -173,3 +178,18 @@ def test_no_code_is_copied():
             places[tuple(code[start : start + MAX_COPIED_LINES + 1])].add(f"{path.relative_to(ROOT)}: {code[start]}")
     copied = [sorted(where) for where in places.values() if len(where) > 1]
     assert not copied, copied[0]
+
+
+def test_every_job_has_an_entry_of_a_few_lines():
+    entries = {path.stem: path.read_text() for path in (ROOT / "workloads").glob("*.py") if path.stem != "__init__"}
+    methods = {stage for settings in SETTINGS.values() for stage in settings.stages}
+    assert set(PROGRAMS) <= set(entries) <= set(PROGRAMS) | methods
+    for name, text in entries.items():
+        assert len(text.splitlines()) <= 8
+        assert text.endswith(f'    run_job("{name}")\n')
+
+
+def test_stages_that_a_method_names_are_those_it_has():
+    for name, settings in SETTINGS.items():
+        recipe = Recipe.model_validate({"name": "any", "method": {"name": name}})
+        assert {stage.name for stage in METHODS[name].stages(recipe)} <= set(settings.stages)

@@ -1,6 +1,6 @@
 """Coarse alignment: the stage of that name of the recipe's method, as a program."""
 
-from workloads.runner import main_of_method
+from coldstart.jobs import run_job
 
 if __name__ == "__main__":
-    main_of_method("align_coarse", __doc__)
+    run_job("align_coarse")

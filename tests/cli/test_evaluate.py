@@ -15,8 +15,8 @@ def test_options_are_passed_on_to_the_workload(coldstart: Command, monkeypatch: 
     options = ["--set", "seed=3", "--set", "name=x", "--seeds", "2", "--address", "127.0.0.1:9", "--json"]
     assert coldstart("evaluate", "--recipe", "movielens", *options).returncode == 0
     assert started == [
-        ("workloads.evaluate", ["--recipe", "demo"]),
-        ("workloads.evaluate", ["--recipe", "movielens", *options]),
+        ("coldstart.jobs.analysis.evaluate", ["--recipe", "demo"]),
+        ("coldstart.jobs.analysis.evaluate", ["--recipe", "movielens", *options]),
     ]
 
 

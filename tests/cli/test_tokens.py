@@ -3,7 +3,7 @@ import json
 from typer.testing import CliRunner
 
 from coldstart.cli.app import app
-from coldstart.serving.tokens import TokenFile
+from coldstart.serving.api.tokens import TokenFile
 
 
 def said(*words: str) -> str:

@@ -27,7 +27,7 @@ from coldstart.client import (
     RetryPolicy,
     UnreachableError,
 )
-from coldstart.serving.app import make_app
+from coldstart.serving.api.app import make_app
 from tests.client.scripted_server import RESET, SILENCE, TRICKLE, ScriptedResponse, error_response, scripted_server
 from tests.serving.conftest import gateway  # noqa: F401
 from tests.serving.local import listening

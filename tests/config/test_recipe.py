@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe, store_recipe
 from coldstart.config.recipe import Serving, Store
 from coldstart.config.recipe.synonyms import SYNONYMS
-from workloads.recipes import RECIPES
+from coldstart.config.shipped_recipes import RECIPES
 
 
 def write(path: Path, **values: object) -> Path:

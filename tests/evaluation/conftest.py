@@ -5,8 +5,8 @@ from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch, UserWindows
-from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.summary import Summary
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.summary import Summary
 from coldstart.rankers.interface import Ranker
 from tests.evaluation.rows import drawn_rows, summary_of
 from tests.events import Events

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from coldstart.config import Recipe, dump_recipe, write_artifact
-from coldstart.evaluation.partial_metrics import compute_metrics
-from coldstart.evaluation.protocol import EvaluationProtocol
-from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.summary import build_summary
+from coldstart.evaluation.protocol.partial_metrics import compute_metrics
+from coldstart.evaluation.protocol.protocol import EvaluationProtocol
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.summary import build_summary
 
 
 def scored_rows(*, noise: float, training: int, users: int = 120, n: int = 6000) -> ScoredRows:

@@ -1,11 +1,11 @@
 import numpy as np
 
 from coldstart.config.recipe import Evaluation
-from coldstart.evaluation.partial_metrics import compute_metrics
-from coldstart.evaluation.protocol import EvaluationProtocol
-from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.slices import warm_up_edges
-from coldstart.evaluation.summary import Summary, build_summary
+from coldstart.evaluation.protocol.partial_metrics import compute_metrics
+from coldstart.evaluation.protocol.protocol import EvaluationProtocol
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.slices import warm_up_edges
+from coldstart.evaluation.protocol.summary import Summary, build_summary
 
 
 def scored_rows(

@@ -12,10 +12,10 @@ from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data import synthetic
 from coldstart.data.batches import RankBatch
 from coldstart.data.synthetic_images import IMAGE_TRAITS, TEXT_TRAITS
-from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.scoring import mean_logits, score_rows
-from coldstart.evaluation.summary import Summary
-from coldstart.evaluation.variants import leave_one_out_item_mean, to_logit
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.scoring import mean_logits, score_rows
+from coldstart.evaluation.protocol.summary import Summary
+from coldstart.evaluation.protocol.variants import leave_one_out_item_mean, to_logit
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers.interface import Ranker
 from coldstart.training.ctr_trainer import slot_score

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, JointRanker, ProxyVectors, save_joint
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Paths
 from coldstart.config.recipe import Registry as Settings
@@ -18,6 +17,9 @@ from coldstart.data.batches import rank_request
 from coldstart.data.item_table import ItemTable, write_item_table
 from coldstart.methods.available import METHODS, find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER, ArtifactKind, FieldSpec
+from coldstart.methods.idproxy.adaptor import Adaptor
+from coldstart.methods.idproxy.item_vectors import ProxyVectors
+from coldstart.methods.idproxy.joint_ranker import JointRanker, save_joint
 from coldstart.rankers import load_ranker, read_item_index
 from coldstart.registry import (
     EvaluationOutputs,

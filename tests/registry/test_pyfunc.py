@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from coldstart.alignment import load_adaptor
 from coldstart.data.batches import rank_request
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE
+from coldstart.methods.idproxy.adaptor import load_adaptor
 from coldstart.rankers import load_ranker
 from coldstart.registry import Registry
 from tests.registry.servers import Server, free_port

@@ -9,9 +9,9 @@ from ray.serve.exceptions import BackPressureError
 
 from coldstart.config.recipe import Data, Serving
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.schemas import ReleaseResponse
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.schemas import ReleaseResponse
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
 from tests.serving.tiny import IDS, ITEMS, TRAINED, fill_store, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64

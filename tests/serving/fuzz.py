@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.serving.api.test_arrow_codec import ARROW, as_rows, packed, some_request
 from tests.serving.hostile_images import flipped, strange_image
-from tests.serving.test_arrow_codec import ARROW, as_rows, packed, some_request
 from tests.serving.tiny import IDS, png_image
 
 SEED = 20261120

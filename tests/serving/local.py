@@ -12,8 +12,8 @@ from coldstart.data.content import Content
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.available import find_method
 from coldstart.registry import Release
-from coldstart.serving.row_layout import Row, adapt_table, pack_rows
-from coldstart.serving.scoring import Floats, RankQuery, score
+from coldstart.serving.core.scoring import Floats, RankQuery, score
+from coldstart.serving.store.row_layout import Row, adapt_table, pack_rows
 
 
 class LocalModels:

@@ -8,9 +8,9 @@ import torch
 
 from coldstart.config.recipe import Challenger
 from coldstart.registry import Registry, read_release
-from coldstart.serving import deploy, shutdown
-from coldstart.serving.ab_test import TrafficSplit
-from tests.serving.test_application import free_port
+from coldstart.serving.ab_test.experiment import TrafficSplit
+from coldstart.serving.deployment.application import deploy, shutdown
+from tests.serving.deployment.test_application import free_port
 from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run
 
 pytestmark = pytest.mark.ray

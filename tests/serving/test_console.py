@@ -17,12 +17,12 @@ from coldstart.config.recipe import Data, Serving
 from coldstart.data.schema import ITEMS as ITEM_COLUMNS
 from coldstart.data.schema import ITEMS_PER_ROW_GROUP, SEQUENCES, TRAIN
 from coldstart.rankers.storage import load_id_embeddings
-from coldstart.serving.app import make_app
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.routes.console import PAGES
+from coldstart.serving.api.schemas import ReleaseResponse
 from coldstart.serving.console import DatasetSamples
-from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.item_store import ItemStore
-from coldstart.serving.routes.console import PAGES
-from coldstart.serving.schemas import ReleaseResponse
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
+from coldstart.serving.store.item_store import ItemStore
 from tests.serving.local import LocalModels, listening
 from tests.serving.tiny import (
     IDS,
@@ -320,7 +320,7 @@ def test_axe_finds_no_violation(browser, gateway, context):
 
 @in_chromium
 def test_a_token_is_requested_and_kept_in_memory_only(browser, run, tmp_path):
-    from coldstart.serving.tokens import new_token
+    from coldstart.serving.api.tokens import new_token
 
     file = tmp_path / "tokens"
     token = new_token(file, "me")

@@ -22,13 +22,13 @@ from coldstart.methods.base import ITEM_TABLE, SCORER, ArtifactKind, ItemAdaptor
 from coldstart.rankers.feature_embedding import FeatureSchema
 from coldstart.rankers.scorer import Scorer
 from coldstart.registry import Release
-from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.golden_requests import golden_metrics
-from coldstart.serving.schemas import ReleaseResponse
-from coldstart.serving.store_bootstrap import bootstrap_store, open_store
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.schemas import ReleaseResponse
+from coldstart.serving.core.golden_requests import golden_metrics
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
+from coldstart.serving.store.store_bootstrap import bootstrap_store, open_store
+from tests.serving.deployment.test_application import largest_gap
 from tests.serving.local import LocalModels
-from tests.serving.test_application import largest_gap
 from tests.serving.tiny import HISTORY, IDS, ITEMS, content
 
 WIDTH = 4

@@ -15,10 +15,10 @@ from coldstart.data.sequences import Sequences
 from coldstart.methods.idproxy.scorers import FrozenScorer
 from coldstart.rankers import load_ranker, save_ranker
 from coldstart.rankers.ranker_classes import RANKERS
-from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.schemas import ReleaseResponse
-from coldstart.serving.scoring import score
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.schemas import ReleaseResponse
+from coldstart.serving.core.scoring import score
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, fill_store, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from coldstart.serving.app import make_app
+from coldstart.serving.api.app import make_app
 from tests.serving.fuzz import INTERNALS, SEED, hostile_request
 from tests.serving.tiny import IDS
 

@@ -13,11 +13,11 @@ import schemathesis
 from ray.util import list_named_actors
 
 from coldstart.registry import Registry, promote, resolve
-from coldstart.serving import GatewayInputs, deploy, shutdown
-from coldstart.serving.golden_requests import golden_metrics
-from coldstart.serving.tokens import new_token
+from coldstart.serving.api.tokens import new_token
+from coldstart.serving.core.golden_requests import golden_metrics
+from coldstart.serving.deployment.application import GatewayInputs, deploy, shutdown
+from tests.serving.deployment.test_application import free_port
 from tests.serving.fuzz import INTERNALS, HostileRequest, hostile_request, slow_request
-from tests.serving.test_application import free_port
 from tests.serving.test_fuzz import conform
 from tests.serving.tiny import IDS, register_run, tiny_recipe, write_run
 

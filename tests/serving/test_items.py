@@ -11,11 +11,11 @@ from fastapi.testclient import TestClient
 
 from coldstart.config.recipe import Data, Serving, Store
 from coldstart.rankers import DinDcn, save_ranker
-from coldstart.serving.app import make_app
-from coldstart.serving.gateway import Gateway, ReleaseSpec
-from coldstart.serving.item_service import _GroupCommit
-from coldstart.serving.item_store import ItemStore
-from coldstart.serving.schemas import PublishRequest, ReleaseResponse
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.schemas import PublishRequest, ReleaseResponse
+from coldstart.serving.core.item_service import _GroupCommit
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
+from coldstart.serving.store.item_store import ItemStore
 from tests.serving.tiny import IDS, ITEMS, PROXY_COLUMNS, TRAINED, fill_store, png_image, proxy_rows, tiny_recipe
 
 SPACE = "a" * 64

@@ -11,9 +11,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from coldstart.alignment import JointRanker, ProxyVectors, save_joint
-from coldstart.alignment.adaptor import Adaptor, save_adaptor
-from coldstart.alignment.warmup_blend import save_id_weight
 from coldstart.config import Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.config.recipe import Paths, Serving
@@ -23,11 +20,15 @@ from coldstart.data.item_table import ColumnSpec, Rows, write_item_table
 from coldstart.encoders import Encoder, create_tiny_mllm
 from coldstart.methods.available import METHODS
 from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.idproxy.adaptor import Adaptor, save_adaptor
+from coldstart.methods.idproxy.item_vectors import ProxyVectors
+from coldstart.methods.idproxy.joint_ranker import JointRanker, save_joint
+from coldstart.methods.idproxy.warmup_blend import save_id_weight
 from coldstart.rankers import DinDcn, InteractionRanker, load_ranker, save_ranker
 from coldstart.registry import Registry, Release
-from coldstart.serving.item_store import ItemStore
-from coldstart.serving.row_layout import pack_rows
-from coldstart.serving.scorer_info import ScorerInfo
+from coldstart.serving.core.scorer_info import ScorerInfo
+from coldstart.serving.store.item_store import ItemStore
+from coldstart.serving.store.row_layout import pack_rows
 from workloads.benchmarks.soak.releases import register_release
 
 ITEMS, TRAINED, HISTORY = 12, 8, 6

@@ -11,7 +11,7 @@ from coldstart.config.recipe import Encoder as Settings
 from coldstart.config.recipe import Modalities
 from coldstart.data.content import Content
 from coldstart.encoders import Encoder
-from coldstart.training.coarse_alignment import make_micro_batches
+from coldstart.methods.idproxy.coarse_training import make_micro_batches
 from coldstart.training.flops import FlopCounter
 from tests.encoders.conftest import encode
 from tests.families import FAMILIES, make_family

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coldstart.alignment.contrastive import Targets, info_nce
 from coldstart.config.recipe import Coarse
 from coldstart.encoders import Encoder
 from coldstart.encoders.freezing import count_parameters
+from coldstart.modules.info_nce import Targets, info_nce
 from coldstart.training.flops import FlopCounter
 from coldstart.training.throughput import matmul_ceiling, peak_flops, wait
 from coldstart.training.zero_plan import best_plan, candidate_plans

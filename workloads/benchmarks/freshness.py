@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from coldstart.config.recipe import Store
-from coldstart.serving.item_store import ItemStore
-from coldstart.serving.store_bootstrap import open_store
+from coldstart.serving.store.item_store import ItemStore
+from coldstart.serving.store.store_bootstrap import open_store
 from workloads.benchmarks.serving import fixtures
 from workloads.benchmarks.serving.__main__ import application
 

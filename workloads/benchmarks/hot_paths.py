@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from coldstart.alignment.contrastive import Targets, info_nce
 from coldstart.config import Recipe, load_recipe, read_artifact
+from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.batches import rank_request
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import Encoder
+from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import ray_cluster, readable_errors, recipe_arguments
+from coldstart.jobs.serving.serve import serving
 from coldstart.methods.base import SCORER
+from coldstart.modules.info_nce import Targets, info_nce
 from coldstart.rankers import load_ranker
-from workloads.progress import CONSOLE
-from workloads.recipes import find_recipe
-from workloads.runner import ray_cluster, readable_errors, recipe_arguments
-from workloads.serve import serving
 
 _STEPS = 30
 _REQUESTS = 300

@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation, Generated
 from coldstart.data.synthetic import generate
-from coldstart.evaluation.intervals import Interval, interval, resample
-from coldstart.evaluation.partial_metrics import GroupRanking, user_metrics
-from coldstart.evaluation.protocol import RAW, EvaluationProtocol
-from coldstart.evaluation.scored_rows import ScoredRows
-from coldstart.evaluation.seed_aggregation import seed_user_draws
-from coldstart.evaluation.two_way_bootstrap import ResampleUnit, TwoWayBootstrap
-from coldstart.evaluation.variants import to_logit
+from coldstart.evaluation.compare.seed_aggregation import seed_user_draws
+from coldstart.evaluation.inference.intervals import Interval, interval, resample
+from coldstart.evaluation.inference.two_way_bootstrap import ResampleUnit, TwoWayBootstrap
+from coldstart.evaluation.protocol.partial_metrics import GroupRanking, user_metrics
+from coldstart.evaluation.protocol.protocol import RAW, EvaluationProtocol
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.variants import to_logit
+from coldstart.jobs.progress import CONSOLE
 from coldstart.metrics.clicks import gauc, rank_users
-from workloads.progress import CONSOLE
 
 SETTINGS = Evaluation(num_resamples=500)
 BETTER, WORSE = "fine", "coarse"

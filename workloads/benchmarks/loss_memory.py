@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
-from coldstart.alignment.contrastive import Targets, info_nce
-from workloads.progress import CONSOLE
+from coldstart.jobs.progress import CONSOLE
+from coldstart.modules.info_nce import Targets, info_nce
 
 SIZES = tuple(1024 * 2**power for power in range(6))
 WIDTH, TEMPERATURE = 64, 0.07

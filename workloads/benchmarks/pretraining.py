@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.config import Recipe, load_recipe
+from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import Encoder
 from coldstart.encoders.prompt import Rows
-from workloads.progress import CONSOLE
-from workloads.recipes import find_recipe
-from workloads.runner import readable_errors, recipe_arguments
+from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import readable_errors, recipe_arguments
 
 HELD_OUT = 0.1
 BATCH, RATE, DECAY, WARMUP, CLIP = 64, 1e-3, 0.1, 0.1, 1.0

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from coldstart.serving.arrow_codec import decode_arrow, encode_arrow
-from coldstart.serving.json_body import read_json, validated
-from coldstart.serving.rank_call import RankCall
-from coldstart.serving.schemas import RankBatchRequest, RankBatchResponse, RankRequest, RankResponse
-from workloads.progress import CONSOLE
+from coldstart.jobs.progress import CONSOLE
+from coldstart.serving.api.arrow_codec import decode_arrow, encode_arrow
+from coldstart.serving.api.json_body import read_json, validated
+from coldstart.serving.api.rank_call import RankCall
+from coldstart.serving.api.schemas import RankBatchRequest, RankBatchResponse, RankRequest, RankResponse
 
 _ARROW = pa.schema(
     {

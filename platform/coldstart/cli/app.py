@@ -56,7 +56,7 @@ def load(name: str, overrides: list[str] | None, *, writes: bool = False) -> Rec
     Raises:
         UserError: the recipe does not exist, a setting is invalid, or the run directory is not writable.
     """
-    from workloads.recipes import find_recipe
+    from coldstart.config.shipped_recipes import find_recipe
 
     recipe = load_recipe(find_recipe(name), overrides or ())
     allow_import(recipe.ranker.kind)

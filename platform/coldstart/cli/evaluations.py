@@ -46,9 +46,9 @@ def compare_runs(
     as_json: AsJson = False,
 ) -> None:
     """Compare two evaluated runs, with paired differences if both evaluated exactly the same rows."""
-    from coldstart.evaluation.compare_runs import compare_runs as compare
-    from coldstart.evaluation.evaluated_runs import EvaluatedRun
-    from coldstart.evaluation.report import render_run_comparison, run_comparison_table
+    from coldstart.evaluation.compare.compare_runs import compare_runs as compare
+    from coldstart.evaluation.compare.evaluated_runs import EvaluatedRun
+    from coldstart.evaluation.report.run_report import render_run_comparison, run_comparison_table
 
     comparison = compare(EvaluatedRun.open(left), EvaluatedRun.open(right))
     if html is not None:
@@ -72,7 +72,7 @@ def compare_runs(
 def compare_releases(recipe: RecipeName = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare the champion and challenger releases on events that neither was trained on."""
     loaded = load(recipe, overrides, writes=True)
-    from workloads.compare_releases import run, show
+    from coldstart.jobs.analysis.compare_releases import run, show
 
     artifact = run(loaded)
     if as_json:

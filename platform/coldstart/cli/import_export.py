@@ -32,9 +32,9 @@ def import_ranker(
     settings += [] if item_ids is None else [f"ranker.pretrained.item_ids={item_ids}"]
     loaded = load(recipe, [*(overrides or []), *settings], writes=True)
     # These imports take seconds.
+    from coldstart.jobs.stages import import_ranker as workload
     from coldstart.methods.kinds import first_method_with
     from coldstart.registry import Registry, register_model
-    from workloads import import_ranker as workload
 
     artifact = workload.run(loaded)
     model = register_model(
@@ -61,6 +61,6 @@ def export(
     """Write the coarse proxy of every item, scaled to the length of mature ID rows, for an external ranker."""
     loaded = load(recipe, overrides)
     check_writable(out.parent, "choose another file")
-    from workloads.export_proxies import export_proxies
+    from coldstart.jobs.serving.export_proxies import export_proxies
 
     OUT.print(f"{export_proxies(loaded, out)} proxies in {out}")

@@ -20,13 +20,13 @@ _LAST_LINES = 20
 
 
 def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bool) -> dict[str, Any]:
-    """Submits `python -m workloads.<name>` with the resolved recipe.
+    """Submits `coldstart run <name>` with the resolved recipe.
 
     Paths are made absolute first, since the job runs in another directory; the run directory must be storage that the
     cluster sees too.
 
     Args:
-        name: Workload module.
+        name: Job, or stage of the method.
         recipe: Resolved recipe; written to the run directory, where the job reads it.
         address: URL of the dashboard.
         wait: Follow the log until the job ends.
@@ -43,11 +43,11 @@ def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bo
     file = store_recipe(recipe)
     for logger in JOB_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
-    command = ["python", "-m", f"workloads.{name}", "--recipe", str(file)]
+    command = ["python", "-m", "coldstart", "run", name, "--recipe", str(file)]
     try:
         client = JobSubmissionClient(address)
         # A checkout travels with the job; an installed wheel is expected on the cluster already.
-        environment = {"working_dir": os.getcwd()} if Path("workloads/runner.py").is_file() else {}
+        environment = {"working_dir": os.getcwd()} if Path("workloads/prepare.py").is_file() else {}
         job_id = _submit(client, shlex.join(command), environment)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

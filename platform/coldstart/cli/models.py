@@ -75,7 +75,7 @@ def promote(
     from coldstart.registry import describe_event, plan_promotion
     from coldstart.registry import promote as promote_version
     from coldstart.registry.promotion import check_promotable
-    from coldstart.serving.golden_requests import golden_metrics
+    from coldstart.serving.core.golden_requests import golden_metrics
 
     registry, settings = project.registry, project.recipe.registry
     check_promotable(registry, kind)

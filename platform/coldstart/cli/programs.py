@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import runpy
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -41,7 +40,9 @@ def run_workload(name: str, arguments: Sequence[str]) -> None:
     _check_name(name)
     _check_recipe(arguments)
     sys.argv = [name, *arguments]
-    runpy.run_module(f"workloads.{name}", run_name="__main__", alter_sys=True)
+    from coldstart.jobs import run_job
+
+    run_job(name)
 
 
 @app.command(epilog="Example: coldstart submit pipeline --recipe movielens --address http://127.0.0.1:8265")
@@ -70,13 +71,12 @@ def submit(
 
 
 def _check_name(name: str) -> None:
-    from workloads.recipes import RECIPES
+    from coldstart.config.recipe.method import SETTINGS
+    from coldstart.jobs import PROGRAMS
 
-    programs = sorted(
-        path.stem for path in RECIPES.parent.glob("*.py") if "__main__" in path.read_text() and path.stem != "__init__"
-    )
-    if name not in programs:
-        raise UserError(f"no workload '{name}'; allowed: {', '.join(programs)}")
+    stages = {stage for settings in SETTINGS.values() for stage in settings.stages}
+    if name not in stages and name not in PROGRAMS:
+        raise UserError(f"no workload '{name}'; allowed: {', '.join(sorted(stages | set(PROGRAMS)))}")
 
 
 def _check_recipe(arguments: Sequence[str]) -> None:
@@ -108,11 +108,11 @@ def serve(
 
     Progress goes to stderr. With --json, nothing but one line with the URL is printed once the server is ready.
     """
-    from workloads.progress import Steps
+    from coldstart.jobs.progress import Steps
 
     steps = Steps("serve", quiet=as_json)
     steps("loading libraries")
     loaded = load(recipe, overrides, writes=True)
-    from workloads.serve import serve_forever
+    from coldstart.jobs.serving.serve import serve_forever
 
     serve_forever(loaded, alias=alias, address=address, as_json=as_json, steps=steps)

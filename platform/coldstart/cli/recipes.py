@@ -62,7 +62,7 @@ def _check_local_inputs(recipe: Recipe, *, files: bool) -> list[str]:
 @app.command(epilog="Example: coldstart recipes")
 def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes, each with the command that runs it."""
-    from workloads.recipes import RECIPES
+    from coldstart.config.shipped_recipes import RECIPES
 
     rows = {}
     for path in sorted(RECIPES.glob("*.yaml")):

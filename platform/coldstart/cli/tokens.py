@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import OUT, AsJson, app
-from coldstart.serving.tokens import new_token, read_tokens, revoke_token
+from coldstart.serving.api.tokens import new_token, read_tokens, revoke_token
 
 token = typer.Typer(help="Create, list and revoke the bearer tokens of a server.", no_args_is_help=True)
 app.add_typer(token, name="token")

@@ -11,7 +11,7 @@ from coldstart.client.errors import (
 )
 from coldstart.client.retries import CallCounts, RetryPolicy
 from coldstart.client.sync_client import Client
-from coldstart.serving.schemas import (
+from coldstart.serving.api.schemas import (
     Candidate,
     Feedback,
     FeedbackResponse,
@@ -29,7 +29,7 @@ from coldstart.serving.schemas import (
     ReleaseResponse,
     WithdrawResponse,
 )
-from coldstart.serving.stats_schemas import ServingStats
+from coldstart.serving.monitoring.stats_schemas import ServingStats
 
 __all__ = [
     "AsyncClient",

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from coldstart.client.connection import JSON
 from coldstart.client.retries import ResponseT
-from coldstart.serving import schemas, stats_schemas
+from coldstart.serving.api import schemas
+from coldstart.serving.monitoring import stats_schemas
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -28,7 +28,7 @@ from coldstart.client.errors import (
     RequestRejectedError,
     UnreachableError,
 )
-from coldstart.serving.schemas import ErrorResponse
+from coldstart.serving.api.schemas import ErrorResponse
 
 ResponseT = TypeVar("ResponseT")
 RETRYABLE_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})

@@ -12,7 +12,8 @@ from coldstart.client.base import BaseClient
 from coldstart.client.connection import HttpResponse, proxy_options
 from coldstart.client.operations import Call
 from coldstart.client.retries import CallAttempts, ResponseT
-from coldstart.serving import schemas, stats_schemas
+from coldstart.serving.api import schemas
+from coldstart.serving.monitoring import stats_schemas
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
+from coldstart.modules.mlp import mlp
+from coldstart.modules.time_gap import time_gap_buckets
 from coldstart.rankers.biased_mf import BiasedMF
 from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureEmbedding, FeatureSchema
 from coldstart.rankers.interface import InteractionRanker
-from coldstart.rankers.mlp import mlp
-from coldstart.rankers.time_gap import time_gap_buckets
 
 UNITS = 4
 """`u`. The paper has 36. The work per pair of target and event grows with it, and 16 were no better than 4 on films."""

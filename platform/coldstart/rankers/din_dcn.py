@@ -12,13 +12,13 @@ from torch import Tensor
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
+from coldstart.modules.cross_network import CrossNetwork
+from coldstart.modules.history_attention import HistoryAttention
+from coldstart.modules.mlp import mlp
+from coldstart.modules.time_gap import time_gap_buckets
 from coldstart.rankers.biased_mf import BiasedMF
-from coldstart.rankers.cross_network import CrossNetwork
 from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.history_attention import HistoryAttention
 from coldstart.rankers.interface import InteractionRanker
-from coldstart.rankers.mlp import mlp
-from coldstart.rankers.time_gap import time_gap_buckets
 
 
 class DinDcn(InteractionRanker):

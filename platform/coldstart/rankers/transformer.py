@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
+from coldstart.modules.history_attention import HistoryAttention
+from coldstart.modules.mlp import mlp
+from coldstart.modules.time_gap import MASKED, time_gap_buckets
 from coldstart.rankers.biased_mf import BiasedMF
 from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureEmbedding, FeatureSchema
-from coldstart.rankers.history_attention import HistoryAttention
 from coldstart.rankers.interface import InteractionRanker
-from coldstart.rankers.mlp import mlp
-from coldstart.rankers.time_gap import MASKED, time_gap_buckets
 
 NEVER = 2**62
 """A time that is later than that of every event."""

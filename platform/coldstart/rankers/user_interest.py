@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coldstart.data.batches import RankBatch
-from coldstart.rankers.time_gap import TimeGapBias
+from coldstart.modules.time_gap import TimeGapBias
 
 
 class UserInterest(nn.Module):

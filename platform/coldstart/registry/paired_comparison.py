@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation, Gate
-from coldstart.evaluation.intervals import interval, resample
-from coldstart.evaluation.protocol import DIGITS
-from coldstart.evaluation.slices import slices
+from coldstart.evaluation.inference.intervals import interval, resample
+from coldstart.evaluation.protocol.protocol import DIGITS
+from coldstart.evaluation.protocol.slices import slices
 from coldstart.methods.base import SCORER
 from coldstart.metrics.clicks import losses, rank_users, sigmoid
 from coldstart.registry.registry import Registry

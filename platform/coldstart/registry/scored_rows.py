@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from coldstart.evaluation.evaluated_runs import SCORES
-from coldstart.evaluation.scored_rows import LOGIT
-from coldstart.evaluation.variants import BASELINE
+from coldstart.evaluation.compare.evaluated_runs import SCORES
+from coldstart.evaluation.protocol.scored_rows import LOGIT
+from coldstart.evaluation.protocol.variants import BASELINE
 from coldstart.methods.base import SCORER
 from coldstart.registry.registry import Registry
 from coldstart.registry.version_tags import REPLAYED_ROWS

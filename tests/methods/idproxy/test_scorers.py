@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, JointRanker, ProxyVectors
-from coldstart.alignment.warmup_blend import blend_slots
 from coldstart.data.batches import RankBatch, rank_request
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import adapt
+from coldstart.methods.idproxy.adaptor import Adaptor
+from coldstart.methods.idproxy.item_vectors import ProxyVectors
+from coldstart.methods.idproxy.joint_ranker import JointRanker
+from coldstart.methods.idproxy.joint_training import TrainableJointScorer
 from coldstart.methods.idproxy.scorers import FineProxies, FrozenScorer, JointProxies, JointScorer
+from coldstart.methods.idproxy.warmup_blend import blend_slots
 from coldstart.rankers.interface import Ranker
 from coldstart.rankers.scorer import unknown_targets
-from coldstart.training.joint_training import TrainableJointScorer
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from coldstart.alignment import Adaptor, fine_proxies
-from coldstart.alignment.content_to_id_regression import best_content_to_id_regression
 from coldstart.data.item_table import ItemTable
+from coldstart.methods.baselines.content_to_id_regression import best_content_to_id_regression
+from coldstart.methods.idproxy.adaptor import Adaptor, fine_proxies
 from coldstart.methods.idproxy.variants import slot_tables
 from coldstart.rankers.interface import Ranker
 

@@ -18,7 +18,7 @@ from coldstart.client import RankResponse
 from coldstart.config import read_artifact
 from coldstart.data.content import Content
 from coldstart.methods.base import SCORER
-from coldstart.serving.scoring import RankQuery
+from coldstart.serving.core.scoring import RankQuery
 from tests.client.scripted_server import ScriptedResponse, error_response, scripted_server
 from tests.serving.local import LocalModels
 from tests.serving.tiny import IDS, TRAINED, content, read_run, tiny_recipe, write_run

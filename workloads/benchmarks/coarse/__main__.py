@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.table import Table
 
+from coldstart.jobs.progress import CONSOLE
 from workloads.benchmarks.coarse import memory, overhead
-from workloads.progress import CONSOLE
 
 PARTS = ("overhead", "memory", "checkpoints")
 BUDGET = 0.025

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from coldstart.alignment.contrastive import Targets, info_nce
 from coldstart.config import MetricsLog, Recipe
 from coldstart.data.dataset import Dataset as Prepared
 from coldstart.encoders import Encoder
 from coldstart.methods.idproxy.align_coarse import alignment_job
+from coldstart.modules.info_nce import Targets, info_nce
 from coldstart.rankers import load_id_embeddings
 
 

@@ -19,10 +19,10 @@ import torch
 from coldstart.config import MetricsLog, Recipe, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.encoders import create_tiny_mllm
+from coldstart.jobs.runner import ray_cluster
+from coldstart.jobs.stages import prepare
 from coldstart.methods.idproxy import align_coarse
 from coldstart.rankers import DinDcn, save_ranker
-from workloads import prepare
-from workloads.runner import ray_cluster
 
 WARM_UP = 3
 """Steps at the start of a round that are not counted."""

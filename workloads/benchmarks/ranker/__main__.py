@@ -10,18 +10,18 @@ from typing import Any
 
 from coldstart.config import Recipe, load_recipe
 from coldstart.config.recipe import Paths
+from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TRAIN
+from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import ray_cluster, readable_errors, recipe_arguments, run_stage
+from coldstart.jobs.stages import prepare
 from coldstart.training.ranker_training import TARGETS_PER_WINDOW
-from workloads import prepare
 from workloads.benchmarks.ranker.competitors import COMPETITORS, Competitor, ExperimentRunner, RunResult
 from workloads.benchmarks.ranker.impressions import write_impressions
 from workloads.benchmarks.ranker.report import ResultRow, section
 from workloads.benchmarks.results_page import RESULTS, add_section
-from workloads.progress import CONSOLE
-from workloads.recipes import find_recipe
-from workloads.runner import ray_cluster, readable_errors, recipe_arguments, run_stage
 
 WIDTH, HISTORY, BATCH = 32, 50, 1024
 SHARED = {

@@ -18,12 +18,12 @@ from coldstart.config import MetricsLog, Recipe
 from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
+from coldstart.jobs.runner import ray_cluster
+from coldstart.jobs.stages import train_ranker as stage
 from coldstart.metrics.clicks import gauc, sigmoid
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from coldstart.training.ranker_training import train_ranker
-from workloads import train_ranker as stage
-from workloads.runner import ray_cluster
 
 
 def train(recipe: Recipe, task: dict[str, Any]) -> tuple[Ranker, MetricsLog]:

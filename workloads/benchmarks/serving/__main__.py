@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from coldstart.jobs.progress import CONSOLE
 from workloads.benchmarks.results_page import RESULTS, add_section
 from workloads.benchmarks.serving import fixtures, parity, report
 from workloads.benchmarks.serving.ports import free_port
-from workloads.progress import CONSOLE
 
 HISTORY = 50
 CLIENTS = (1, 4, 16, 64)

@@ -14,7 +14,8 @@ from ray import serve
 from coldstart.config import UserError
 from coldstart.config.recipe import Serving
 from coldstart.methods.base import SCORER
-from coldstart.serving import deploy, deployments, shutdown
+from coldstart.serving.deployment import deployments
+from coldstart.serving.deployment.application import deploy, shutdown
 from workloads.benchmarks.serving.fixtures import release
 
 SERVE_DEFAULTS = {

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coldstart.alignment import load_adaptor
-from coldstart.alignment.adaptor import Adaptor, save_adaptor
 from coldstart.config import Recipe, read_artifact, write_artifact
 from coldstart.config.recipe import Paths
 from coldstart.data.item_table import write_item_table
 from coldstart.encoders import Encoder, create_tiny_mllm
 from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.idproxy.adaptor import Adaptor, load_adaptor, save_adaptor
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.registry import Release
 

@@ -11,16 +11,16 @@ from coldstart.config.recipe import Data, Serving
 from coldstart.data.content import Content
 from coldstart.methods.available import find_method
 from coldstart.registry import Release
-from coldstart.serving.catalog import Catalog
-from coldstart.serving.item_store import ItemStore, store_directory
-from coldstart.serving.json_body import read_json, validated
-from coldstart.serving.rank_call import RankCall
-from coldstart.serving.release_server import ReleaseServer
-from coldstart.serving.row_layout import Row
-from coldstart.serving.schemas import RankRequest, ReleaseResponse
-from coldstart.serving.scorer_info import ScorerInfo
-from coldstart.serving.scoring import Floats, RankQuery, score
-from coldstart.serving.stats_collector import StatsCollector
+from coldstart.serving.api.json_body import read_json, validated
+from coldstart.serving.api.rank_call import RankCall
+from coldstart.serving.api.schemas import RankRequest, ReleaseResponse
+from coldstart.serving.core.catalog import Catalog
+from coldstart.serving.core.release_server import ReleaseServer
+from coldstart.serving.core.scorer_info import ScorerInfo
+from coldstart.serving.core.scoring import Floats, RankQuery, score
+from coldstart.serving.monitoring.stats_collector import StatsCollector
+from coldstart.serving.store.item_store import ItemStore, store_directory
+from coldstart.serving.store.row_layout import Row
 from workloads.benchmarks.serving import fixtures
 
 

@@ -28,19 +28,19 @@ from coldstart.client import Client, RetryPolicy
 from coldstart.config import Recipe, UserError, dump_recipe, load_recipe, read_artifact
 from coldstart.config.recipe import Paths
 from coldstart.config.recipe import Registry as RegistrySettings
+from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
+from coldstart.jobs import pipeline
+from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import ray_cluster, readable_errors, recipe_arguments
 from coldstart.methods.base import SCORER
 from coldstart.registry import Registry, promote, rollback
-from workloads import pipeline
 from workloads.benchmarks.results_page import RESULTS, add_section
 from workloads.benchmarks.soak import idle_replicas
 from workloads.benchmarks.soak.process_tree import RAY_ROLES, SETTLE_S, ProcessTree
 from workloads.benchmarks.soak.releases import Request, draw_requests, expected_scores, make_release, register_release
 from workloads.benchmarks.soak.report import section
-from workloads.progress import CONSOLE
-from workloads.recipes import find_recipe
-from workloads.runner import ray_cluster, readable_errors, recipe_arguments
 
 PAGE = RESULTS / "soak.md"
 REQUESTS, CANDIDATES, NEW_ITEMS = 64, 32, 8

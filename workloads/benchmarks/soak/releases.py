@@ -14,8 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from coldstart.alignment import load_adaptor, save_adaptor
-from coldstart.alignment.warmup_blend import blend_slots, load_id_weight, save_id_weight
 from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
@@ -24,7 +22,9 @@ from coldstart.data.item_table import ItemTable
 from coldstart.encoders import Encoder
 from coldstart.methods.available import find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.idproxy.adaptor import load_adaptor, save_adaptor
 from coldstart.methods.idproxy.scorers import COARSE, STATES
+from coldstart.methods.idproxy.warmup_blend import blend_slots, load_id_weight, save_id_weight
 from coldstart.rankers import Ranker, load_ranker, save_ranker
 from coldstart.rankers.ranker_classes import ranker_class
 from coldstart.rankers.storage import read_item_index

@@ -21,6 +21,8 @@ class MethodSettings(Section):
 
     name: str
 
+    stages: ClassVar[tuple[str, ...]] = ()
+    """The stages that the method may have; which of them it has is up to the recipe."""
     variants: ClassVar[dict[str, str]] = {}
     """Variant of the evaluation -> description, besides those that every method has."""
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from coldstart.alignment.holdout import split_holdout
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Encoder, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
 from coldstart.encoders import create_tiny_mllm
 from coldstart.encoders.check import check_mllm
+from coldstart.methods.idproxy.coarse_training import AlignmentJob, NonFiniteLossError, train_coarse
 from coldstart.methods.idproxy.config import Settings
+from coldstart.methods.idproxy.holdout import split_holdout
 from coldstart.rankers import IdEmbeddings, load_id_embeddings
 from coldstart.training.checkpoint import Checkpoints
-from coldstart.training.coarse_alignment import AlignmentJob, NonFiniteLossError, train_coarse
 from coldstart.training.launch import PREEMPTED, launch, preemption_requested
 
 STAGE = "align_coarse"

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from coldstart.alignment import save_adaptor, save_joint
-from coldstart.alignment.item_vectors import num_trainable
-from coldstart.alignment.joint_ranker import check_supports_joint
-from coldstart.alignment.warmup_blend import id_weight, save_id_weight
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import Fine, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.idproxy.adaptor import save_adaptor
 from coldstart.methods.idproxy.config import Settings
+from coldstart.methods.idproxy.fine_training import align_fine, select_warmup_events
+from coldstart.methods.idproxy.item_vectors import num_trainable
+from coldstart.methods.idproxy.joint_ranker import check_supports_joint, save_joint
+from coldstart.methods.idproxy.joint_training import align_joint
+from coldstart.methods.idproxy.warmup_blend import id_weight, save_id_weight
 from coldstart.metrics.clicks import gauc
 from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.storage import check_has_scorer, weights_sha256
 from coldstart.training.ctr_trainer import TrainerState, TrainingContext
 from coldstart.training.distributed import rank
-from coldstart.training.fine_alignment import align_fine, select_warmup_events
-from coldstart.training.joint_training import align_joint
 from coldstart.training.launch import launch
 
 STAGE, JOINT = "align_fine", "align_joint"

@@ -21,6 +21,7 @@ class Settings(MethodSettings):
     coarse: Coarse = Coarse()
     fine: Fine = Fine()
 
+    stages: ClassVar[tuple[str, ...]] = ("align_coarse", "embed_items", "align_fine", "align_joint")
     variants: ClassVar[dict[str, str]] = {
         "content_map": "regression from layer states to ID rows: ridge or MLP, better on held-out items (CB2CF)",
         "coarse": "coarse proxy, scaled to the mean length of mature ID rows",

@@ -1,6 +1,9 @@
-"""IDProxy as a method: how its artifacts are loaded and what it registers."""
+"""IDProxy as a method: how its artifacts are loaded and what it registers.
 
-from collections.abc import Sequence
+The MLLM stack, training and baselines are imported where they are used: a scorer replica needs none of them, and they
+take ten seconds of processor time and 400 MB.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.alignment.joint_ranker import load_joint
-from coldstart.alignment.warmup_blend import load_id_weight
 from coldstart.config import Recipe
-from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
-from coldstart.data.item_table import ColumnSpecs
-from coldstart.encoders import Encoder
 from coldstart.methods.base import SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
+from coldstart.methods.idproxy.joint_ranker import load_joint
 from coldstart.methods.idproxy.registered import KINDS
 from coldstart.methods.idproxy.scorers import (
-    COARSE,
     PROXY,
-    STATES,
     FrozenScorer,
     JointScorer,
-    encoder_columns,
     is_joint,
     load_proxies,
 )
-from coldstart.methods.idproxy.stages import stages
-from coldstart.methods.idproxy.variants import variants
+from coldstart.methods.idproxy.warmup_blend import load_id_weight
 from coldstart.rankers import load_ranker
 from coldstart.rankers.scorer import Scorer
 from coldstart.rankers.storage import load_id_embeddings
@@ -48,6 +43,9 @@ class IDProxy(Method):
 
     def load_encoder(self, parts: Parts, device: torch.device | str) -> ItemEncoder:
         """The aligned MLLM."""
+        from coldstart.encoders import Encoder
+        from coldstart.methods.idproxy.proxy_encoder import ProxyEncoder
+
         return ProxyEncoder(Encoder.load(parts["encoder"], device), device)
 
     def load_adaptor(self, parts: Parts) -> ItemAdaptor:
@@ -63,10 +61,14 @@ class IDProxy(Method):
 
     def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
         """Coarse alignment, embedding, fine alignment."""
+        from coldstart.methods.idproxy.stages import stages
+
         return stages(self, recipe)
 
     def variants(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> list[Variant]:
         """Proxies of each stage, and the served scorer."""
+        from coldstart.methods.idproxy.variants import variants
+
         return variants(self, recipe, dataset, parts)
 
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -74,29 +76,6 @@ class IDProxy(Method):
         ids = load_id_embeddings(parts["ranker"])
         trained = np.flatnonzero(ids.trained.numpy())
         return trained, ids.rows.numpy()[trained]
-
-
-class ProxyEncoder:
-    """The encoder's forward pass over a list of contents.
-
-    Args:
-        encoder: In eval mode, on `device`.
-        device: Its device.
-    """
-
-    def __init__(self, encoder: Encoder, device: torch.device | str) -> None:
-        self.encoder, self.device = encoder, device
-
-    @property
-    def outputs(self) -> ColumnSpecs:
-        """Coarse proxy `[d]` and layer states `[G, D]`."""
-        return encoder_columns(self.encoder.width, len(self.encoder.layers), self.encoder.hidden)
-
-    @torch.inference_mode()
-    def encode(self, contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
-        """Coarse proxies `[n, d]` and layer states `[n, G, D]`, float32."""
-        coarse, states = self.encoder(self.encoder.inputs(self.encoder.prepare(contents), self.device))
-        return {COARSE: coarse.float().cpu().numpy(), STATES: states.float().cpu().numpy()}
 
 
 METHOD = IDProxy()

@@ -17,7 +17,6 @@ from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
 from coldstart.data.features import EncodedFeatures, candidate_features
 from coldstart.data.item_table import ColumnSpecs, ItemTable
-from coldstart.encoders import Encoder
 from coldstart.methods.base import SCORER, ArtifactKind, FieldSpec
 from coldstart.methods.idproxy.scorers import COARSE, STATES, encoder_columns, load_proxies
 from coldstart.rankers import load_ranker, read_item_index
@@ -68,6 +67,8 @@ class EncoderModel:
     """Rows of content -> coarse proxy `[d]` and layer states `[G, D]`."""
 
     def __init__(self, path: Path) -> None:
+        from coldstart.encoders import Encoder  # Ranker and scorer are loaded without the MLLM stack.
+
         self.encoder = Encoder.load(path, "cpu")
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:

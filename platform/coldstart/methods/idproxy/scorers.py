@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coldstart.alignment.adaptor import Adaptor, load_adaptor
-from coldstart.alignment.item_vectors import ItemVectors
-from coldstart.alignment.joint_ranker import CONFIG as JOINT_CONFIG
-from coldstart.alignment.joint_ranker import JointRanker, load_joint
-from coldstart.alignment.warmup_blend import blend_slots
 from coldstart.data.batches import RankBatch
 from coldstart.data.item_table import ColumnSpec, ColumnSpecs, ItemTable
 from coldstart.methods.base import ItemAdaptor
+from coldstart.methods.idproxy.adaptor import Adaptor, load_adaptor
+from coldstart.methods.idproxy.item_vectors import ItemVectors
+from coldstart.methods.idproxy.joint_ranker import CONFIG as JOINT_CONFIG
+from coldstart.methods.idproxy.joint_ranker import JointRanker, load_joint
+from coldstart.methods.idproxy.warmup_blend import blend_slots
 from coldstart.rankers import Ranker
 from coldstart.rankers.scorer import RankerScorer
 

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.alignment.adaptor import Adaptor, fine_proxies, load_adaptor
-from coldstart.alignment.content_to_id_regression import best_content_to_id_regression
 from coldstart.config import Recipe
 from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE, Method, Parts, Variant, adapt, load_slot_scorer
+from coldstart.methods.baselines.content_to_id_regression import best_content_to_id_regression
+from coldstart.methods.idproxy.adaptor import Adaptor, fine_proxies, load_adaptor
 from coldstart.methods.idproxy.align_fine import adaptor_kind
 from coldstart.methods.idproxy.config import Settings
 from coldstart.rankers import Ranker, load_ranker

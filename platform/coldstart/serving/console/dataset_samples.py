@@ -18,10 +18,10 @@ from coldstart.data.content import Content, decode_image
 from coldstart.data.dataset import Dataset, read_contents, read_item_features, read_sequences
 from coldstart.data.features import EncodedFeatures
 from coldstart.data.sequences import Sequences
-from coldstart.evaluation.neighbors import thumbnail
-from coldstart.serving.catalog import Catalog
-from coldstart.serving.row_layout import Row
-from coldstart.serving.scoring import Ints, RankQuery
+from coldstart.evaluation.diagnostics.neighbors import thumbnail
+from coldstart.serving.core.catalog import Catalog
+from coldstart.serving.core.scoring import Ints, RankQuery
+from coldstart.serving.store.row_layout import Row
 
 USERS, SEED = 48, 17
 _MAX_EVENTS, _MIN_EVENTS, _SYNTHETIC_EVENTS, _MAX_CLICKED = 200_000, 8, 20, 2

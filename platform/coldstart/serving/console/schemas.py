@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, model_validator
 
-from coldstart.serving.schemas import ImageBytes, ReleaseResponse, StrictModel, Text, Title
-from coldstart.serving.stats_schemas import ServingStats
+from coldstart.serving.api.schemas import ImageBytes, ReleaseResponse, StrictModel, Text, Title
+from coldstart.serving.monitoring.stats_schemas import ServingStats
 
 
 class NeighborCard(BaseModel):

@@ -1,0 +1,5 @@
+"""`python -m coldstart` is the command `coldstart`."""
+
+from coldstart.cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""The ablation report: a Markdown page and a chart."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from coldstart.evaluation.protocol.variants import BASELINE, ORACLES
+from coldstart.evaluation.report.html_pages import figure, p_value, percent, signed
+from coldstart.evaluation.report.plots import COLORS, FAINT, INK, STYLE
+
+Stats = Mapping[str, Any]
+
+
+def ablation_markdown(name: str, summary: Stats) -> str:
+    """The Markdown page.
+
+    Args:
+        name: Of the run.
+        summary: From `ablation_summary`, plus `descriptions` by variant and `tuned` (variant -> setting, parameters,
+            valid_gauc).
+    """
+    return "\n".join(_lines(name, summary)) + "\n"
+
+
+def _lines(name: str, summary: Stats) -> Iterator[str]:
+    seeds, percentage = summary["seeds"], f"{summary['confidence']:.0%}"
+    over = "users and seeds" if len(seeds) > 1 else "users"
+    on = "each on its own split" if summary["own_splits"] else "on the same test rows"
+    upper_bound = summary["upper_bound"]
+    yield f"# Ablation of {name}"
+    yield ""
+    yield (
+        f"Means over {len(seeds)} seed{'s'[: len(seeds) > 1]} ({', '.join(map(str, seeds))}) {on}; "
+        f"{percentage} intervals over {over}. Cold rows are those of items that training never saw. "
+        "A variant fills the slot of items without an ID row; other items keep theirs."
+    )
+    yield ""
+    gap = " gap closed |" if upper_bound else ""
+    yield f"| variant | cold GAUC | over OOV |{gap} item GAUC |{gap} item effect | log loss | ECE | warm GAUC |"
+    yield "|" + "---|" * (8 + 2 * bool(upper_bound))
+    for variant in summary["variants"]:
+        yield _row(variant, summary)
+    yield ""
+    yield "*Item GAUC* ranks by the logit minus the logit of the OOV row in the same context."
+    if upper_bound:
+        yield f"*Gap closed* is the gain over {BASELINE} as a share of the gain of {upper_bound}."
+    yield (
+        "*Item effect* is the share of the gain in item GAUC that is the same for all users; the rest is "
+        "personalization."
+    )
+    yield ""
+    yield "## Which differences are significant"
+    yield ""
+    yield from _sentences(summary)
+    yield ""
+    yield "## Variants"
+    yield ""
+    yield "| variant | description | parameters | chosen on validation | valid GAUC |"
+    yield "|---|---|---|---|---|"
+    for variant in summary["variants"]:
+        tuned = summary["tuned"].get(variant, {})
+        setting = ", ".join(f"{key} {value:g}" for key, value in tuned.get("setting", {}).items())
+        valid, description = figure(tuned.get("valid_gauc")), summary["descriptions"][variant]
+        yield f"| {variant} | {description} | {tuned.get('parameters', 0):,} | {setting} | {valid} |"
+
+
+def _row(variant: str, summary: Stats) -> str:
+    cold, warm = (summary["metrics"][variant][place] for place in ("cold", "warm"))
+    over = _difference(summary, variant, BASELINE, "gauc")
+    cells = [f"**{variant}**" if variant in ("fine", "joint") else variant, _spread(cold["gauc"])]
+    cells.append(f"{signed(over['delta'])} {_range(over)}" if over else "")
+    if summary["upper_bound"]:
+        cells.append(_share(summary["gap_closed"].get(variant)))
+    cells.append(figure(cold["gauc_item"]["value"], 3))
+    if summary["upper_bound"]:
+        cells.append(_share(summary["gap_closed_item"].get(variant)))
+    cells.append(_share(summary["item_effect_share"].get(variant)))
+    cells += [figure(cold[metric]["value"], 3) for metric in ("logloss", "ece")]
+    cells.append(figure(warm["gauc"]["value"], 3))
+    return "| " + " | ".join(cells) + " |"
+
+
+def _sentences(summary: Stats) -> Iterator[str]:
+    """Every comparison on cold rows, the significant ones first."""
+    cold = [each for each in summary["comparisons"] if each["slice"] == "cold" and each["metric"] == "gauc"]
+    cold = [each for each in cold if each["against"] != BASELINE and each["delta"] is not None]
+    for significant in (True, False):
+        for each in cold:
+            if _is_significant(each, summary) != significant:
+                continue
+            pair = f"**{each['variant']}** against {each['against']}: {signed(each['delta'], 4)} {_range(each, 4)}"
+            p = f"p {p_value(each['p_holm'])}" if significant else f"not significant (p {p_value(each['p_holm'])})"
+            excluded = "" if each["mde"] is None or significant else f"; effects above {each['mde']:.4f} are excluded"
+            yield f"- {pair}, {p}{excluded}{_by_split(each, summary)}"
+
+
+def _by_split(found: Stats, summary: Stats) -> str:
+    """The difference on each split, with its interval over users."""
+    if not summary["own_splits"] or len(summary["seeds"]) == 1:
+        return ""
+    splits = zip(found["by_seed"], found["ranges"], strict=True)
+    each = [f"{signed(value, 4)} [{signed(low, 4)}, {signed(high, 4)}]" for value, (low, high) in splits]
+    return "; by split " + ", ".join(each)
+
+
+def _is_significant(each: Stats, summary: Stats) -> bool:
+    return each["p_holm"] is not None and each["p_holm"] < 1 - summary["confidence"]
+
+
+def _difference(summary: Stats, variant: str, against: str, metric: str) -> Stats | None:
+    wanted = (variant, against, "cold", metric)
+    for each in summary["comparisons"]:
+        if (each["variant"], each["against"], each["slice"], each["metric"]) == wanted:
+            found: Stats = each
+            return found
+    return None
+
+
+def _spread(found: Stats) -> str:
+    spread = found.get("spread")
+    return figure(found["value"], 3) + ("" if spread is None else f" ± {spread:.3f}")
+
+
+def _range(found: Stats, digits: int = 3) -> str:
+    if found.get("low") is None:
+        return ""
+    return f"[{signed(found['low'], digits)}, {signed(found['high'], digits)}]"
+
+
+def _share(found: Stats | None) -> str:
+    return "" if not found or found["value"] is None else percent(found["value"])
+
+
+def ablation_chart(summary: Stats) -> Figure:
+    """Cold GAUC of every variant with its interval."""
+    names = [
+        name for name in reversed(summary["variants"]) if summary["metrics"][name]["cold"]["gauc"]["value"] is not None
+    ]
+    with matplotlib.rc_context(STYLE):
+        drawing = Figure(figsize=(7.2, 0.9 + 0.3 * len(names)), layout="constrained")
+        axis = drawing.subplots()
+        for y, name in enumerate(names):
+            found = summary["metrics"][name]["cold"]["gauc"]
+            color = FAINT if name in ORACLES else COLORS.get(name, "#4a7bd0")
+            axis.barh(y, found["value"], color=color, height=0.62)
+            if found["low"] is not None:
+                axis.plot([found["low"], found["high"]], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
+        values = [summary["metrics"][name]["cold"]["gauc"]["value"] for name in names]
+        if values:
+            axis.set_xlim(max(min(values) - 0.05, 0), max(values) + 0.03)
+        axis.set_yticks(range(len(names)), names)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(length=0)
+        axis.set_xlabel("GAUC on cold rows")
+    return drawing

@@ -1,0 +1,1 @@
+"""Diagnostics: where and why a method gains or loses, beyond its metrics."""

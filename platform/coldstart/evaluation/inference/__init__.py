@@ -1,0 +1,1 @@
+"""Statistical inference: bootstrap intervals, paired tests and shrinkage."""

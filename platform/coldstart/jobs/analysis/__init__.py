@@ -1,0 +1,1 @@
+"""Analysis jobs: evaluation, ablation and comparison of runs and releases."""

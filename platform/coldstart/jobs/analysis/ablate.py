@@ -1,0 +1,202 @@
+"""The ablation: tunes all ways of scoring cold items equally, over seeds, and tests their differences.
+
+The grids are grid_trials with the first seed; the other seeds use the chosen settings. Finished trials are kept. So the
+same command resumes after an interruption, and does nothing if nothing has changed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
+from coldstart.data.batches import UserWindows
+from coldstart.data.dataset import Dataset
+from coldstart.data.schema import TEST
+from coldstart.evaluation.compare.ablation import ablation_summary
+from coldstart.evaluation.compare.ablation_report import ablation_chart, ablation_markdown
+from coldstart.evaluation.protocol.scored_rows import EventFacts, ScoredRows
+from coldstart.evaluation.protocol.scoring import score_rows
+from coldstart.evaluation.protocol.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, OOV_SUFFIX, to_logit
+from coldstart.jobs.analysis.ablation_trials import make_trial, read_trial
+from coldstart.jobs.analysis.evaluate import has_oracle
+from coldstart.jobs.analysis.multi_seed import share_dataset, with_seed
+from coldstart.jobs.pipeline import check, run_outdated_stages
+from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
+from coldstart.methods.base import ITEM_TABLE
+from coldstart.methods.baselines.trained import BASELINES, Setting
+from coldstart.rankers import load_ranker
+from coldstart.training.ctr_trainer import slot_score
+
+SHARED = ("dataset", "ranker", "encoder", ITEM_TABLE, "oracle")
+"""Kinds of artifacts that all variants of a seed share."""
+TRAINED = "trained_oracle"
+TrialSpec = tuple[Recipe, str, Setting]
+
+
+def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(BASELINES), own_splits: bool = False) -> Artifact:
+    """Runs the missing trials and writes `<run_dir>/ablation`.
+
+    Args:
+        recipe: Of the run; its seed is the first.
+        count: Number of seeds.
+        names: Variants; `oov` is always included.
+        own_splits: Every seed has its own split (and its own generated data), so that the intervals include the
+            variance of the split. Otherwise all seeds share the dataset of the first.
+
+    Raises:
+        UserError: a variant is unknown, `count` is below 1, or the recipe has an ID table only.
+    """
+    names = _checked(names, count)
+    seeds = _seeds(recipe, count, own_splits=own_splits)
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "ablate.jsonl")
+    metrics_log.clear()
+    first, *others = seeds
+    grid_trials = [(first, name, setting) for name in names for setting in BASELINES[name].grid]
+    total = len(grid_trials) + len(others) * len(names)
+    tried = _run_trials(grid_trials, metrics_log, 0, total)
+    chosen = {name: max((t for t in tried if t.metadata["variant"] == name), key=_valid) for name in names}
+    repetitions = [(other, name, chosen[name].metadata["setting"]) for other in others for name in names]
+    made = _run_trials(repetitions, metrics_log, len(tried), total)
+    by_seed = {first.seed: chosen}
+    for place, other in enumerate(others):
+        by_seed[other.seed] = dict(zip(names, made[place * len(names) :], strict=False))
+    rows = {one.seed: _rows(one, by_seed[one.seed]) for one in seeds}
+    metadata = ablation_summary(rows, recipe.evaluation, seed=recipe.seed, own_splits=own_splits)
+    metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
+    return _write(recipe, metadata, by_seed)
+
+
+def _checked(names: Sequence[str], count: int) -> list[str]:
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise UserError(f"--only {unknown[0]}: unknown variant; allowed: {', '.join(BASELINES)}")
+    if count < 1:
+        raise UserError(f"--seeds {count}: must be 1 or more")
+    return [name for name in BASELINES if name in names or name == BASELINE]
+
+
+def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Recipe]:
+    """The recipe of every seed, after bringing its stages up to date."""
+    if recipe.ranker.pretrained.id_table is not None:
+        raise UserError(
+            "an ID table alone scores nothing; the ablation needs a whole ranker (ranker.pretrained.weights, or none)"
+        )
+    _, artifacts = run_outdated_stages(recipe, kinds=SHARED)
+    found = [recipe]
+    for seed in range(recipe.seed + 1, recipe.seed + count):
+        CONSOLE.print(f"[bold]seed {seed}[/]")
+        if own_splits:
+            other = with_seed(recipe, seed, folder="splits")
+            run_outdated_stages(other, kinds=SHARED)
+        else:
+            other = with_seed(recipe, seed)
+            share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
+            run_outdated_stages(other, artifacts["dataset"], kinds=SHARED)
+        found.append(other)
+    return found
+
+
+def _run_trials(work: Sequence[TrialSpec], metrics_log: MetricsLog, before: int, total: int) -> list[Artifact]:
+    """Runs trials, `cluster.workers` at a time; the result has the order of `work`."""
+    if not work:
+        return []
+    cluster = work[0][0].cluster
+    # Adaptors and rankers are small, so trials run on the CPU.
+    task = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=3)(make_trial)
+    running, found = dict[Any, int](), dict[int, Artifact]()
+    todo = iter(enumerate(work))
+    metrics_log.write(before, total)
+    while len(found) < len(work):
+        while len(running) < cluster.workers and (following := next(todo, None)):
+            index, arguments = following
+            running[task.remote(*arguments)] = index
+        (done,), _ = ray.wait(list(running))
+        trial = ray.get(done)
+        found[running.pop(done)] = trial
+        name, valid = trial.metadata["variant"], trial.metadata["valid_gauc"]
+        metrics_log.write(before + len(found), total, **{f"{name}_valid_gauc": valid})
+    return [found[index] for index in range(len(work))]
+
+
+def _valid(trial: Artifact) -> float:
+    return float(np.nan_to_num(trial.metadata["valid_gauc"], nan=-1.0))
+
+
+def _rows(recipe: Recipe, trials: Mapping[str, Artifact]) -> ScoredRows:
+    """Test rows of one seed, with the scores of all variants and of the available oracles."""
+    dataset = Dataset.open(recipe.run_dir / "dataset", verify=False)
+    sequences, facts = dataset.sequences, EventFacts(dataset)
+    logits: dict[str, Any] = {}
+    item_effect: dict[str, Any] = {}
+    for name, trial in trials.items():
+        event, scores, by_item = read_trial(trial, dataset.num_items + 1)
+        logits |= scores
+        item_effect[name] = by_item[sequences.item_idx[event]]
+    if has_oracle(recipe):
+        logits |= _oracle(recipe, dataset)
+    for name, truth in zip(GROUND_TRUTH, (sequences.p_click_content, sequences.p_click), strict=True):
+        if truth is not None:
+            logits[name] = to_logit(truth[event])
+    return facts.rows(event, logits, item_effect)
+
+
+def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    oracle = load_ranker(recipe.run_dir / "oracle")
+    windows = UserWindows(dataset.sequences, history=oracle.max_history, splits=[TEST])
+    ids = oracle.id_slots(torch.arange(oracle.vocab_size)).detach()
+    scores = {TRAINED: slot_score(oracle, ids), TRAINED + OOV_SUFFIX: slot_score(oracle, ids[:1].expand_as(ids))}
+    event, logits = score_rows(windows.iter_eval(windows_per_step=64), scores)
+    order = np.argsort(event)
+    return {name: values[order] for name, values in logits.items()}
+
+
+def _tuned(
+    tried: Sequence[Artifact], chosen: Mapping[str, Artifact], by_seed: Mapping[int, Mapping[str, Artifact]]
+) -> dict[str, Any]:
+    """By variant: the chosen setting, all settings with their validation GAUC, and the training time."""
+    keys = ("setting", "parameters", "valid_gauc")
+    return {
+        name: {key: best.metadata[key] for key in keys}
+        | {
+            "tried": [
+                {key: t.metadata[key] for key in (*keys, "epochs")} for t in tried if t.metadata["variant"] == name
+            ],
+            "seconds": [trials[name].metadata["seconds"] for trials in by_seed.values()],
+        }
+        for name, best in chosen.items()
+    }
+
+
+def _descriptions(variants: Sequence[str]) -> dict[str, str]:
+    return {name: BASELINES[name].description if name in BASELINES else DESCRIPTIONS[name] for name in variants}
+
+
+def _write(recipe: Recipe, metadata: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:
+    lineage = {
+        f"{name}/{seed}": trial.fingerprint for seed, trials in by_seed.items() for name, trial in trials.items()
+    }
+    path = recipe.run_dir / "ablation"
+    with write_artifact(path, "ablation", lineage, metadata) as draft:
+        (draft / "ablation.json").write_text(json.dumps(metadata, indent=2, allow_nan=False))
+        (draft / "ablation.md").write_text(ablation_markdown(recipe.name, metadata))
+        ablation_chart(metadata).savefig(draft / "ablation.png", dpi=150)
+    return read_artifact(path, "ablation")
+
+
+def main() -> None:
+    """Runs the ablation as a program."""
+    parser = recipe_arguments("ablate", __doc__)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to train (default: 3)")
+    parser.add_argument(
+        "--only", nargs="+", default=list(BASELINES), metavar="VARIANT", help="only these variants, and oov"
+    )
+    parser.add_argument("--own-splits", action="store_true", help="every seed has its own split of the data")
+    arguments = parser.parse_args()
+    work = partial(run, count=arguments.seeds, names=arguments.only, own_splits=arguments.own_splits)
+    run_program(arguments, partial(run_stage, "ablate", work), check=check)

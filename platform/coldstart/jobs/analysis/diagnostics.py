@@ -1,0 +1,200 @@
+"""Diagnostics of the report: ID space, adaptor, attention, item gains and modalities.
+
+Every part uses a sample of fixed size, so that its cost does not grow with the run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coldstart.config import Recipe
+from coldstart.data.batches import UserWindows
+from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ItemTable
+from coldstart.data.schema import TEST, TRAIN
+from coldstart.encoders.item_embeddings import MODALITIES, read_single_modality
+from coldstart.evaluation.diagnostics.adaptor_stats import adaptor_stats
+from coldstart.evaluation.diagnostics.attention_stats import attention_stats
+from coldstart.evaluation.diagnostics.id_space import id_space
+from coldstart.evaluation.diagnostics.item_gains import ItemGains, item_gains
+from coldstart.evaluation.diagnostics.modality_ablation import BOTH, modality_ablation
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+from coldstart.evaluation.protocol.scoring import score_rows
+from coldstart.evaluation.protocol.variants import BASELINE
+from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS, evaluated_windows
+from coldstart.methods.idproxy.adaptor import Adaptor, fine_proxies
+from coldstart.methods.idproxy.holdout import split_holdout
+from coldstart.rankers import Ranker
+from coldstart.training.ctr_trainer import slot_score
+
+VARIANT = "fine"
+ATTENTION_VARIANTS = (BASELINE, "id", VARIANT)
+MAX_MATURE = 3_000
+"""Mature items whose ID rows are predicted."""
+MAX_COLD = 4_000
+"""Cold items in the statistics of the adaptor."""
+MAX_ROWS = 20_000
+"""Rows that are scored again with one modality left out."""
+LISTED = 6
+"""Items listed with the highest gains, and with the lowest."""
+
+
+@dataclass(frozen=True)
+class DiagnosticsInputs:
+    """Models and data of one run.
+
+    Attributes:
+        recipe: Of the run.
+        dataset: Of the run.
+        ranker: In eval mode.
+        adaptor: In eval mode.
+        item_table: Directory of the encoder's outputs.
+        tables: Variant -> slot table [V, d].
+        mature: [V] items with a well-trained ID row.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    ranker: Ranker
+    adaptor: Adaptor
+    item_table: Path
+    tables: Mapping[str, Tensor]
+    mature: NDArray[np.bool_]
+
+    @property
+    def items(self) -> ItemTable:
+        """Coarse proxies [V, d] and layer states [V, G, D]."""
+        return ItemTable.open(self.item_table)
+
+
+def diagnose(run: DiagnosticsInputs, rows: ScoredRows) -> tuple[dict[str, Any], ItemGains]:
+    """Computes the diagnostics, and the gains of single items.
+
+    Args:
+        run: Models and data.
+        rows: Scored rows, of all users or of a sample.
+
+    Returns:
+        `id_space`, `adaptor`, `attention`, `gains` and `modalities`, from the modules of the library with similar
+        names, each None if there is nothing to measure; and the gains.
+    """
+    rows = rows.take(rows.train_events == 0)
+    gains = item_gains(rows.item_idx, rows.label, rows.logits[BASELINE], rows.logits[VARIANT])
+    diagnostics = {
+        "id_space": _id_space(run),
+        "adaptor": _adaptor(run),
+        "attention": _attention(run),
+        "gains": _gains(gains, run.dataset),
+        "modalities": _modalities(run, rows),
+    }
+    return diagnostics, gains
+
+
+def _id_space(run: DiagnosticsInputs) -> dict[str, Any] | None:
+    """On a sample of mature items, which prefers those that coarse alignment held out."""
+    held_out = split_holdout(np.flatnonzero(run.mature), run.recipe.method.coarse, seed=run.recipe.seed)[1]
+    others = np.setdiff1d(np.flatnonzero(run.mature), held_out)
+    others = np.random.default_rng(run.recipe.seed).permutation(others)
+    items = np.sort(np.concatenate([held_out, others])[:MAX_MATURE])
+    clicks = np.asarray(run.dataset.items(["num_train_clicks"])["num_train_clicks"], np.int64)
+    return id_space(
+        run.items.columns["states"][items].flatten(1).numpy(),
+        run.ranker.id_rows()[items].numpy(),
+        clicks[items - 1],
+        run.dataset.train_counts[items].astype(np.int64),
+        np.isin(items, held_out),
+        run.recipe.evaluation,
+        seed=run.recipe.seed,
+    )
+
+
+def _adaptor(run: DiagnosticsInputs) -> dict[str, Any] | None:
+    cold = run.dataset.cold_items
+    if not len(cold):
+        return None
+    chosen = np.random.default_rng(run.recipe.seed).permutation(cold)[:MAX_COLD]
+    ids = run.tables["id"][torch.from_numpy(np.flatnonzero(run.mature))]
+    if not len(ids):
+        return None
+    content = run.items.gather(torch.from_numpy(chosen))
+    return adaptor_stats(run.adaptor, content["coarse"], content["states"], ids)
+
+
+def _attention(run: DiagnosticsInputs) -> dict[str, Any]:
+    windows = evaluated_windows(run.dataset, run.recipe.ranker.max_history)
+    chosen = np.random.default_rng(run.recipe.seed).permutation(len(windows))[:WINDOWS_PER_PASS]
+    groups = {"cold": torch.from_numpy(run.dataset.cold), "mature": torch.from_numpy(run.mature)}
+    tables = {name: run.tables[name] for name in ATTENTION_VARIANTS}
+    return attention_stats(run.ranker, [windows.batch(chosen)], tables, groups, base=BASELINE)
+
+
+def _gains(gains: ItemGains, dataset: Dataset) -> dict[str, Any]:
+    ids = dataset.items(["item_id"])["item_id"]
+    best, worst = _extremes(gains)
+
+    def listed(positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        columns = ("rows", "observed", "before", "after", "gain")
+        return [
+            {"item_id": ids[int(gains.item[at]) - 1].as_py()}
+            | {name: getattr(gains, name)[at].item() for name in columns}
+            for at in positions
+        ]
+
+    return {
+        "items": len(gains.item),
+        "left_out": gains.left_out,
+        "improved_fraction": gains.improved_fraction,
+        "mean": gains.mean,
+        "best": listed(best),
+        "worst": listed(worst),
+    }
+
+
+def listed_items(gains: ItemGains) -> NDArray[np.int64]:
+    """Indices of the listed items: highest gains first, then lowest gains."""
+    return gains.item[np.concatenate(_extremes(gains))]
+
+
+def _extremes(gains: ItemGains) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the highest positive gains, and of the lowest negative gains, lowest first."""
+    positions = np.arange(len(gains.item))
+    return positions[gains.gain > 0][:LISTED], positions[gains.gain < 0][::-1][:LISTED]
+
+
+def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | None:
+    tables = {}
+    for name in MODALITIES:
+        single = read_single_modality(run.item_table, name)
+        if single is None:
+            return None
+        items, content = single
+        tables[name] = torch.zeros_like(run.tables[VARIANT])
+        tables[name][items] = fine_proxies(run.adaptor, content)
+    rows = rows.take(np.isin(rows.item_idx, items))
+    step = -(-len(rows) // MAX_ROWS)
+    rows = rows.take(rows.user_idx % max(step, 1) == 0)
+    if not len(rows):
+        return None
+    sequences = run.dataset.sequences
+    # Only the sampled rows shall be targets, so only they are marked as TEST.
+    split = np.full(len(sequences.split), TRAIN, sequences.split.dtype)
+    split[rows.event] = TEST
+    windows = UserWindows(replace(sequences, split=split), history=run.recipe.ranker.max_history, splits=[TEST])
+    scores = {name: slot_score(run.ranker, table) for name, table in tables.items()}
+    event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
+    order = np.argsort(event)
+    assert np.array_equal(event[order], rows.event), "rows are in the order of events"
+    return modality_ablation(
+        rows.user_idx,
+        rows.label,
+        rows.logits[BASELINE],
+        {BOTH: rows.logits[VARIANT], **{name: values[order] for name, values in logits.items()}},
+        run.recipe.evaluation,
+        seed=run.recipe.seed,
+    )

@@ -1,0 +1,1 @@
+"""Stages that every method shares: dataset, ranker, and their registration."""

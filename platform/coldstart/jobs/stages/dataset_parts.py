@@ -1,0 +1,144 @@
+"""Writes the parts of a dataset, each in one Ray task: the sequences of some users, the content of some items."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from coldstart.data.accounting import rows_per_file
+from coldstart.data.dataset import part_path
+from coldstart.data.features import FeatureSchema
+from coldstart.data.readers import SourceTable
+from coldstart.data.schema import (
+    ITEMS,
+    ITEMS_PER_PART,
+    ITEMS_PER_ROW_GROUP,
+    QUARANTINE,
+    SPLITS,
+    TRAIN,
+    USERS_PER_PART,
+)
+from coldstart.data.sequences import order_events, sequence_rows
+from coldstart.data.splits import SplitPlan, split_counts
+from coldstart.jobs.serving.item_rows import item_rows, item_writer, text_statistics
+from coldstart.jobs.stages.ray_tables import write_parts
+
+_REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
+_TRAIN_COUNTS = pa.schema(
+    [ITEMS.field(name) for name in ("item_idx", "first_event_at", "num_train_events", "num_train_clicks")]
+)
+_PART_STATISTICS = pa.schema(
+    [
+        pa.field("part", pa.int32()),
+        pa.field("last_event_at", pa.int64()),
+        pa.field("used", pa.list_(pa.int64())),
+        pa.field("longest", pa.int64()),
+        *(pa.field(name, pa.list_(pa.int64())) for name in SPLITS),
+        pa.field("train_counts", pa.list_(pa.struct(_TRAIN_COUNTS))),
+        pa.field("repeated", pa.list_(pa.struct(_REPEATED))),
+    ]
+)
+"""Statistics of one part of the sequences: last event time, used rows per file, length of the longest sequence, events
+and clicks per split, train counts per item, repeated rows."""
+
+
+def write_sequences(
+    rows: ray.data.Dataset,
+    source: SourceTable,
+    schema: FeatureSchema,
+    users: dict[str, pa.Array],
+    plan: SplitPlan,
+    directory: Path,
+) -> pa.Table:
+    """Groups events by user, writes one row per user, and returns statistics of each part."""
+    shared = ray.put((plan, schema.of("context"), schema.of("user").encode(users)))
+
+    def assign(block: pa.Table) -> pa.Table:
+        plan, contexts, _ = ray.get(shared)
+        kept = plan.assign(block)
+        for key, codes in contexts.encode(kept).items():
+            kept = kept.set_column(kept.column_names.index(key), key, pa.array(codes))
+        return kept.append_column("part", pa.array(np.asarray(kept["user_idx"]) // USERS_PER_PART))
+
+    def write(group: pa.Table) -> pa.Table:
+        part = group["part"][0].as_py()
+        ordered, repeated = order_events(group)
+        table = sequence_rows(ordered)
+        for key, codes in ray.get(shared)[2].items():
+            table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
+        pq.write_table(table, part_path(directory, part), compression="zstd")
+        used = rows_per_file(source, np.asarray(ordered["row"]))
+        statistics = {"part": part, "used": used, **_part_statistics(ordered, repeated)}
+        return pa.Table.from_pylist([statistics], schema=_PART_STATISTICS)
+
+    return write_parts(rows, assign, write)
+
+
+def _part_statistics(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
+    statistics: dict[str, Any] = {**split_counts(events)}
+    statistics["longest"] = int(np.bincount(np.asarray(events["user_idx"])).max())
+    statistics["last_event_at"] = pc.max(events["timestamp"]).as_py()
+    train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
+    sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])
+    statistics["train_counts"] = sums.rename_columns(_TRAIN_COUNTS.names).to_pylist()
+    keys = pc.binary_join_element_wise(repeated["user_id"], repeated["item_idx"].cast(pa.string()), " item_idx ")
+    statistics["repeated"] = [
+        {"row": row, "key": key, "reason": reason}
+        for row, key, reason in zip(
+            repeated["row"].to_pylist(), keys.to_pylist(), repeated["reason"].to_pylist(), strict=True
+        )
+    ]
+    return statistics
+
+
+def merge_train_counts(parts: pa.Table, items: int) -> pa.Table:
+    """Counts of train events per item, ordered by item index."""
+    table = pa.Table.from_struct_array(pc.list_flatten(parts["train_counts"].combine_chunks())).group_by("item_idx")
+    table = table.aggregate([("first_event_at", "min"), ("num_train_events", "sum"), ("num_train_clicks", "sum")])
+    item, *known = (np.asarray(column) for column in table.columns)
+    statistics = np.zeros((3, items + 1), np.int64)
+    statistics[:, item] = known
+    first, events, clicks = statistics[:, 1:]
+    columns = [np.arange(1, items + 1), pa.array(first, mask=events == 0), events, clicks]
+    return pa.table(columns, names=_TRAIN_COUNTS.names).cast(_TRAIN_COUNTS)
+
+
+def write_items(
+    rows: ray.data.Dataset, catalog: pa.Table, train_counts: pa.Table, schema: FeatureSchema, directory: Path
+) -> dict[str, Any]:
+    """Writes the items, ordered by item index, and returns statistics of their content."""
+    source_row = np.asarray(catalog["row"])
+    by_row = np.argsort(source_row)
+    shared = ray.put((source_row[by_row], by_row.astype(np.int32) + 1, train_counts, schema.of("item")))
+
+    def assign(block: pa.Table) -> pa.Table:
+        known, index, *_ = ray.get(shared)
+        row = np.asarray(block["row"])
+        position = np.minimum(np.searchsorted(known, row), len(known) - 1)
+        kept = block.append_column("item_idx", pa.array(index[position])).filter(pa.array(known[position] == row))
+        return kept.append_column("part", pa.array((np.asarray(kept["item_idx"]) - 1) // ITEMS_PER_PART))
+
+    def write(group: pa.Table) -> pa.Table:
+        part, order = group["part"][0].as_py(), pc.sort_indices(group["item_idx"])
+        _, _, train_counts, schema = ray.get(shared)
+        with ExitStack() as stack:
+            writer = None
+            # One row group at a time: a part may hold gigabytes of images.
+            for start in range(0, len(group), ITEMS_PER_ROW_GROUP):
+                table = item_rows(group.take(order[start : start + ITEMS_PER_ROW_GROUP]), train_counts, schema)
+                if writer is None:
+                    writer = stack.enter_context(item_writer(part_path(directory, part), table.schema))
+                writer.write_table(table, row_group_size=ITEMS_PER_ROW_GROUP)
+        return text_statistics(group)
+
+    grouped = write_parts(rows, assign, write)
+    shown = {f"with_{name}": pc.sum(grouped[name]).as_py() for name in ("title", "text", "image")}
+    mean = pc.sum(grouped["words"]).as_py() / len(catalog)
+    distinct = pc.count_distinct(pc.list_flatten(grouped["distinct"])).as_py()
+    return {**shown, "words_per_item": round(mean, 2), "distinct_words": distinct}

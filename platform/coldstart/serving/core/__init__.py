@@ -1,0 +1,1 @@
+"""What a release does with a request: look up items, call models, score candidates."""

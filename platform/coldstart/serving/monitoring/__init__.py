@@ -1,0 +1,1 @@
+"""Statistics of serving: collected in each gateway, added up over all, exported to Prometheus."""

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coldstart.config.recipe import Evaluation
+from coldstart.evaluation.compare.ablation import OOV_SUFFIX, ablation_summary
+from coldstart.evaluation.compare.ablation_report import ablation_chart, ablation_markdown
+from coldstart.evaluation.protocol.scored_rows import ScoredRows
+
+ALIKE = 0.02
+
+
+def seed_of(rows: ScoredRows, seed: int) -> ScoredRows:
+    """The rows with the scores of another training: fine and joint are close to the truth, coarse less so."""
+    rng = np.random.default_rng(seed)
+    context = rng.normal(0, 0.3, len(rows))
+    truth, item_effect = rows.logits["content_oracle"], rows.item_effect["content_oracle"]
+    noise = rng.normal(0, 0.7, len(rows))
+    seen = {
+        "oov": np.zeros(len(rows)),
+        "ridge_map": 0.3 * truth + rng.normal(0, 1, len(rows)),
+        "coarse": 0.6 * truth + noise,
+        "fine": truth + noise,
+        "joint": truth + noise + rng.normal(0, ALIKE, len(rows)),
+    }
+    logits = {name: values + context for name, values in seen.items()}
+    logits |= {name + OOV_SUFFIX: context for name in seen}
+    shared = {"oov": np.zeros(len(rows)), "coarse": 0.6 * item_effect, "fine": item_effect, "joint": item_effect}
+    return replace(rows, logits={**logits, "content_oracle": truth}, item_effect=shared)
+
+
+@pytest.fixture(scope="module")
+def found(rows: ScoredRows) -> dict:
+    return ablation_summary({seed: seed_of(rows, seed) for seed in (1, 2, 3)}, Evaluation(num_resamples=200), seed=0)
+
+
+def pair(found: dict, variant: str, against: str, metric: str = "gauc") -> dict:
+    (one,) = [
+        each
+        for each in found["comparisons"]
+        if (each["variant"], each["against"], each["slice"], each["metric"]) == (variant, against, "cold", metric)
+    ]
+    return one
+
+
+def test_a_better_variant_is_significant_and_an_equal_one_is_not(found: dict) -> None:
+    assert found["seeds"] == [1, 2, 3]
+    better, equal = pair(found, "fine", "ridge_map"), pair(found, "joint", "fine")
+    assert better["low"] > 0
+    assert better["p_holm"] < 0.05
+    assert equal["low"] < 0 < equal["high"]
+    assert len(better["by_seed"]) == 3
+
+
+def test_a_variant_is_compared_only_with_its_baselines(found: dict) -> None:
+    against = {each["against"] for each in found["comparisons"] if each["variant"] == "fine"}
+    assert against == {"oov", "ridge_map", "coarse"}
+    assert not [each for each in found["comparisons"] if each["variant"] == "content_oracle"]
+
+
+def test_the_gap_is_measured_to_the_upper_bound(found: dict) -> None:
+    assert found["upper_bound"] == "content_oracle"
+    assert found["gap_closed_item"]["content_oracle"]["value"] == pytest.approx(1)
+    closed = found["gap_closed_item"]["fine"]
+    cold = {name: by_slice["cold"]["gauc_item"]["value"] for name, by_slice in found["metrics"].items()}
+    assert cold["oov"] == pytest.approx(0.5)
+    assert closed["value"] == pytest.approx((cold["fine"] - 0.5) / (cold["content_oracle"] - 0.5))
+    assert closed["low"] < closed["value"] < closed["high"]
+
+
+def test_part_of_the_gain_is_item_effect(found: dict) -> None:
+    assert set(found["item_effect_share"]) == {"coarse", "fine", "joint"}
+    assert 0.3 < found["item_effect_share"]["fine"]["value"] < 1
+
+
+def test_one_seed_has_intervals_over_users_alone(rows: ScoredRows) -> None:
+    found = ablation_summary({7: seed_of(rows, 7)}, Evaluation(num_resamples=100), seed=0)
+    fine = found["metrics"]["fine"]["cold"]["gauc"]
+    assert fine["spread"] is None
+    assert fine["low"] < fine["value"] < fine["high"]
+
+
+def test_the_page_has_every_variant_and_significant_differences_first(found: dict) -> None:
+    summary = {
+        **found,
+        "descriptions": dict.fromkeys(found["variants"], "something"),
+        "tuned": {"fine": {"setting": {"dropout": 0.1}, "parameters": 1234, "valid_gauc": 0.7}},
+    }
+    json.dumps(summary, allow_nan=False)
+    page = ablation_markdown("mine", summary)
+    for name in found["variants"]:
+        assert f"| {name} |" in page or f"| **{name}** |" in page
+    significant, other = page.index("**fine** against ridge_map"), page.index("**joint** against fine")
+    assert significant < other
+    assert "not significant" in page[other : other + 120]
+    assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 |" in page
+    assert len(ablation_chart(summary).axes) == 1
+
+
+def test_seeds_with_own_splits_have_own_users(rows: ScoredRows) -> None:
+    half = rows.user_idx % 2 == 0
+    parts = {1: seed_of(rows.take(half), 1), 2: seed_of(rows.take(~half), 2)}
+    found = ablation_summary(parts, Evaluation(num_resamples=200), seed=0, own_splits=True)
+    better = pair(found, "fine", "ridge_map")
+    alone = {
+        seed: pair(ablation_summary({seed: part}, Evaluation(num_resamples=200), seed=0), "fine", "ridge_map")
+        for seed, part in parts.items()
+    }
+    assert better["by_seed"] == [each["delta"] for each in alone.values()]
+    assert better["ranges"][0] == [alone[1]["low"], alone[1]["high"]]
+    # Two splits are a small sample of all splits.
+    assert better["high"] - better["low"] > max(high - low for low, high in better["ranges"])
+    page = ablation_markdown("films", found | {"tuned": {}, "descriptions": dict.fromkeys(found["variants"], "")})
+    assert "each on its own split" in page
+    assert page.count("; by split ") == page.count("** against ")
