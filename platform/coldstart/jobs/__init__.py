@@ -13,7 +13,7 @@ PROGRAMS = {
         "import_ranker": "stages.import_ranker",
         "register": "stages.register",
         "evaluate": "analysis.evaluate",
-        "ablate": "analysis.ablate",
+        "compare": "analysis.compare",
         "compare_releases": "analysis.compare_releases",
         "serve": "serving.serve",
         "refresh": "serving.refresh",

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from coldstart.config import Recipe, UserError, read_artifact
-from coldstart.jobs.analysis import ablate
-from coldstart.jobs.analysis.ablation_trials import make_trial, trial_path
+from coldstart.jobs.analysis import compare
+from coldstart.jobs.analysis.trials import make_trial, trial_path
 
 VALUES = {
     "name": "tiny",
@@ -38,22 +38,22 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 )
 def test_mistakes_are_reported_before_anything_is_trained(recipe: Recipe, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ablate.run(recipe, **arguments)
+        compare.run(recipe, **arguments)
     assert not (recipe.run_dir / "dataset").exists()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, recipe: Recipe) -> None:
-    made = ablate.run(recipe, count=2, names=["ridge_map", "fine", "joint"])
+    made = compare.run(recipe, count=2, names=["ridge_map", "fine", "joint"])
     assert made.metadata["variants"] == ["oov", "ridge_map", "fine", "joint", "content_oracle", "oracle"]
     assert made.metadata["seeds"] == [recipe.seed, recipe.seed + 1]
     assert len(made.metadata["tuned"]["fine"]["tried"]) == 4
     best = max(made.metadata["tuned"]["fine"]["tried"], key=lambda tried: tried["valid_gauc"])
     assert made.metadata["tuned"]["fine"]["setting"] == best["setting"]
-    assert json.loads((made.path / "ablation.json").read_text()) == made.metadata
-    assert "# Ablation of tiny" in (made.path / "ablation.md").read_text()
-    assert (made.path / "ablation.png").stat().st_size > 1000
+    assert json.loads((made.path / "comparison.json").read_text()) == made.metadata
+    assert "# Comparison of methods on tiny" in (made.path / "comparison.md").read_text()
+    assert (made.path / "comparison.png").stat().st_size > 1000
 
     other = recipe.run_dir / "seeds" / str(recipe.seed + 1)
     assert len(list((other / "trials").iterdir())) == 4
@@ -69,9 +69,9 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
 def test_every_seed_can_have_its_own_split(local_ray: None, recipe: Recipe) -> None:
     held = recipe.data.split.model_copy(update={"kind": "item_holdout"})
     apart = recipe.model_copy(update={"name": "apart", "data": recipe.data.model_copy(update={"split": held})})
-    made = ablate.run(apart, count=2, names=["ridge_map"], own_splits=True)
+    made = compare.run(apart, count=2, names=["ridge_map"], own_splits=True)
     assert made.metadata["own_splits"]
-    assert "each on its own split" in (made.path / "ablation.md").read_text()
+    assert "each on its own split" in (made.path / "comparison.md").read_text()
     other = apart.run_dir / "splits" / str(apart.seed + 1)
     first, second = (read_artifact(path / "dataset", "dataset").fingerprint for path in (apart.run_dir, other))
     assert first != second
@@ -84,7 +84,7 @@ def test_every_seed_can_have_its_own_split(local_ray: None, recipe: Recipe) -> N
 def test_a_killed_ablation_resumes(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(VALUES | {"paths": {"runs": str(tmp_path / "runs")}}))
-    command = [sys.executable, "-m", "workloads.ablate", "--recipe", str(file), "--seeds", "1", "--json"]
+    command = [sys.executable, "-m", "workloads.compare", "--recipe", str(file), "--seeds", "1", "--json"]
     trials = tmp_path / "runs" / "tiny" / "trials"
 
     def done() -> dict[str, float]:
@@ -99,9 +99,9 @@ def test_a_killed_ablation_resumes(tmp_path: Path) -> None:
     first.wait()
     time.sleep(1)
     before = done()
-    assert len(before) < sum(len(kind.grid) for kind in ablate.BASELINES.values())
+    assert len(before) < sum(len(kind.grid) for kind in compare.CONTENDERS.values())
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     after = done()
     assert {name: after[name] for name in before} == before
-    assert len(after) == sum(len(kind.grid) for kind in ablate.BASELINES.values())
-    assert set(ablate.BASELINES) <= set(json.loads(again.stdout)["metadata"]["variants"])
+    assert len(after) == sum(len(kind.grid) for kind in compare.CONTENDERS.values())
+    assert set(compare.CONTENDERS) <= set(json.loads(again.stdout)["metadata"]["variants"])

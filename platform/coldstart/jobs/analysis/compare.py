@@ -1,4 +1,4 @@
-"""The ablation: tunes all ways of scoring cold items equally, over seeds, and tests their differences.
+"""Compares the methods and their baselines: tunes all equally, over seeds, and tests their differences.
 
 The grids are grid_trials with the first seed; the other seeds use the chosen settings. Finished trials are kept. So the
 same command resumes after an interruption, and does nothing if nothing has changed.
@@ -17,19 +17,25 @@ from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artif
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
-from coldstart.evaluation.compare.ablation import ablation_summary
-from coldstart.evaluation.compare.ablation_report import ablation_chart, ablation_markdown
+from coldstart.evaluation.compare.method_comparison import compare_methods
+from coldstart.evaluation.compare.method_report import (
+    comparison_chart,
+    comparison_markdown,
+    comparison_page,
+    comparison_table,
+)
+from coldstart.evaluation.compare.recommendation import recommend
 from coldstart.evaluation.protocol.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.protocol.scoring import score_rows
 from coldstart.evaluation.protocol.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, OOV_SUFFIX, to_logit
-from coldstart.jobs.analysis.ablation_trials import make_trial, read_trial
 from coldstart.jobs.analysis.evaluate import has_oracle
 from coldstart.jobs.analysis.multi_seed import share_dataset, with_seed
+from coldstart.jobs.analysis.trials import make_trial, read_trial
 from coldstart.jobs.pipeline import check, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.methods.base import ITEM_TABLE
-from coldstart.methods.baselines.trained import BASELINES, Setting
+from coldstart.methods.baselines.contenders import CONTENDERS, Setting
 from coldstart.rankers import load_ranker
 from coldstart.training.ctr_trainer import slot_score
 
@@ -39,8 +45,8 @@ TRAINED = "trained_oracle"
 TrialSpec = tuple[Recipe, str, Setting]
 
 
-def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(BASELINES), own_splits: bool = False) -> Artifact:
-    """Runs the missing trials and writes `<run_dir>/ablation`.
+def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(CONTENDERS), own_splits: bool = False) -> Artifact:
+    """Runs the missing trials and writes `<run_dir>/comparison`.
 
     Args:
         recipe: Of the run; its seed is the first.
@@ -54,10 +60,10 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(BASELINES), 
     """
     names = _checked(names, count)
     seeds = _seeds(recipe, count, own_splits=own_splits)
-    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "ablate.jsonl")
+    metrics_log = MetricsLog(recipe.run_dir / "metrics" / "compare.jsonl")
     metrics_log.clear()
     first, *others = seeds
-    grid_trials = [(first, name, setting) for name in names for setting in BASELINES[name].grid]
+    grid_trials = [(first, name, setting) for name in names for setting in CONTENDERS[name].grid]
     total = len(grid_trials) + len(others) * len(names)
     tried = _run_trials(grid_trials, metrics_log, 0, total)
     chosen = {name: max((t for t in tried if t.metadata["variant"] == name), key=_valid) for name in names}
@@ -67,25 +73,27 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(BASELINES), 
     for place, other in enumerate(others):
         by_seed[other.seed] = dict(zip(names, made[place * len(names) :], strict=False))
     rows = {one.seed: _rows(one, by_seed[one.seed]) for one in seeds}
-    metadata = ablation_summary(rows, recipe.evaluation, seed=recipe.seed, own_splits=own_splits)
+    methods = [name for name in names if CONTENDERS[name].method]
+    metadata = compare_methods(rows, recipe.evaluation, methods=methods, seed=recipe.seed, own_splits=own_splits)
+    metadata["recommendation"] = recommend(metadata, methods)
     metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
     return _write(recipe, metadata, by_seed)
 
 
 def _checked(names: Sequence[str], count: int) -> list[str]:
-    unknown = [name for name in names if name not in BASELINES]
+    unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
-        raise UserError(f"--only {unknown[0]}: unknown variant; allowed: {', '.join(BASELINES)}")
+        raise UserError(f"--methods {unknown[0]}: unknown; allowed: {', '.join(CONTENDERS)}")
     if count < 1:
         raise UserError(f"--seeds {count}: must be 1 or more")
-    return [name for name in BASELINES if name in names or name == BASELINE]
+    return [name for name in CONTENDERS if name in names or name == BASELINE]
 
 
 def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Recipe]:
     """The recipe of every seed, after bringing its stages up to date."""
     if recipe.ranker.pretrained.id_table is not None:
         raise UserError(
-            "an ID table alone scores nothing; the ablation needs a whole ranker (ranker.pretrained.weights, or none)"
+            "an ID table alone scores nothing; the comparison needs a whole ranker (ranker.pretrained.weights, or none)"
         )
     _, artifacts = run_outdated_stages(recipe, kinds=SHARED)
     found = [recipe]
@@ -160,7 +168,7 @@ def _tuned(
     tried: Sequence[Artifact], chosen: Mapping[str, Artifact], by_seed: Mapping[int, Mapping[str, Artifact]]
 ) -> dict[str, Any]:
     """By variant: the chosen setting, all settings with their validation GAUC, and the training time."""
-    keys = ("setting", "parameters", "valid_gauc")
+    keys = ("setting", "parameters", "valid_gauc", "us_per_candidate", "bytes_per_item")
     return {
         name: {key: best.metadata[key] for key in keys}
         | {
@@ -174,29 +182,31 @@ def _tuned(
 
 
 def _descriptions(variants: Sequence[str]) -> dict[str, str]:
-    return {name: BASELINES[name].description if name in BASELINES else DESCRIPTIONS[name] for name in variants}
+    return {name: CONTENDERS[name].description if name in CONTENDERS else DESCRIPTIONS[name] for name in variants}
 
 
 def _write(recipe: Recipe, metadata: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:
     lineage = {
         f"{name}/{seed}": trial.fingerprint for seed, trials in by_seed.items() for name, trial in trials.items()
     }
-    path = recipe.run_dir / "ablation"
-    with write_artifact(path, "ablation", lineage, metadata) as draft:
-        (draft / "ablation.json").write_text(json.dumps(metadata, indent=2, allow_nan=False))
-        (draft / "ablation.md").write_text(ablation_markdown(recipe.name, metadata))
-        ablation_chart(metadata).savefig(draft / "ablation.png", dpi=150)
-    return read_artifact(path, "ablation")
+    path = recipe.run_dir / "comparison"
+    with write_artifact(path, "comparison", lineage, metadata) as draft:
+        (draft / "comparison.json").write_text(json.dumps(metadata, indent=2, allow_nan=False))
+        (draft / "comparison.md").write_text(comparison_markdown(recipe.name, metadata))
+        (draft / "comparison.html").write_text(comparison_page(recipe.name, metadata))
+        comparison_chart(metadata).savefig(draft / "comparison.png", dpi=150)
+    CONSOLE.print(comparison_table(metadata))
+    CONSOLE.print(metadata["recommendation"]["text"], soft_wrap=True)
+    return read_artifact(path, "comparison")
 
 
 def main() -> None:
-    """Runs the ablation as a program."""
-    parser = recipe_arguments("ablate", __doc__)
+    """Runs the comparison as a program."""
+    parser = recipe_arguments("compare", __doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to train (default: 3)")
-    parser.add_argument(
-        "--only", nargs="+", default=list(BASELINES), metavar="VARIANT", help="only these variants, and oov"
-    )
+    only = "only these methods and baselines, and oov"
+    parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), metavar="NAME", help=only)
     parser.add_argument("--own-splits", action="store_true", help="every seed has its own split of the data")
     arguments = parser.parse_args()
-    work = partial(run, count=arguments.seeds, names=arguments.only, own_splits=arguments.own_splits)
-    run_program(arguments, partial(run_stage, "ablate", work), check=check)
+    work = partial(run, count=arguments.seeds, names=arguments.methods, own_splits=arguments.own_splits)
+    run_program(arguments, partial(run_stage, "compare", work), check=check)

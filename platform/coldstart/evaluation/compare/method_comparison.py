@@ -1,4 +1,4 @@
-"""The ablation: all ways of scoring cold items on the same rows, over seeds, with tests of their differences.
+"""A comparison of methods: all ways of scoring cold items on the same rows, over seeds, with tests of differences.
 
 Seeds share their rows, or each has its own split. Within a seed, all variants score the same rows.
 
@@ -26,22 +26,14 @@ from coldstart.metrics.undefined import nan_to_none
 SelectedRows = tuple[ScoredRows, NDArray[np.bool_]]
 """Rows, and a mask of those that are used."""
 
-PROXIES = ("fine", "joint")
-COMPARED: dict[str, tuple[str, ...]] = {
-    "ridge_map": ("coarse", *PROXIES),
-    "mlp_map": ("coarse", *PROXIES),
-    "item_effect": PROXIES,
-    "content_feature": (*PROXIES, "joint_plain"),
-    "content_slots": ("joint",),
-    "coarse": PROXIES,
-    "fine": ("joint",),
-    "joint_plain": ("joint",),
-}
-"""Variant -> variants compared with it. All variants are also compared with OOV."""
 
-
-def ablation_summary(
-    rows: Mapping[int, ScoredRows], settings: Evaluation, *, seed: int, own_splits: bool = False
+def compare_methods(
+    rows: Mapping[int, ScoredRows],
+    settings: Evaluation,
+    *,
+    methods: Sequence[str],
+    seed: int,
+    own_splits: bool = False,
 ) -> dict[str, Any]:
     """Aggregates the seeds, ready for JSON: undefined values are `None`.
 
@@ -49,6 +41,8 @@ def ablation_summary(
         rows: Seed -> rows, with `logits` of every variant and (except for true probabilities) of `<variant>` +
             OOV_SUFFIX, and `item_effect` of the variants that have it.
         settings: Resamples and confidence.
+        methods: Variants that are methods; the others but the oracles are baselines. Every variant is compared with
+            OOV, every method with every baseline and with the methods before it.
         seed: Of the resampling.
         own_splits: Whether every seed has its own rows and users; otherwise all share them.
 
@@ -80,7 +74,7 @@ def ablation_summary(
             samples = bootstrap([scores_of(each, variants) for each in rows.values()])
             for at, name in enumerate(variants):
                 found["metrics"][name][slice_name][metric] = samples.stats(at)
-            found["comparisons"] += _comparisons(samples, variants, slice_name, metric)
+            found["comparisons"] += _comparisons(samples, variants, methods, slice_name, metric)
             if slice_name == "cold":
                 closed = "gap_closed" if metric == "gauc" else "gap_closed_item"
                 found[closed] = _gap_closed(samples, variants, found["upper_bound"])
@@ -130,9 +124,14 @@ def _metrics_without_interval(selected: Sequence[SelectedRows], name: str, bins:
 
 
 def _comparisons(
-    samples: SeedUserBootstrap, variants: Sequence[str], slice_name: str, metric: str
+    samples: SeedUserBootstrap, variants: Sequence[str], methods: Sequence[str], slice_name: str, metric: str
 ) -> list[dict[str, Any]]:
-    pairs = {BASELINE: tuple(name for name in variants if name not in (BASELINE, *ORACLES)), **COMPARED}
+    real = [name for name in variants if name not in ORACLES]
+    pairs = {BASELINE: [name for name in real if name != BASELINE]}
+    for at, name in enumerate(real):
+        if name != BASELINE:
+            others = real[at + 1 :] if name in methods else real
+            pairs[name] = [other for other in others if other in methods]
     return [
         entry
         for against, compared in pairs.items()
@@ -141,7 +140,6 @@ def _comparisons(
                 {"variant": name, "against": against, "slice": slice_name, "metric": metric}
                 | samples.test(variants.index(name), variants.index(against))
                 for name in compared
-                if {name, against} <= set(variants)
             ]
         )
     ]

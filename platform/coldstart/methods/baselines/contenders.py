@@ -1,14 +1,14 @@
-"""All variants of scoring cold items, the methods and their baselines, trained and selected the same way.
+"""Contenders: the methods and their baselines as ways of scoring cold items, trained and selected the same way.
 
-A baseline is a model and a table of item slots. Some are trained by clicks, others are regressions or constants. Each
-has a grid of settings, and the setting with the best GAUC on cold validation rows is used.
+A contender is a scorer and the item table that it reads. Some are trained by clicks, others are regressions or
+constants. Each has a grid of settings, and the setting with the best GAUC on cold validation rows is used.
 
 Legend: `d` ID width, `D` MLLM width, `G` layer groups, `V` vocabulary (items + 1; row 0 is OOV).
 """
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,30 +19,38 @@ from torch import Tensor, nn
 
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
-from coldstart.data.item_table import ItemTable
+from coldstart.data.item_table import ColumnSpec, ItemTable
+from coldstart.methods.base import adapt
+from coldstart.methods.baselines.content_similarity import CONTENT, CenteredStates, SimilarityScorer, fit_similarity
 from coldstart.methods.baselines.content_to_id_regression import content_to_id_regression
 from coldstart.methods.idproxy.adaptor import content_mlp, fine_proxies, normalize_groups
 from coldstart.methods.idproxy.fine_training import FrozenRankerWithProxies, align_fine, train_with_frozen_ranker
 from coldstart.methods.idproxy.item_vectors import num_trainable
 from coldstart.methods.idproxy.joint_ranker import check_supports_joint
 from coldstart.methods.idproxy.joint_training import align_joint
+from coldstart.methods.idproxy.scorers import PROXY, FrozenScorer, JointProxies, JointScorer
 from coldstart.rankers import Ranker
+from coldstart.rankers.scorer import RankerScorer, Scorer, drop_target_ids
 from coldstart.training.cold_calibration import calibrate_table, calibration_shift, early_stopping_mask
-from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets, slot_score
+from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets
 from coldstart.training.ranker_training import VALID
 
+BIAS = "bias"
+DEFAULT_PENALTY = 1.0
+"""L2 penalty of similarity weights, in rows, where the grid is about something else."""
 Setting = Mapping[str, Any]
-"""One point of a baseline's grid: names and values."""
+"""One point of a contender's grid: names and values."""
 
 
 @dataclass(frozen=True)
-class BaselineInputs:
-    """Inputs of all baselines.
+class ContenderInputs:
+    """Inputs of all contenders.
 
     Attributes:
-        ranker: Trained, in eval mode; a baseline that trains it works on a copy.
+        ranker: Trained, in eval mode; a contender that trains it works on a copy.
         sequences: Events of all users.
         items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
+        texts: [V, w] text vectors of the items (`encoders.text_svd`); row 0 is zero.
         mature: [V] whether an item's ID row is a regression target.
         fine: The recipe section `fine`.
         context: Seed and metric.
@@ -51,35 +59,52 @@ class BaselineInputs:
     ranker: Ranker
     sequences: EventSequences
     items: ItemTable
+    texts: Tensor
     mature: npt.NDArray[np.bool_]
     fine: Fine
     context: TrainingContext
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """A trained variant.
+class Contender:
+    """A trained contender.
 
     Attributes:
-        model: Maps (batch, slots `[B, T, s]`) to logits `[B, T]`.
-        served: [V, s] slot of each item in serving: its ID row if it has one.
-        cold: [V, s] slot of each item without an ID; row 0 is the unknown item.
+        scorer: In eval mode.
+        items: The columns that it reads; row 0 is the unknown item.
         parameters: Number of trained parameters besides the ranker's.
         epochs: Number of training epochs; 0 if not trained by clicks.
     """
 
-    model: Callable[[RankBatch, Tensor], Tensor]
-    served: Tensor
-    cold: Tensor
+    scorer: Scorer
+    items: ItemTable
     parameters: int = 0
     epochs: int = 0
 
-    def valid_gauc(self, inputs: BaselineInputs) -> float:
-        """GAUC with the cold slots on the validation rows of `early_stopping_mask`."""
+    def valid_gauc(self, inputs: ContenderInputs) -> float:
+        """GAUC with all target IDs dropped, on the validation rows of `early_stopping_mask`."""
         valid = UserWindows(inputs.sequences, history=inputs.ranker.max_history, splits=[VALID])
-        scores = score_targets(slot_score(self.model, self.cold), valid)
+        scores = score_targets(lambda batch: self.scorer(drop_target_ids(batch), self.items), valid)
         among = early_stopping_mask(inputs.sequences, valid)
         return gauc_of(inputs.sequences, valid.event_indices, scores, inputs.context.gauc, among=among)
+
+
+class ItemBiasScorer(RankerScorer):
+    """The ranker's logit and, for items without an ID row, a bias from content that is the same for all users.
+
+    Args:
+        ranker: The ranker.
+    """
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__(ranker)
+        self.inputs = {BIAS: ColumnSpec("float32", (1,))}
+
+    def forward(self, batch: RankBatch, items: ItemTable) -> Tensor:
+        """Click logits `[B, T]`."""
+        bias = items.gather(batch.target_row)[BIAS].squeeze(-1)
+        logits: Tensor = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
+        return logits + bias * ~self.ranker.trained[batch.target_idx]
 
 
 class RankerWithItemBias(nn.Module):
@@ -110,17 +135,17 @@ class ContentItemBias(nn.Module):
         return torch.cat([self.get_buffer("unknown").expand(len(bias), -1), bias], dim=-1)
 
 
-def _oov(inputs: BaselineInputs, fine: Fine) -> Baseline:
+def _oov(inputs: ContenderInputs, fine: Fine) -> Contender:
     ids = _ids(inputs.ranker)
-    return Baseline(inputs.ranker, ids, ids[:1].repeat(len(ids), 1))
+    return _in_slot(inputs, ids[:1].repeat(len(ids), 1))
 
 
-def _mean_row(inputs: BaselineInputs, fine: Fine) -> Baseline:
+def _mean_row(inputs: ContenderInputs, fine: Fine) -> Contender:
     mean = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].mean(0)
     return _calibrated(inputs, mean.repeat(len(inputs.items), 1))
 
 
-def _item_effect(inputs: BaselineInputs, fine: Fine) -> Baseline:
+def _item_effect(inputs: ContenderInputs, fine: Fine) -> Contender:
     groups, state_width = inputs.items.specs["states"].shape
     ids = _ids(inputs.ranker)
     torch.manual_seed(inputs.context.seed)
@@ -129,61 +154,83 @@ def _item_effect(inputs: BaselineInputs, fine: Fine) -> Baseline:
     scorer = FrozenRankerWithProxies(content_bias, inputs.ranker, model)
     state = train_with_frozen_ranker(scorer, inputs.sequences, inputs.items, fine, inputs.context)
     with torch.no_grad():
-        cold = content_bias(inputs.items.columns["coarse"], inputs.items.columns["states"])
+        cold = content_bias(inputs.items.columns["coarse"], inputs.items.columns["states"])[:, -1:]
 
     def score(batch: RankBatch, bias: Tensor) -> Tensor:
         logits: Tensor = model(batch, torch.cat([ids[0].expand(*bias.shape[:-1], -1), bias], dim=-1))
         return logits
 
-    cold[:, -1:] += calibration_shift(
-        cold[:, -1:], score, torch.zeros(1), inputs.sequences, history=inputs.ranker.max_history
+    cold += calibration_shift(cold, score, torch.zeros(1), inputs.sequences, history=inputs.ranker.max_history)
+    cold[0] = 0.0
+    return Contender(
+        ItemBiasScorer(inputs.ranker).eval(), ItemTable({BIAS: cold}), num_trainable(content_bias), state.epoch
     )
-    cold[0, -1] = 0.0
-    with_id = torch.cat([ids, torch.zeros(len(ids), 1)], dim=-1)
-    served = torch.where(inputs.ranker.trained[:, None], with_id, cold)
-    return Baseline(model, served, cold, num_trainable(content_bias), state.epoch)
 
 
-def _ridge_map(inputs: BaselineInputs, fine: Fine, *, penalty: float) -> Baseline:
+def _ridge_map(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
     return _regression(inputs, "ridge", penalty)
 
 
-def _mlp_map(inputs: BaselineInputs, fine: Fine, *, penalty: float) -> Baseline:
+def _mlp_map(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
     return _regression(inputs, "mlp", penalty)
 
 
-def _coarse(inputs: BaselineInputs, fine: Fine, *, length: float) -> Baseline:
+def _coarse(inputs: ContenderInputs, fine: Fine, *, length: float) -> Contender:
     lengths = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].norm(dim=-1)
     return _calibrated(inputs, inputs.items.columns["coarse"] * lengths.mean() * length)
 
 
-def _fine(inputs: BaselineInputs, fine: Fine) -> Baseline:
+def _fine(inputs: ContenderInputs, fine: Fine) -> Contender:
     adaptor, state = align_fine(inputs.ranker, inputs.sequences, inputs.items, fine, inputs.context)
     return _in_slot(inputs, fine_proxies(adaptor, inputs.items), num_trainable(adaptor), state.epoch)
 
 
-def _joint(inputs: BaselineInputs, fine: Fine, *, structure_reuse: bool, content: bool = False) -> Baseline:
+def _joint(inputs: ContenderInputs, fine: Fine, *, structure_reuse: bool, content: bool = False) -> Contender:
     """A joint ranker with proxies or, with `content`, with vectors from the layer states alone."""
     fine = fine.model_copy(update={"joint": fine.joint.model_copy(update={"structure_reuse": structure_reuse})})
     ranker = check_supports_joint(copy.deepcopy(inputs.ranker))
     joint, state = align_joint(ranker, inputs.sequences, inputs.items, fine, inputs.context, content=content)
-    served, cold = (joint.table(inputs.items, id_visible=known) for known in (True, False))
-    return Baseline(joint, served, cold, num_trainable(joint.vectors), state.epoch)
+    items = adapt(JointProxies(joint.vectors).eval(), inputs.items)
+    return Contender(JointScorer(joint).eval(), items, num_trainable(joint.vectors), state.epoch)
 
 
-def _calibrated(inputs: BaselineInputs, cold: Tensor) -> Baseline:
+def _text_similarity(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
+    return _similarity(inputs, _oov(inputs, fine), inputs.texts, penalty)
+
+
+def _content_similarity(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
+    return _similarity(inputs, _oov(inputs, fine), _content(inputs), penalty)
+
+
+def _fine_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
+    """IDProxy with content similarity as a further input of its scorer."""
+    return _similarity(inputs, _fine(inputs, fine), _content(inputs), DEFAULT_PENALTY)
+
+
+def _content(inputs: ContenderInputs) -> Tensor:
+    return adapt(CenteredStates.of(inputs.items), inputs.items).columns[CONTENT]
+
+
+def _similarity(inputs: ContenderInputs, base: Contender, content: Tensor, penalty: float) -> Contender:
+    items = ItemTable({**base.items.columns, CONTENT: content})
+    scorer = SimilarityScorer(base.scorer, content.shape[-1])
+    fit_similarity(scorer, items, inputs.sequences, penalty=penalty, seed=inputs.context.seed)
+    return replace(base, scorer=scorer.eval(), items=items, parameters=base.parameters + scorer.weights.numel())
+
+
+def _calibrated(inputs: ContenderInputs, cold: Tensor) -> Contender:
     """Like `_in_slot`, for vectors that were not trained by clicks; they are calibrated like fine proxies."""
     return _in_slot(inputs, calibrate_table(cold, inputs.ranker, inputs.sequences))
 
 
-def _in_slot(inputs: BaselineInputs, cold: Tensor, trained: int = 0, epochs: int = 0) -> Baseline:
-    """A baseline that puts `cold` vectors into the item slots of the unchanged ranker."""
-    ids = _ids(inputs.ranker)
-    cold = torch.cat([ids[:1], cold[1:]])
-    return Baseline(inputs.ranker, torch.where(inputs.ranker.trained[:, None], ids, cold), cold, trained, epochs)
+def _in_slot(inputs: ContenderInputs, cold: Tensor, trained: int = 0, epochs: int = 0) -> Contender:
+    """A contender that puts `cold` vectors into the item slots of the unchanged ranker."""
+    cold = torch.cat([_ids(inputs.ranker)[:1], cold[1:]])
+    scorer = FrozenScorer(inputs.ranker, inputs.ranker.trained.float()).eval()
+    return Contender(scorer, ItemTable({PROXY: cold}), trained, epochs)
 
 
-def _regression(inputs: BaselineInputs, kind: str, penalty: float) -> Baseline:
+def _regression(inputs: ContenderInputs, kind: str, penalty: float) -> Contender:
     rows = content_to_id_regression(
         inputs.items.columns["states"],
         inputs.ranker.id_rows(),
@@ -201,20 +248,22 @@ def _ids(ranker: Ranker) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BaselineSpec:
-    """How a baseline is built.
+class ContenderSpec:
+    """How a contender is built.
 
     Attributes:
         description: For reports.
         build: Builds it with one setting of the grid.
         grid: Settings to try.
         clicks: Whether it is trained by clicks; its settings are then keys of `fine`.
+        method: Whether it is a method, not a baseline.
     """
 
     description: str
-    build: Callable[..., Baseline]
+    build: Callable[..., Contender]
     grid: tuple[Setting, ...] = ({},)
     clicks: bool = False
+    method: bool = False
 
 
 _CLICK_GRID: tuple[Setting, ...] = tuple(
@@ -223,58 +272,80 @@ _CLICK_GRID: tuple[Setting, ...] = tuple(
 _WEIGHTED_GRID: tuple[Setting, ...] = tuple(
     {"learning_rate": rate, "frequency_half_weight": half} for rate in (1e-3, 3e-3) for half in (10.0, 1_000.0)
 )
-"""For baselines with item weights; as many settings as `_CLICK_GRID`."""
+"""For contenders with item weights; as many settings as `_CLICK_GRID`."""
+_SIMILARITY_GRID: tuple[Setting, ...] = tuple({"penalty": penalty} for penalty in (0.1, 1.0, 10.0, 100.0))
 _PENALTY_GRID: tuple[Setting, ...] = tuple({"penalty": penalty} for penalty in (10.0, 100.0, 1_000.0, 10_000.0))
 
-BASELINES: dict[str, BaselineSpec] = {
-    "oov": BaselineSpec("the ranker as it is: its OOV row for every item without an ID", _oov),
-    "mean_row": BaselineSpec("the mean ID row of mature items", _mean_row),
-    "item_effect": BaselineSpec(
+CONTENDERS: dict[str, ContenderSpec] = {
+    "oov": ContenderSpec("the ranker as it is: its OOV row for every item without an ID", _oov),
+    "mean_row": ContenderSpec("the mean ID row of mature items", _mean_row),
+    "item_effect": ContenderSpec(
         "the OOV score plus an item bias from content: no personalization", _item_effect, _WEIGHTED_GRID, clicks=True
     ),
-    "ridge_map": BaselineSpec("ridge regression from layer states to ID rows (CB2CF)", _ridge_map, _PENALTY_GRID),
-    "mlp_map": BaselineSpec(
+    "text_similarity": ContenderSpec(
+        "the OOV score and the similarity of TF-IDF text vectors to what the user clicked and skipped",
+        _text_similarity,
+        _SIMILARITY_GRID,
+    ),
+    "content_similarity": ContenderSpec(
+        "the OOV score and the similarity of the encoder's vectors to what the user clicked and skipped",
+        _content_similarity,
+        _SIMILARITY_GRID,
+    ),
+    "ridge_map": ContenderSpec("ridge regression from layer states to ID rows (CB2CF)", _ridge_map, _PENALTY_GRID),
+    "mlp_map": ContenderSpec(
         "MLP regression from layer states to ID rows (CB2CF)",
         _mlp_map,
         tuple({"penalty": penalty} for penalty in (0.01, 0.1, 1.0, 10.0)),
     ),
-    "coarse": BaselineSpec(
+    "coarse": ContenderSpec(
         "coarse proxy in the ID slot, scaled to a multiple of the mean length of ID rows",
         _coarse,
         tuple({"length": length} for length in (0.5, 0.75, 1.0, 1.5)),
     ),
-    "fine": BaselineSpec("fine proxy in the ID slot of the frozen ranker", _fine, _WEIGHTED_GRID, clicks=True),
-    "content_feature": BaselineSpec(
+    "fine": ContenderSpec(
+        "fine proxy in the ID slot of the frozen ranker", _fine, _WEIGHTED_GRID, clicks=True, method=True
+    ),
+    "fine_similarity": ContenderSpec(
+        "fine, and the similarity of the encoder's vectors to what the user clicked and skipped",
+        _fine_similarity,
+        _WEIGHTED_GRID,
+        clicks=True,
+        method=True,
+    ),
+    "content_feature": ContenderSpec(
         "content as plain features of a ranker trained with them (NoteLLM-2 style), as many parameters as joint_plain",
         partial(_joint, structure_reuse=False, content=True),
         _CLICK_GRID,
         clicks=True,
     ),
-    "content_slots": BaselineSpec(
+    "content_slots": ContenderSpec(
         "content vectors in item slots of a ranker trained with them, as many parameters as joint",
         partial(_joint, structure_reuse=True, content=True),
         _CLICK_GRID,
         clicks=True,
     ),
-    "joint_plain": BaselineSpec(
+    "joint_plain": ContenderSpec(
         "coarse and fine proxies as plain features of a ranker trained with them (v4)",
         partial(_joint, structure_reuse=False),
         _CLICK_GRID,
         clicks=True,
+        method=True,
     ),
-    "joint": BaselineSpec(
+    "joint": ContenderSpec(
         "coarse and fine proxies besides the ID, through the ranker's attention and crossing (v5)",
         partial(_joint, structure_reuse=True),
         _CLICK_GRID,
         clicks=True,
+        method=True,
     ),
 }
 """In the order of report tables."""
 
 
-def build_baseline(name: str, inputs: BaselineInputs, setting: Setting) -> Baseline:
-    """Builds a baseline of `BASELINES` with a setting of its grid."""
-    spec = BASELINES[name]
+def build_contender(name: str, inputs: ContenderInputs, setting: Setting) -> Contender:
+    """Builds a contender of `CONTENDERS` with a setting of its grid."""
+    spec = CONTENDERS[name]
     if spec.clicks:
         return spec.build(inputs, inputs.fine.model_copy(update=dict(setting)))
     return spec.build(inputs, inputs.fine, **setting)

@@ -5,11 +5,20 @@ import numpy as np
 import pytest
 
 from coldstart.config.recipe import Evaluation
-from coldstart.evaluation.compare.ablation import OOV_SUFFIX, ablation_summary
-from coldstart.evaluation.compare.ablation_report import ablation_chart, ablation_markdown
+from coldstart.evaluation.compare.method_comparison import OOV_SUFFIX, compare_methods
+from coldstart.evaluation.compare.method_report import (
+    comparison_chart,
+    comparison_markdown,
+    comparison_page,
+    comparison_table,
+)
+from coldstart.evaluation.compare.recommendation import recommend
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 
 ALIKE = 0.02
+COST = {"seconds": [2.0, 4.0], "us_per_candidate": 1.25, "bytes_per_item": 64}
+METHODS = ("fine", "joint")
+QUICK = Evaluation(num_resamples=200)
 
 
 def seed_of(rows: ScoredRows, seed: int) -> ScoredRows:
@@ -33,7 +42,7 @@ def seed_of(rows: ScoredRows, seed: int) -> ScoredRows:
 
 @pytest.fixture(scope="module")
 def found(rows: ScoredRows) -> dict:
-    return ablation_summary({seed: seed_of(rows, seed) for seed in (1, 2, 3)}, Evaluation(num_resamples=200), seed=0)
+    return compare_methods({seed: seed_of(rows, seed) for seed in (1, 2, 3)}, QUICK, methods=METHODS, seed=0)
 
 
 def pair(found: dict, variant: str, against: str, metric: str = "gauc") -> dict:
@@ -54,7 +63,7 @@ def test_a_better_variant_is_significant_and_an_equal_one_is_not(found: dict) ->
     assert len(better["by_seed"]) == 3
 
 
-def test_a_variant_is_compared_only_with_its_baselines(found: dict) -> None:
+def test_a_method_is_compared_with_baselines_and_with_methods_before_it(found: dict) -> None:
     against = {each["against"] for each in found["comparisons"] if each["variant"] == "fine"}
     assert against == {"oov", "ridge_map", "coarse"}
     assert not [each for each in found["comparisons"] if each["variant"] == "content_oracle"]
@@ -76,7 +85,7 @@ def test_part_of_the_gain_is_item_effect(found: dict) -> None:
 
 
 def test_one_seed_has_intervals_over_users_alone(rows: ScoredRows) -> None:
-    found = ablation_summary({7: seed_of(rows, 7)}, Evaluation(num_resamples=100), seed=0)
+    found = compare_methods({7: seed_of(rows, 7)}, Evaluation(num_resamples=100), methods=METHODS, seed=0)
     fine = found["metrics"]["fine"]["cold"]["gauc"]
     assert fine["spread"] is None
     assert fine["low"] < fine["value"] < fine["high"]
@@ -86,32 +95,50 @@ def test_the_page_has_every_variant_and_significant_differences_first(found: dic
     summary = {
         **found,
         "descriptions": dict.fromkeys(found["variants"], "something"),
-        "tuned": {"fine": {"setting": {"dropout": 0.1}, "parameters": 1234, "valid_gauc": 0.7}},
+        "tuned": {"fine": {"setting": {"dropout": 0.1}, "parameters": 1234, "valid_gauc": 0.7, **COST}},
+        "recommendation": recommend(found, METHODS),
     }
     json.dumps(summary, allow_nan=False)
-    page = ablation_markdown("mine", summary)
+    page = comparison_markdown("mine", summary)
     for name in found["variants"]:
         assert f"| {name} |" in page or f"| **{name}** |" in page
     significant, other = page.index("**fine** against ridge_map"), page.index("**joint** against fine")
     assert significant < other
     assert "not significant" in page[other : other + 120]
-    assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 |" in page
-    assert len(ablation_chart(summary).axes) == 1
+    assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 | 3.0 | 1.2 | 64 |" in page
+    assert summary["recommendation"]["text"] in page
+    html = comparison_page("mine", summary)
+    assert "<svg" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert html.count('class="hero"') == 1
+    table = comparison_table(summary)
+    assert table.row_count == len(found["variants"])
+    assert len(comparison_chart(summary).axes) == 1
+
+
+def test_the_recommendation_is_the_best_method_that_is_surely_better(found: dict) -> None:
+    advice = recommend(found, METHODS)
+    assert advice["reference"] == "coarse"
+    assert advice["variant"] in METHODS
+    assert advice["text"].startswith(f"Use {advice['variant']}: on cold rows its GAUC is ")
+    assert "above coarse, the best baseline" in advice["text"]
+    assert "% of the gap to content_oracle" in advice["text"]
+    assert advice["enough_rows"]
 
 
 def test_seeds_with_own_splits_have_own_users(rows: ScoredRows) -> None:
     half = rows.user_idx % 2 == 0
     parts = {1: seed_of(rows.take(half), 1), 2: seed_of(rows.take(~half), 2)}
-    found = ablation_summary(parts, Evaluation(num_resamples=200), seed=0, own_splits=True)
+    found = compare_methods(parts, QUICK, methods=METHODS, seed=0, own_splits=True)
     better = pair(found, "fine", "ridge_map")
     alone = {
-        seed: pair(ablation_summary({seed: part}, Evaluation(num_resamples=200), seed=0), "fine", "ridge_map")
+        seed: pair(compare_methods({seed: part}, QUICK, methods=METHODS, seed=0), "fine", "ridge_map")
         for seed, part in parts.items()
     }
     assert better["by_seed"] == [each["delta"] for each in alone.values()]
     assert better["ranges"][0] == [alone[1]["low"], alone[1]["high"]]
     # Two splits are a small sample of all splits.
     assert better["high"] - better["low"] > max(high - low for low, high in better["ranges"])
-    page = ablation_markdown("films", found | {"tuned": {}, "descriptions": dict.fromkeys(found["variants"], "")})
+    page = comparison_markdown("films", found | {"tuned": {}, "descriptions": dict.fromkeys(found["variants"], "")})
     assert "each on its own split" in page
     assert page.count("; by split ") == page.count("** against ")

@@ -1,10 +1,12 @@
-"""One trial of the ablation: trains a baseline with one setting and stores its scores of the test rows as an artifact.
+"""One trial of a comparison: trains a contender with one setting and stores its scores of the test rows as an artifact.
 
-A trial that exists already, with the same inputs, is not repeated, so an interrupted ablation can be resumed. Trials
+A trial that exists already, with the same inputs, is not repeated, so an interrupted comparison can be resumed. Trials
 are selected by their validation metric only; no test label is read here.
 """
 
 import time
+import timeit
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,24 +15,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coldstart.config import Artifact, Recipe, UserError, digest, read_artifact, write_artifact
-from coldstart.data.batches import UserWindows
+from coldstart.data.batches import TARGET_FIELDS, RankBatch, UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
 from coldstart.evaluation.protocol.scoring import Logits, mean_logits, sample_contexts, score_rows
 from coldstart.evaluation.protocol.variants import OOV_SUFFIX
 from coldstart.methods.base import ITEM_TABLE
-from coldstart.methods.baselines.trained import Baseline, BaselineInputs, Setting, build_baseline
+from coldstart.methods.baselines.contenders import Contender, ContenderInputs, Setting, build_contender
+from coldstart.methods.baselines.content_similarity import text_vectors
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import load_ranker
-from coldstart.training.ctr_trainer import TrainingContext, slot_score
+from coldstart.rankers.scorer import unknown_targets
+from coldstart.training.ctr_trainer import TrainingContext
 
 SOURCES = ("dataset", "ranker", ITEM_TABLE)
 WINDOWS_PER_PASS = 64
 CONTEXTS_PER_ITEM = 64
 """Sampled users over whom the logit of an item is averaged to get its item effect."""
+CANDIDATES, TIMED = 200, 7
 SCORES = "scores.parquet"
 ITEM_EFFECT = "item_effect.parquet"
 
@@ -47,7 +53,7 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
 
     Args:
         recipe: Of the run of one seed, which has ranker and item table.
-        name: Kind of baseline.
+        name: Key of `CONTENDERS`.
         setting: From the grid of that kind.
     """
     run_dir = recipe.run_dir.absolute()
@@ -58,28 +64,44 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
         pass
     start = time.monotonic()
     torch.set_num_threads(recipe.cluster.threads_per_worker)
-    dataset, items = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE])
-    # Loaded for every trial, because a baseline may change it.
+    dataset, items, texts = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
+    # Loaded for every trial, because a contender may change it.
     ranker = load_ranker(run_dir / "ranker")
     mature = dataset.mature(ranker.trained.numpy(), recipe.method.coarse.min_events)
     context = TrainingContext(seed=recipe.seed, gauc=gauc)
-    inputs = BaselineInputs(ranker, dataset.sequences, items, mature, recipe.method.fine, context)
-    baseline = build_baseline(name, inputs, setting)
+    inputs = ContenderInputs(ranker, dataset.sequences, items, texts, mature, recipe.method.fine, context)
+    contender = build_contender(name, inputs, setting)
     metadata = {
         "variant": name,
         "setting": dict(setting),
-        "valid_gauc": round(baseline.valid_gauc(inputs), 5),
-        "parameters": baseline.parameters,
-        "epochs": baseline.epochs,
+        "valid_gauc": round(contender.valid_gauc(inputs), 5),
+        "parameters": contender.parameters,
+        "epochs": contender.epochs,
     }
     with write_artifact(path, "trial", _lineage(run_dir), metadata) as draft:
-        event, logits, cold, item_effect = _score(baseline, dataset, history=ranker.max_history, seed=recipe.seed)
+        event, logits, cold, item_effect = _score(contender, dataset, history=ranker.max_history, seed=recipe.seed)
         pq.write_table(
-            pa.table({"event": event, "logit": logits["served"], "oov_logit": logits["cold"]}), draft / SCORES
+            pa.table({"event": event, "logit": logits["served"], "oov_logit": logits["unknown"]}), draft / SCORES
         )
         pq.write_table(pa.table({"item_idx": cold, "item_effect": item_effect["served"]}), draft / ITEM_EFFECT)
         metadata["seconds"] = round(time.monotonic() - start, 1)
+        metadata |= _serving_cost(contender, dataset, history=ranker.max_history)
     return read_artifact(path, "trial")
+
+
+def _serving_cost(contender: Contender, dataset: Dataset, *, history: int) -> dict[str, float]:
+    """Microseconds of scoring per candidate (one user, `CANDIDATES` of them, one thread), and bytes read per item."""
+    windows = UserWindows(dataset.sequences, history=history, splits=[TEST], targets=CANDIDATES)
+    batch = windows.batch([int(np.argmax(windows.weights))])
+    repeats = -(-CANDIDATES // batch.target_idx.shape[1])
+    batch = replace(batch, **{name: torch.cat([getattr(batch, name)] * repeats, dim=1) for name in TARGET_FIELDS})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        spent = min(timeit.repeat(lambda: contender.scorer(batch, contender.items), number=1, repeat=TIMED))
+    torch.set_num_threads(threads)
+    row = sum(values[0].numel() * values.element_size() for values in contender.items.columns.values())
+    return {"us_per_candidate": round(spent / batch.target_idx.shape[1] * 1e6, 2), "bytes_per_item": row}
 
 
 def read_trial(trial: Artifact, vocabulary: int) -> tuple[NDArray[np.int64], Logits, NDArray[np.float32]]:
@@ -97,22 +119,30 @@ def _lineage(run_dir: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _open_inputs(run_dir: Path, fingerprint: str) -> tuple[Dataset, ItemTable]:
-    """Dataset and item table, cached between the trials of a process."""
+def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, ItemTable, Tensor]:
+    """Dataset, item table and text vectors [V, w], cached between the trials of a process."""
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    return dataset, ItemTable.open(run_dir / ITEM_TABLE)
+    return dataset, ItemTable.open(run_dir / ITEM_TABLE), text_vectors(dataset, seed=seed)
 
 
 def _score(
-    baseline: Baseline, dataset: Dataset, *, history: int, seed: int
+    contender: Contender, dataset: Dataset, *, history: int, seed: int
 ) -> tuple[NDArray[np.int64], Logits, NDArray[np.int64], Logits]:
     """Events and logits in the order of events; then cold items and their item effects."""
     windows = UserWindows(dataset.sequences, history=history, splits=[TEST])
     if not len(windows):
         raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
-    served = slot_score(baseline.model, baseline.served)
-    cold = slot_score(baseline.model, baseline.cold[:1].expand_as(baseline.served))
-    event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), {"served": served, "cold": cold})
+
+    def served(batch: RankBatch) -> Tensor:
+        logits: Tensor = contender.scorer(batch, contender.items)
+        return logits
+
+    def unknown(batch: RankBatch) -> Tensor:
+        return served(unknown_targets(batch))
+
+    event, logits = score_rows(
+        windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), {"served": served, "unknown": unknown}
+    )
     order = np.argsort(event)
     chosen = np.random.default_rng(seed).permutation(len(windows))[:CONTEXTS_PER_ITEM]
     contexts = sample_contexts([windows.batch(chosen)], max_rows=CONTEXTS_PER_ITEM)

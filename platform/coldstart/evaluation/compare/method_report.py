@@ -1,24 +1,28 @@
-"""The ablation report: a Markdown page and a chart."""
+"""The comparison of methods: tables for the terminal and in Markdown, an HTML page and a chart."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib
+import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from rich.table import Table
 
+from coldstart.evaluation.protocol.slices import SLICES, describe
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES
-from coldstart.evaluation.report.html_pages import figure, p_value, percent, signed
-from coldstart.evaluation.report.plots import COLORS, FAINT, INK, STYLE
+from coldstart.evaluation.report.html_pages import figure, p_value, page, percent, signed
+from coldstart.evaluation.report.plots import COLORS, FAINT, INK, STYLE, inline_svg
 
 Stats = Mapping[str, Any]
 
 
-def ablation_markdown(name: str, summary: Stats) -> str:
+def comparison_markdown(name: str, summary: Stats) -> str:
     """The Markdown page.
 
     Args:
         name: Of the run.
-        summary: From `ablation_summary`, plus `descriptions` by variant and `tuned` (variant -> setting, parameters,
+        summary: From `compare_methods`, plus `descriptions` by variant and `tuned` (variant -> setting, parameters,
             valid_gauc).
     """
     return "\n".join(_lines(name, summary)) + "\n"
@@ -29,7 +33,7 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
     over = "users and seeds" if len(seeds) > 1 else "users"
     on = "each on its own split" if summary["own_splits"] else "on the same test rows"
     upper_bound = summary["upper_bound"]
-    yield f"# Ablation of {name}"
+    yield f"# Comparison of methods on {name}"
     yield ""
     yield (
         f"Means over {len(seeds)} seed{'s'[: len(seeds) > 1]} ({', '.join(map(str, seeds))}) {on}; "
@@ -37,6 +41,9 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
         "A variant fills the slot of items without an ID row; other items keep theirs."
     )
     yield ""
+    if "recommendation" in summary:
+        yield summary["recommendation"]["text"]
+        yield ""
     gap = " gap closed |" if upper_bound else ""
     yield f"| variant | cold GAUC | over OOV |{gap} item GAUC |{gap} item effect | log loss | ECE | warm GAUC |"
     yield "|" + "---|" * (8 + 2 * bool(upper_bound))
@@ -51,19 +58,73 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
         "personalization."
     )
     yield ""
+    yield "## GAUC by slice"
+    yield ""
+    yield f"| variant | {' | '.join(SLICES)} |"
+    yield "|" + "---|" * (1 + len(SLICES))
+    for variant in summary["variants"]:
+        cells = [_spread(summary["metrics"][variant][each]["gauc"]) for each in SLICES]
+        yield f"| {variant} | {' | '.join(cells)} |"
+    yield ""
     yield "## Which differences are significant"
     yield ""
     yield from _sentences(summary)
     yield ""
     yield "## Variants"
     yield ""
-    yield "| variant | description | parameters | chosen on validation | valid GAUC |"
-    yield "|---|---|---|---|---|"
+    chosen = "chosen on validation | valid GAUC"
+    yield f"| variant | description | parameters | {chosen} | seconds | µs / candidate | bytes / item |"
+    yield "|---|---|---|---|---|---|---|---|"
     for variant in summary["variants"]:
         tuned = summary["tuned"].get(variant, {})
         setting = ", ".join(f"{key} {value:g}" for key, value in tuned.get("setting", {}).items())
         valid, description = figure(tuned.get("valid_gauc")), summary["descriptions"][variant]
-        yield f"| {variant} | {description} | {tuned.get('parameters', 0):,} | {setting} | {valid} |"
+        costs = " | ".join(_costs(tuned))
+        yield f"| {variant} | {description} | {tuned.get('parameters', 0):,} | {setting} | {valid} | {costs} |"
+
+
+def _costs(tuned: Stats) -> list[str]:
+    """Seconds of one training and its scoring, microseconds per candidate, bytes read per item."""
+    if not tuned:
+        return ["", "", ""]
+    return [f"{np.mean(tuned['seconds']):.1f}", f"{tuned['us_per_candidate']:.1f}", f"{tuned['bytes_per_item']:,}"]
+
+
+def comparison_table(summary: Stats) -> Table:
+    """The table for the terminal."""
+    table = Table(title="cold rows", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    titles = ("variant", "GAUC", "over OOV", "gap closed", "item effect", "log loss", "ECE", "µs / candidate")
+    for title in titles:
+        table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
+    recommended = summary["recommendation"]["variant"]
+    for variant in summary["variants"]:
+        cold, over = summary["metrics"][variant]["cold"], _difference(summary, variant, BASELINE, "gauc")
+        table.add_row(
+            variant,
+            figure(cold["gauc"]["value"], 3),
+            f"{signed(over['delta'])} {_range(over)}" if over else "",
+            _share(summary["gap_closed"].get(variant)),
+            _share(summary["item_effect_share"].get(variant)),
+            *(figure(cold[metric]["value"], 3) for metric in ("logloss", "ece")),
+            _costs(summary["tuned"].get(variant, {}))[1],
+            style="bold" if variant == recommended else "",
+        )
+    return table
+
+
+def comparison_page(name: str, summary: Stats) -> str:
+    """The HTML page. It needs no network and no script."""
+    shown = [each for each in summary["comparisons"] if each["metric"] == "gauc" and each["delta"] is not None]
+    return page(
+        "compare/methods.html.j2",
+        name=name,
+        summary=summary,
+        slices={each: describe(each) for each in SLICES},
+        over_oov={each: _difference(summary, each, BASELINE, "gauc") for each in summary["variants"]},
+        costs={each: _costs(summary["tuned"].get(each, {})) for each in summary["variants"]},
+        shown_comparisons=[each for each in shown if each["against"] != BASELINE],
+        drawing=Markup(inline_svg(comparison_chart(summary), "comparison")),
+    )
 
 
 def _row(variant: str, summary: Stats) -> str:
@@ -133,7 +194,7 @@ def _share(found: Stats | None) -> str:
     return "" if not found or found["value"] is None else percent(found["value"])
 
 
-def ablation_chart(summary: Stats) -> Figure:
+def comparison_chart(summary: Stats) -> Figure:
     """Cold GAUC of every variant with its interval."""
     names = [
         name for name in reversed(summary["variants"]) if summary["metrics"][name]["cold"]["gauc"]["value"] is not None

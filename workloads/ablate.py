@@ -1,6 +1,0 @@
-"""The ablation: tunes all ways of scoring cold items equally, over seeds, and tests their differences."""
-
-from coldstart.jobs import run_job
-
-if __name__ == "__main__":
-    run_job("ablate")
