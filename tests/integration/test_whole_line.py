@@ -45,7 +45,8 @@ def test_the_summary_is_complete(summary: dict) -> None:
     stages = {"prepare", "train_ranker", "align_coarse", "embed_items", "align_fine", "evaluate", "register"}
     assert set(summary["stages"]) == stages
     assert all(stage["seconds"] > 0 for stage in summary["stages"].values())
-    variants = {"oov", "id", "content_map", "coarse", "fine", "release", "content_oracle", "oracle"}
+    variants = {"oov", "id", "text_similarity", "content_similarity", "content_map", "coarse", "fine", "release"}
+    variants |= {"content_oracle", "oracle"}
     assert set(summary["metrics"]) == variants
     for by_slice in summary["metrics"].values():
         assert set(by_slice) == {"all", "cold", "few", "mid", "warm", "fresh"}

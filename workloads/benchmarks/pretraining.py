@@ -4,7 +4,7 @@ Two losses on items with train events: next-token prediction of the text after t
 InfoNCE in both directions between the image alone and the text alone. Cold items, clicks and ID rows are not used.
 
     python -m workloads.benchmarks.pretraining --recipe demo --out pretrained
-    coldstart run ablate --recipe demo --set encoder.mllm=pretrained --seeds 1 --only fine
+    coldstart run compare --recipe demo --set encoder.mllm=pretrained --seeds 1 --methods fine
 
 The first command needs a run with a tiny MLLM, that is after `align_coarse`.
 """

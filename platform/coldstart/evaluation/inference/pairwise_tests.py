@@ -11,6 +11,8 @@ from coldstart.evaluation.protocol.slices import SLICES
 PAIRS = {
     "oov": ("id", "content_map", "coarse", "fine", "joint"),
     "content_map": ("coarse", "fine", "joint"),
+    "content_similarity": ("fine", "joint", "release"),
+    "text_similarity": ("content_similarity",),
     "fine": ("joint",),
     "id": ("coarse", "fine", "joint", "release"),
 }

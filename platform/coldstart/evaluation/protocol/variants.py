@@ -14,6 +14,8 @@ BASELINE = "oov"
 DESCRIPTIONS: dict[str, str] = {
     "oov": "the ranker's out-of-vocabulary row for every item",
     "id": "the production ranker: trained ID rows, and the OOV row for cold items",
+    "text_similarity": "id, and the similarity of TF-IDF text vectors to what the user clicked and skipped before",
+    "content_similarity": "id, and the similarity of the encoder's vectors to what the user clicked and skipped before",
     **{name: description for settings in SETTINGS.values() for name, description in settings.variants.items()},
     "release": "what is served: the method's scorer with the method's item table",
     "trained_oracle": "ID row of a ranker that was trained with the held-out items' events (item_holdout only)",

@@ -20,6 +20,8 @@ PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
 COLORS = {
     "oov": "#8b95a1",
     "id": "#4a7bd0",
+    "text_similarity": "#86a873",
+    "content_similarity": "#3f8f4f",
     "content_map": "#b98d2f",
     "coarse": "#2a9d8f",
     "fine": "#e2683c",

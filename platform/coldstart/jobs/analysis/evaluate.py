@@ -17,6 +17,7 @@ from torch import Tensor
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, read_artifact, write_artifact
 from coldstart.data.content import decode_image
 from coldstart.data.dataset import Dataset, part_path
+from coldstart.data.item_table import ItemTable
 from coldstart.evaluation.compare.evaluated_runs import RECIPE, SCORES, scores_by_metric
 from coldstart.evaluation.diagnostics.neighbors import ItemCard
 from coldstart.evaluation.diagnostics.slice_attributes import slice_attributes
@@ -33,7 +34,8 @@ from coldstart.jobs.analysis.scoring import score_test_rows
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.jobs.stages import train_oracle
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, Parts, Stage, Variant, load_slot_scorer
+from coldstart.methods.base import ITEM_TABLE, Parts, Stage, Variant
+from coldstart.methods.baselines.variants import baseline_variants
 from coldstart.methods.idproxy.adaptor import load_adaptor
 from coldstart.methods.idproxy.align_fine import adaptor_kind
 from coldstart.metrics.undefined import nan_to_none
@@ -63,7 +65,9 @@ def run(recipe: Recipe) -> Artifact:
     parts = {kind: artifact.path for kind, artifact in artifacts.items()}
     dataset = Dataset(artifacts["dataset"])
     ranker = load_ranker(parts["ranker"])
-    variants = [*_ranker_variants(ranker), *method.variants(recipe, dataset, parts), *_oracle(parts)]
+    items = ItemTable.open(parts[ITEM_TABLE])
+    baselines = baseline_variants(ranker, dataset, items, seed=recipe.seed)
+    variants = [*baselines, *method.variants(recipe, dataset, parts), *_oracle(parts)]
     tables = {one.name: one.items.columns["slot"] for one in variants if "slot" in one.items.columns}
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
@@ -126,14 +130,6 @@ def open_artifacts(recipe: Recipe) -> dict[str, Artifact]:
                     f"{artifacts[source].fingerprint[:12]} is there now; run {writers[kind]} again"
                 )
     return artifacts
-
-
-def _ranker_variants(ranker: Ranker) -> list[Variant]:
-    """The ranker without content: its OOV row for every item, and its ID rows."""
-    with torch.no_grad():
-        ids = ranker.id_slots(torch.arange(ranker.vocab_size)).float()
-    tables = {"oov": ids[:1].repeat(len(ids), 1), "id": ids}
-    return [Variant(name, load_slot_scorer, slot_table(table)) for name, table in tables.items()]
 
 
 def _oracle(parts: Parts) -> list[Variant]:

@@ -21,7 +21,13 @@ from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.data.item_table import ColumnSpec, ItemTable
 from coldstart.methods.base import adapt
-from coldstart.methods.baselines.content_similarity import CONTENT, CenteredStates, SimilarityScorer, fit_similarity
+from coldstart.methods.baselines.content_similarity import (
+    CONTENT,
+    DEFAULT_PENALTY,
+    CenteredStates,
+    SimilarityScorer,
+    fit_similarity,
+)
 from coldstart.methods.baselines.content_to_id_regression import content_to_id_regression
 from coldstart.methods.idproxy.adaptor import content_mlp, fine_proxies, normalize_groups
 from coldstart.methods.idproxy.fine_training import FrozenRankerWithProxies, align_fine, train_with_frozen_ranker
@@ -30,14 +36,12 @@ from coldstart.methods.idproxy.joint_ranker import check_supports_joint
 from coldstart.methods.idproxy.joint_training import align_joint
 from coldstart.methods.idproxy.scorers import PROXY, FrozenScorer, JointProxies, JointScorer
 from coldstart.rankers import Ranker
-from coldstart.rankers.scorer import RankerScorer, Scorer, drop_target_ids
+from coldstart.rankers.scorer import IdScorer, RankerScorer, Scorer, drop_target_ids
 from coldstart.training.cold_calibration import calibrate_table, calibration_shift, early_stopping_mask
 from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets
 from coldstart.training.ranker_training import VALID
 
 BIAS = "bias"
-DEFAULT_PENALTY = 1.0
-"""L2 penalty of similarity weights, in rows, where the grid is about something else."""
 Setting = Mapping[str, Any]
 """One point of a contender's grid: names and values."""
 
@@ -136,8 +140,7 @@ class ContentItemBias(nn.Module):
 
 
 def _oov(inputs: ContenderInputs, fine: Fine) -> Contender:
-    ids = _ids(inputs.ranker)
-    return _in_slot(inputs, ids[:1].repeat(len(ids), 1))
+    return Contender(IdScorer(inputs.ranker).eval(), ItemTable({}))
 
 
 def _mean_row(inputs: ContenderInputs, fine: Fine) -> Contender:

@@ -32,6 +32,8 @@ CONTENT = "content"
 TEXT_WIDTH = 64
 NUM_WEIGHTS = 1 + len(FEATURES) + 1
 WINDOWS_PER_PASS = 128
+DEFAULT_PENALTY = 1.0
+"""L2 penalty of the regression, in rows, where it is not tuned."""
 MAX_ROWS = 500_000
 """Validation rows that the regression is fitted on."""
 

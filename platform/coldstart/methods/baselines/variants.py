@@ -1,0 +1,53 @@
+"""The baselines that every evaluation shows beside the method's own variants."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.base import Parts, Variant, adapt, load_slot_scorer
+from coldstart.methods.baselines.content_similarity import (
+    CONTENT,
+    DEFAULT_PENALTY,
+    CenteredStates,
+    SimilarityScorer,
+    fit_similarity,
+    text_vectors,
+)
+from coldstart.rankers import Ranker, load_ranker
+from coldstart.rankers.scorer import IdScorer, Scorer, slot_table
+
+
+def baseline_variants(ranker: Ranker, dataset: Dataset, items: ItemTable, *, seed: int) -> list[Variant]:
+    """The ranker without content, and its ID with similarities of content to the user's history.
+
+    Args:
+        ranker: Of the run.
+        dataset: Of the run.
+        items: The columns of the method's encoder; similarity reads `content` or, without it, layer states.
+        seed: Of the text vectors and of the sample that similarities are fitted on.
+    """
+    with torch.no_grad():
+        ids = ranker.id_slots(torch.arange(ranker.vocab_size)).float()
+    tables = {"oov": ids[:1].repeat(len(ids), 1), "id": ids}
+    found = [Variant(name, load_slot_scorer, slot_table(table)) for name, table in tables.items()]
+    vectors = {"text_similarity": text_vectors(dataset, seed=seed)}
+    if CONTENT in items.columns:
+        vectors["content_similarity"] = items.columns[CONTENT]
+    elif "states" in items.columns:
+        vectors["content_similarity"] = adapt(CenteredStates.of(items), items).columns[CONTENT]
+    for name, content in vectors.items():
+        table = ItemTable({CONTENT: content})
+        scorer = SimilarityScorer(IdScorer(ranker), content.shape[-1])
+        fit_similarity(scorer, table, dataset.sequences, penalty=DEFAULT_PENALTY, seed=seed)
+        load = partial(_load_similarity, width=content.shape[-1], weights=scorer.weights)
+        found.append(Variant(name, load, table, item_effect=True))
+    return found
+
+
+def _load_similarity(parts: Parts, width: int, weights: Tensor) -> Scorer:
+    scorer = SimilarityScorer(IdScorer(load_ranker(parts["ranker"])), width)
+    scorer.weights.copy_(weights)
+    return scorer.eval()
