@@ -4,16 +4,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from coldstart.config.recipe import Data, Serving, Store
 from coldstart.data.content import Content
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.available import find_method
 from coldstart.registry import Release
+from coldstart.serving.api.app import make_app
+from coldstart.serving.api.schemas import ReleaseResponse
 from coldstart.serving.core.scoring import Floats, RankQuery, score
+from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
 from coldstart.serving.store.row_layout import Row, adapt_table, pack_rows
+from coldstart.serving.store.store_bootstrap import bootstrap_store
 
 
 class LocalModels:
@@ -30,6 +37,31 @@ class LocalModels:
     async def row(self, content: Content) -> Row:
         encoded = pack_rows(self.encoder.encode([content]), self.encoder.outputs)
         return adapt_table(self.adaptor, ItemTable.from_rows(encoded))[0]
+
+
+class Handle:
+    """A deployment handle that calls a coroutine."""
+
+    def __init__(self, call):
+        self.call, self.encode, self.adapt = call, self, self
+
+    async def remote(self, argument):
+        return await self.call(argument), 1
+
+
+def local_client(release: Release, root: Path) -> TestClient:
+    """A client of a gateway in this process, over a new store below `root`."""
+    bootstrap_store(release, root, Store())
+    models = LocalModels(release)
+
+    async def encode(item):
+        return item
+
+    response = ReleaseResponse(
+        release=release.name, project=release.project, alias=None, versions={}, fingerprints=release.fingerprints
+    )
+    spec = ReleaseSpec(response, release.method, release.paths, Handle(encode), Handle(models.row))
+    return TestClient(make_app(Gateway([spec], None, Serving(), Data(), root)))
 
 
 @contextmanager

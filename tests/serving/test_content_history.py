@@ -13,7 +13,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from coldstart.config import UserError, read_artifact, write_artifact
-from coldstart.config.recipe import Data, Serving, Store
+from coldstart.config.recipe import Store
 from coldstart.data.batches import rank_request
 from coldstart.data.content import Content
 from coldstart.data.item_table import ColumnSpec, ItemTable, write_item_table
@@ -22,13 +22,10 @@ from coldstart.methods.base import ITEM_TABLE, SCORER, ArtifactKind, ItemAdaptor
 from coldstart.rankers.feature_embedding import FeatureSchema
 from coldstart.rankers.scorer import Scorer
 from coldstart.registry import Release
-from coldstart.serving.api.app import make_app
-from coldstart.serving.api.schemas import ReleaseResponse
 from coldstart.serving.core.golden_requests import golden_metrics
-from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
 from coldstart.serving.store.store_bootstrap import bootstrap_store, open_store
 from tests.serving.deployment.test_application import largest_gap
-from tests.serving.local import LocalModels
+from tests.serving.local import local_client
 from tests.serving.tiny import HISTORY, IDS, ITEMS, content
 
 WIDTH = 4
@@ -118,30 +115,9 @@ def release(tmp_path) -> Release:
     return Release("match", None, Matching.name, {SCORER: 1}, "d" * 64, parts, items)
 
 
-class Handle:
-    """A deployment handle that calls a coroutine."""
-
-    def __init__(self, call):
-        self.call, self.encode, self.adapt = call, self, self
-
-    async def remote(self, argument):
-        return await self.call(argument), 1
-
-
 @pytest.fixture
 def client(release, tmp_path) -> TestClient:
-    bootstrap_store(release, tmp_path / "store", Store())
-    models = LocalModels(release)
-
-    async def encode(item):
-        return item
-
-    response = ReleaseResponse(
-        release=release.name, project="match", alias=None, versions={}, fingerprints=release.fingerprints
-    )
-    spec = ReleaseSpec(response, release.method, release.paths, Handle(encode), Handle(models.row))
-    gateway = Gateway([spec], None, Serving(), Data(), tmp_path / "store")
-    return TestClient(make_app(gateway))
+    return local_client(release, tmp_path / "store")
 
 
 def test_golden_requests_have_no_gap(release):

@@ -16,15 +16,22 @@ from coldstart.config.recipe import Encoder as EncoderSettings
 from coldstart.config.recipe import Paths, Serving
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.content import Content
-from coldstart.data.item_table import ColumnSpec, Rows, write_item_table
+from coldstart.data.item_table import ColumnSpec, ItemTable, Rows, write_item_table
 from coldstart.encoders import Encoder, create_tiny_mllm
 from coldstart.methods.available import METHODS
 from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.baselines.similarity_scorer import (
+    CONTENT,
+    CenteredStates,
+    SimilarityScorer,
+    save_similarity,
+)
 from coldstart.methods.idproxy.adaptor import Adaptor, save_adaptor
 from coldstart.methods.idproxy.item_vectors import ProxyVectors
 from coldstart.methods.idproxy.joint_ranker import JointRanker, save_joint
 from coldstart.methods.idproxy.warmup_blend import save_id_weight
 from coldstart.rankers import DinDcn, InteractionRanker, load_ranker, save_ranker
+from coldstart.rankers.scorer import IdScorer
 from coldstart.registry import Registry, Release
 from coldstart.serving.core.scorer_info import ScorerInfo
 from coldstart.serving.store.item_store import ItemStore
@@ -105,7 +112,9 @@ def write_run(
     write_scorer(run_dir, mode)
 
 
-def write_scorer(run_dir: Path, mode: Literal["frozen", "joint"], name: str = SCORER) -> None:
+def write_scorer(
+    run_dir: Path, mode: Literal["frozen", "joint"], name: str = SCORER, *, similarity: bool = False
+) -> None:
     """Writes a random scorer for the other artifacts of a run, into a directory `name`."""
     kinds = ("ranker", "encoder", ITEM_TABLE)
     used = {kind: read_artifact(run_dir / kind, kind) for kind in kinds}
@@ -116,6 +125,11 @@ def write_scorer(run_dir: Path, mode: Literal["frozen", "joint"], name: str = SC
     ranker = load_ranker(used["ranker"].path)
     metadata = {"method": "idproxy", "mode": mode, **adaptor.config}
     with write_artifact(run_dir / name, SCORER, lineage, metadata) as draft:
+        if similarity:
+            content = CenteredStates.of(ItemTable.open(used[ITEM_TABLE].path))
+            weighed = SimilarityScorer(IdScorer(ranker), {CONTENT: content.mean.numel()})
+            weighed.weights.add_(torch.randn(weighed.weights.shape))
+            save_similarity(weighed, content, draft)
         if mode == "joint":
             assert isinstance(ranker, InteractionRanker)
             joint = JointRanker(ranker, ProxyVectors(adaptor), 10.0 * ranker.trained, structure_reuse=True)

@@ -79,6 +79,7 @@ def test_similarity_of_true_traits_beats_the_oov_row(inputs: ContenderInputs) ->
     similar = build_contender("text_similarity", inputs, {"penalty": 1.0})
     assert similar.valid_gauc(inputs) > build_contender("oov", inputs, {}).valid_gauc(inputs) + 0.05
     cold, known = similar.scorer.weights
+    assert cold.shape == (8,)
     assert cold[1] > 0 > cold[4]
     assert not torch.equal(cold, known)
 

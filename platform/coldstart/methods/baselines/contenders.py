@@ -7,7 +7,7 @@ Legend: `d` ID width, `D` MLLM width, `G` layer groups, `V` vocabulary (items + 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,14 +21,9 @@ from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.data.item_table import ColumnSpec, ItemTable
 from coldstart.methods.base import adapt
-from coldstart.methods.baselines.content_similarity import (
-    CONTENT,
-    DEFAULT_PENALTY,
-    CenteredStates,
-    SimilarityScorer,
-    fit_similarity,
-)
+from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
 from coldstart.methods.baselines.content_to_id_regression import content_to_id_regression
+from coldstart.methods.baselines.similarity_scorer import CONTENT, TEXT, CenteredStates, SimilarityScorer
 from coldstart.methods.idproxy.adaptor import content_mlp, fine_proxies, normalize_groups
 from coldstart.methods.idproxy.fine_training import FrozenRankerWithProxies, align_fine, train_with_frozen_ranker
 from coldstart.methods.idproxy.item_vectors import num_trainable
@@ -197,26 +192,23 @@ def _joint(inputs: ContenderInputs, fine: Fine, *, structure_reuse: bool, conten
     return Contender(JointScorer(joint).eval(), items, num_trainable(joint.vectors), state.epoch)
 
 
-def _text_similarity(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
-    return _similarity(inputs, _oov(inputs, fine), inputs.texts, penalty)
+def _similarity(inputs: ContenderInputs, fine: Fine, *, columns: Sequence[str], penalty: float) -> Contender:
+    return _with_similarity(inputs, _oov(inputs, fine), columns, penalty)
 
 
-def _content_similarity(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
-    return _similarity(inputs, _oov(inputs, fine), _content(inputs), penalty)
+def _item_effect_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
+    return _with_similarity(inputs, _item_effect(inputs, fine), (TEXT, CONTENT), DEFAULT_PENALTY)
 
 
 def _fine_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
-    """IDProxy with content similarity as a further input of its scorer."""
-    return _similarity(inputs, _fine(inputs, fine), _content(inputs), DEFAULT_PENALTY)
+    return _with_similarity(inputs, _fine(inputs, fine), (TEXT, CONTENT), DEFAULT_PENALTY)
 
 
-def _content(inputs: ContenderInputs) -> Tensor:
-    return adapt(CenteredStates.of(inputs.items), inputs.items).columns[CONTENT]
-
-
-def _similarity(inputs: ContenderInputs, base: Contender, content: Tensor, penalty: float) -> Contender:
-    items = ItemTable({**base.items.columns, CONTENT: content})
-    scorer = SimilarityScorer(base.scorer, content.shape[-1])
+def _with_similarity(inputs: ContenderInputs, base: Contender, columns: Sequence[str], penalty: float) -> Contender:
+    """A contender with the similarity of target and history in these columns as further inputs of its scorer."""
+    vectors = {TEXT: inputs.texts, **adapt(CenteredStates.of(inputs.items), inputs.items).columns}
+    items = ItemTable({**base.items.columns, **{name: vectors[name] for name in columns}})
+    scorer = SimilarityScorer(base.scorer, {name: vectors[name].shape[-1] for name in columns})
     fit_similarity(scorer, items, inputs.sequences, penalty=penalty, seed=inputs.context.seed)
     return replace(base, scorer=scorer.eval(), items=items, parameters=base.parameters + scorer.weights.numel())
 
@@ -287,13 +279,19 @@ CONTENDERS: dict[str, ContenderSpec] = {
     ),
     "text_similarity": ContenderSpec(
         "the OOV score and the similarity of TF-IDF text vectors to what the user clicked and skipped",
-        _text_similarity,
+        partial(_similarity, columns=(TEXT,)),
         _SIMILARITY_GRID,
     ),
     "content_similarity": ContenderSpec(
         "the OOV score and the similarity of the encoder's vectors to what the user clicked and skipped",
-        _content_similarity,
+        partial(_similarity, columns=(CONTENT,)),
         _SIMILARITY_GRID,
+    ),
+    "item_effect_similarity": ContenderSpec(
+        "item_effect, and both similarities",
+        _item_effect_similarity,
+        _WEIGHTED_GRID,
+        clicks=True,
     ),
     "ridge_map": ContenderSpec("ridge regression from layer states to ID rows (CB2CF)", _ridge_map, _PENALTY_GRID),
     "mlp_map": ContenderSpec(
@@ -310,7 +308,7 @@ CONTENDERS: dict[str, ContenderSpec] = {
         "fine proxy in the ID slot of the frozen ranker", _fine, _WEIGHTED_GRID, clicks=True, method=True
     ),
     "fine_similarity": ContenderSpec(
-        "fine, and the similarity of the encoder's vectors to what the user clicked and skipped",
+        "fine, and both similarities",
         _fine_similarity,
         _WEIGHTED_GRID,
         clicks=True,

@@ -1,5 +1,6 @@
 """The baselines that every evaluation shows beside the method's own variants."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -8,14 +9,8 @@ from torch import Tensor
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import Parts, Variant, adapt, load_slot_scorer
-from coldstart.methods.baselines.content_similarity import (
-    CONTENT,
-    DEFAULT_PENALTY,
-    CenteredStates,
-    SimilarityScorer,
-    fit_similarity,
-    text_vectors,
-)
+from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity, text_vectors
+from coldstart.methods.baselines.similarity_scorer import CONTENT, TEXT, CenteredStates, SimilarityScorer
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.scorer import IdScorer, Scorer, slot_table
 
@@ -33,21 +28,21 @@ def baseline_variants(ranker: Ranker, dataset: Dataset, items: ItemTable, *, see
         ids = ranker.id_slots(torch.arange(ranker.vocab_size)).float()
     tables = {"oov": ids[:1].repeat(len(ids), 1), "id": ids}
     found = [Variant(name, load_slot_scorer, slot_table(table)) for name, table in tables.items()]
-    vectors = {"text_similarity": text_vectors(dataset, seed=seed)}
+    vectors = {TEXT: text_vectors(dataset, seed=seed)}
     if CONTENT in items.columns:
-        vectors["content_similarity"] = items.columns[CONTENT]
+        vectors[CONTENT] = items.columns[CONTENT]
     elif "states" in items.columns:
-        vectors["content_similarity"] = adapt(CenteredStates.of(items), items).columns[CONTENT]
-    for name, content in vectors.items():
-        table = ItemTable({CONTENT: content})
-        scorer = SimilarityScorer(IdScorer(ranker), content.shape[-1])
+        vectors |= adapt(CenteredStates.of(items), items).columns
+    for column, values in vectors.items():
+        table, widths = ItemTable({column: values}), {column: values.shape[-1]}
+        scorer = SimilarityScorer(IdScorer(ranker), widths)
         fit_similarity(scorer, table, dataset.sequences, penalty=DEFAULT_PENALTY, seed=seed)
-        load = partial(_load_similarity, width=content.shape[-1], weights=scorer.weights)
-        found.append(Variant(name, load, table, item_effect=True))
+        load = partial(_load_similarity, widths=widths, weights=scorer.weights)
+        found.append(Variant(f"{column}_similarity", load, table, item_effect=True))
     return found
 
 
-def _load_similarity(parts: Parts, width: int, weights: Tensor) -> Scorer:
-    scorer = SimilarityScorer(IdScorer(load_ranker(parts["ranker"])), width)
+def _load_similarity(parts: Parts, widths: Mapping[str, int], weights: Tensor) -> Scorer:
+    scorer = SimilarityScorer(IdScorer(load_ranker(parts["ranker"])), widths)
     scorer.weights.copy_(weights)
     return scorer.eval()

@@ -15,17 +15,21 @@ from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, re
 from coldstart.config.recipe import Fine, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
-from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
+from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
+from coldstart.methods.baselines.similarity_scorer import CONTENT, CenteredStates, SimilarityScorer, save_similarity
 from coldstart.methods.idproxy.adaptor import save_adaptor
 from coldstart.methods.idproxy.config import Settings
 from coldstart.methods.idproxy.fine_training import align_fine, select_warmup_events
 from coldstart.methods.idproxy.item_vectors import num_trainable
 from coldstart.methods.idproxy.joint_ranker import check_supports_joint, save_joint
 from coldstart.methods.idproxy.joint_training import align_joint
+from coldstart.methods.idproxy.scorers import FineProxies, FrozenScorer, JointProxies, JointScorer
 from coldstart.methods.idproxy.warmup_blend import id_weight, save_id_weight
 from coldstart.metrics.clicks import gauc
 from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import Ranker, load_ranker
+from coldstart.rankers.scorer import Scorer
 from coldstart.rankers.storage import check_has_scorer, weights_sha256
 from coldstart.training.ctr_trainer import TrainerState, TrainingContext
 from coldstart.training.distributed import rank
@@ -112,6 +116,9 @@ def _worker(payload: dict[str, Any]) -> None:
         with write_artifact(run_dir / kind, kind, payload["lineage"], metadata) as draft:
             save_adaptor(adaptor, draft)
             save_id_weight(weight, draft)
+            if settings.content_similarity and kind == SCORER:
+                base, proxies = FrozenScorer(ranker, weight), FineProxies(adaptor)
+                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=recipe.seed)
 
 
 def warmup_events(fine: Fine, curve: Mapping[int, float]) -> int:
@@ -135,6 +142,20 @@ def _joint_worker(payload: dict[str, Any]) -> None:
         }
         with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
             save_joint(joint, draft, list(dataset.item_index), dataset.item_features)
+            if settings.content_similarity:
+                base, proxies = JointScorer(joint), JointProxies(joint.vectors)
+                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=recipe.seed)
+
+
+def _save_similarity(
+    base: Scorer, columns: ItemTable, items: ItemTable, dataset: Dataset, draft: Path, *, seed: int
+) -> None:
+    """Fits the weights of similarities beside a trained scorer, and writes them into the scorer's directory."""
+    content = CenteredStates.of(items)
+    table = ItemTable({**columns.columns, **adapt(content, items).columns})
+    scorer = SimilarityScorer(base.cpu().eval(), {CONTENT: content.mean.numel()})
+    fit_similarity(scorer, table, dataset.sequences, penalty=DEFAULT_PENALTY, seed=seed)
+    save_similarity(scorer, content, draft)
 
 
 def _context(payload: dict[str, Any], recipe: Recipe, stage: str) -> TrainingContext:

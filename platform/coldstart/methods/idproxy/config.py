@@ -18,6 +18,8 @@ class Settings(MethodSettings):
     mode: Literal["frozen", "joint"] = "frozen"
     """frozen: the ranker stays unchanged, byte for byte, and fine proxies fill its item slots. joint: a ranker is
     trained further with ID, coarse and fine proxy as inputs, see `fine.joint`."""
+    content_similarity: bool = False
+    """Whether the scorer also reads how similar a target's content is to what the user clicked and skipped before."""
     coarse: Coarse = Coarse()
     fine: Fine = Fine()
 

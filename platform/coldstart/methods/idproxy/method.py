@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coldstart.config import Recipe
 from coldstart.data.dataset import Dataset
 from coldstart.methods.base import SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
+from coldstart.methods.baselines.similarity_scorer import has_similarity, with_content, with_similarity
 from coldstart.methods.idproxy.joint_ranker import load_joint
 from coldstart.methods.idproxy.registered import KINDS
 from coldstart.methods.idproxy.scorers import (
@@ -50,10 +51,15 @@ class IDProxy(Method):
 
     def load_adaptor(self, parts: Parts) -> ItemAdaptor:
         """From coarse proxies and layer states to the scorer's columns."""
-        return load_proxies(parts[SCORER])
+        adaptor = load_proxies(parts[SCORER])
+        return with_content(adaptor, parts[SCORER]) if has_similarity(parts[SCORER]) else adaptor
 
     def load_scorer(self, parts: Parts) -> Scorer:
-        """The frozen ranker with blended slots, or the joint ranker."""
+        """The frozen ranker with blended slots, or the joint ranker; with similarities if they were fitted."""
+        scorer = self._load_base(parts)
+        return with_similarity(scorer, parts[SCORER]) if has_similarity(parts[SCORER]) else scorer
+
+    def _load_base(self, parts: Parts) -> Scorer:
         if is_joint(parts[SCORER]):
             return JointScorer(load_joint(parts[SCORER])).eval()
         ranker = load_ranker(parts["ranker"])

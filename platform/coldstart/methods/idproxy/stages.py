@@ -10,6 +10,7 @@ from coldstart.methods.idproxy import align_coarse, align_fine
 from coldstart.methods.idproxy.config import Settings
 
 _COARSE = ("content", "encoder", "method.coarse")
+_FINE = ("method.fine", "method.content_similarity")
 _FINE_INPUTS = ("dataset", "ranker", ITEM_TABLE)
 
 
@@ -22,7 +23,7 @@ def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
     )
     if recipe.ranker.pretrained.id_table is not None:
         return coarse
-    fine = Stage("align_fine", align_fine.adaptor_kind(settings), align_fine.run, ("method.fine",), _FINE_INPUTS)
+    fine = Stage("align_fine", align_fine.adaptor_kind(settings), align_fine.run, _FINE, _FINE_INPUTS)
     if settings.mode == "frozen":
         return (*coarse, fine)
-    return (*coarse, fine, Stage("align_joint", SCORER, align_fine.run_joint, ("method.fine",), _FINE_INPUTS))
+    return (*coarse, fine, Stage("align_joint", SCORER, align_fine.run_joint, _FINE, _FINE_INPUTS))
