@@ -9,11 +9,12 @@ from coldstart.config import MetricsLog, Recipe, UserError, read_artifact, write
 from coldstart.data.item_table import write_item_table
 from coldstart.data.schema import ITEMS, SEQUENCES
 from coldstart.jobs.stages import train_ranker
+from coldstart.methods.available import find_method
 from coldstart.methods.idproxy import align_fine
 from coldstart.methods.idproxy.adaptor import load_adaptor
 from coldstart.rankers import load_ranker, read_item_index, weights_sha256
 
-NUM_ITEMS, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 40, 30, 8, 2, 6
+NUM_ITEMS, USERS, EVENTS, WIDTH, GROUPS, STATE = 50, 120, 30, 8, 2, 6
 
 
 def _dataset(path: Path, *, train: bool = True) -> None:
@@ -61,7 +62,7 @@ def recipe(tmp_path: Path) -> Recipe:
     settings = {"embedding_dim": WIDTH, "mlp_units": [8], "epochs": 2, "windows_per_step": 8, "max_history": 10}
     fine = {"mlp_units": 8, "epochs": 2, "windows_per_step": 8}
     coarse = {"min_events": 10, "batch": 8}
-    sections = {"ranker": settings, "method": {"fine": fine, "coarse": coarse}}
+    sections = {"ranker": settings, "method": {"fine": fine, "coarse": coarse, "content_similarity": True}}
     return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
 
 
@@ -103,5 +104,10 @@ def test_both_click_stages_write_artifacts_with_lineage(recipe: Recipe, local_ra
         == trained.metadata["weights_sha256"]
     )
     assert load_adaptor(aligned.path).config["groups"] == GROUPS
+    method, parts = find_method("idproxy"), {"ranker": run / "ranker", "scorer": aligned.path}
+    assert set(method.load_adaptor(parts).outputs) == {"proxy", "content"}
+    similar = method.load_scorer(parts)
+    assert similar.reads_history
+    assert similar.weights[0, 1:].abs().min() > 0
     lines = MetricsLog(run / "metrics" / "align_fine.jsonl").read()
     assert lines[-1]["done"] == lines[-1]["total"]
