@@ -34,6 +34,7 @@ def recipe(runs: Path, name: str, **cluster: object) -> Recipe:
         {
             "name": name,
             "seed": 3,
+            "mature_events": 5,
             "paths": {"runs": runs},
             "cluster": {"workers": 1, "cpus_per_worker": CPUS, "resize_interval_s": 2, **cluster},
             "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
@@ -41,7 +42,6 @@ def recipe(runs: Path, name: str, **cluster: object) -> Recipe:
             "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
             "method": {
                 "coarse": {
-                    "min_events": 5,
                     "batch": 16,
                     "epochs": 60,
                     "checkpoint_every": 4,

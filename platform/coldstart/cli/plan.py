@@ -175,7 +175,7 @@ def _train_items(recipe: Recipe) -> int | None:
         return None
     counts = Dataset.open(recipe.run_dir / "dataset", verify=False).train_counts
     coarse = recipe.method.coarse
-    return round(int((counts >= coarse.min_events).sum()) * float(1 - coarse.holdout_fraction))
+    return round(int((counts >= recipe.mature_events).sum()) * float(1 - coarse.holdout_fraction))
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ class Dataset:
 
         Args:
             trained: [N + 1] items with a trained ID embedding.
-            min_events: Least train events, `method.coarse.min_events`.
+            min_events: Least train events, the recipe key `mature_events`.
         """
         return (self.train_counts >= min_events) & trained
 

@@ -43,7 +43,7 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
         return (PREPARE, IMPORT, *find_method(recipe.method.name).stages(recipe))
     evaluated = (*source, *evaluate.stages(recipe))
     inputs = tuple(stage.output for stage in evaluated)
-    return (*evaluated, Stage("evaluate", "evaluation", evaluate.run, ("evaluation",), inputs))
+    return (*evaluated, Stage("evaluate", "evaluation", evaluate.run, ("evaluation", "mature_events"), inputs))
 
 
 def check(recipe: Recipe) -> None:

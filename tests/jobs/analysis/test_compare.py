@@ -15,12 +15,13 @@ from coldstart.jobs.analysis.trials import make_trial, trial_path
 
 VALUES = {
     "name": "tiny",
+    "mature_events": 5,
     "data": {"generated": {"items": 120, "users": 80, "events": 6000, "image_size": 32}},
     "cluster": {"workers": 1, "embed_actors": 1},
     "ranker": {"embedding_dim": 8, "max_history": 20, "mlp_units": [8], "epochs": 1},
     "encoder": {"image_size": 32},
     "method": {
-        "coarse": {"epochs": 1, "min_events": 5, "batch": 16},
+        "coarse": {"epochs": 1, "batch": 16},
         "fine": {"epochs": 1, "mlp_units": 16, "joint": {"epochs": 1}},
     },
     "evaluation": {"num_resamples": 50},

@@ -14,12 +14,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     values = {
         "name": "tiny",
+        "mature_events": 5,
         "paths": {"runs": tmp_path_factory.mktemp("runs")},
         "data": {"generated": {"items": 120, "users": 80, "events": 6000, "image_size": 32}},
         "cluster": {"workers": 1, "embed_actors": 1},
         "ranker": {"embedding_dim": 8, "max_history": 20, "mlp_units": [8], "epochs": 1},
         "encoder": {"image_size": 32},
-        "method": {"coarse": {"epochs": 1, "min_events": 5, "batch": 16}, "fine": {"epochs": 1, "mlp_units": 16}},
+        "method": {"coarse": {"epochs": 1, "batch": 16}, "fine": {"epochs": 1, "mlp_units": 16}},
         "evaluation": {"num_resamples": 50},
     }
     return Recipe.model_validate(values)

@@ -67,12 +67,12 @@ def test_an_id_table_is_enough_for_coarse_alignment_but_not_for_scoring(
         "align_coarse",
         "embed_items",
     ]
-    small = recipe(runs, method={"coarse": {"min_events": 1, "batch": 8}})
+    small = recipe(runs, mature_events=1, method={"coarse": {"batch": 8}})
     job = alignment_job(small, dataset, embeddings, mllm="", key="k")
     assert max(job.train.max(), job.heldout.max()) <= 50
-    few = recipe(runs, method={"coarse": {"min_events": 100_000, "batch": 8}})
+    few = recipe(runs, mature_events=100_000, method={"coarse": {"batch": 8}})
     with pytest.raises(
-        UserError, match=r"no item with an ID row.*50 of 60 items have.*lower method\.coarse\.min_events"
+        UserError, match=r"no item with an ID row.*50 of 60 items have.*lower mature_events"
     ):
         alignment_job(few, dataset, embeddings, mllm="", key="k")
 

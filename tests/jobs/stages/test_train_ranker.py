@@ -61,9 +61,8 @@ def _item_table(run: Path) -> None:
 def recipe(tmp_path: Path) -> Recipe:
     settings = {"embedding_dim": WIDTH, "mlp_units": [8], "epochs": 2, "windows_per_step": 8, "max_history": 10}
     fine = {"mlp_units": 8, "epochs": 2, "windows_per_step": 8}
-    coarse = {"min_events": 10, "batch": 8}
-    sections = {"ranker": settings, "method": {"fine": fine, "coarse": coarse, "content_similarity": True}}
-    return Recipe.model_validate({"name": "small", "paths": {"runs": tmp_path}, **sections})
+    sections = {"ranker": settings, "method": {"fine": fine, "coarse": {"batch": 8}, "content_similarity": True}}
+    return Recipe.model_validate({"name": "small", "mature_events": 10, "paths": {"runs": tmp_path}, **sections})
 
 
 def test_a_dataset_without_train_events_is_refused(recipe: Recipe) -> None:

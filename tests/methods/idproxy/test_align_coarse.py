@@ -28,16 +28,17 @@ from coldstart.rankers import DinDcn, save_ranker
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(600)]
 
 
-def recipe(runs: Path, **coarse: object) -> Recipe:
+def recipe(runs: Path, *, mature_events: int = 5, **coarse: object) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "small",
             "seed": 3,
+            "mature_events": mature_events,
             "paths": {"runs": runs},
             "data": {"generated": {"items": 150, "users": 60, "events": 3000, "weeks": 2, "image_size": 32}},
             "ranker": {"embedding_dim": 8},
             "encoder": {"image_size": 32, "max_text_tokens": 12, "layer_groups": 2},
-            "method": {"coarse": {"min_events": 5, "batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse}},
+            "method": {"coarse": {"batch": 16, "epochs": 6, "checkpoint_every": 2, **coarse}},
         }
     )
 
@@ -176,9 +177,9 @@ def test_an_id_table_of_another_dataset_is_refused(runs: Path, tmp_path: Path) -
 def test_no_mature_item_names_threshold_and_counts(runs: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"coarse.min_events 100000 train events .*maximum of their train events is \d+.*lower method.coarse",
+        match=r"mature_events 100000 train events .*maximum of their train events is \d+.*lower mature_events",
     ):
-        align_coarse.run(recipe(runs, min_events=100_000))
+        align_coarse.run(recipe(runs, mature_events=100_000))
 
 
 def test_batch_larger_than_the_mature_items_is_refused(runs: Path) -> None:

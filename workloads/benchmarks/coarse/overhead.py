@@ -34,11 +34,12 @@ def recipe(runs: Path, *, ranks: int, batch: int, image_size: int, items: int) -
         {
             "name": "bench",
             "seed": 5,
+            "mature_events": 1,
             "paths": {"runs": runs},
             "data": {"generated": {"items": items, "users": 300, "events": 40 * items, "weeks": 2, "image_size": 64}},
             "ranker": {"embedding_dim": 32},
             "encoder": {"image_size": image_size, "layer_groups": 2},
-            "method": {"coarse": {"min_events": 1, "batch": batch, "epochs": 1, "holdout_fraction": 0.01}},
+            "method": {"coarse": {"batch": batch, "epochs": 1, "holdout_fraction": 0.01}},
             "cluster": {"workers": ranks, "ray_data_cpus": 2},
         }
     )

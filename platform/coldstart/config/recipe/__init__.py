@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
@@ -67,6 +67,8 @@ class Recipe(Section):
 
     name: Name
     seed: Annotated[int, Field(ge=0)] = 17
+    mature_events: PositiveInt = 20
+    """Train events from which an item is mature: its ID embedding is good enough to align to and to compare with."""
     paths: Paths = Paths()
     data: Data = Data()
     content: Modalities = Modalities()

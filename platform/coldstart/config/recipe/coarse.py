@@ -52,8 +52,6 @@ class Offload(Section):
 class Coarse(Section):
     """Coarse alignment: InfoNCE from content to the frozen ID rows of mature items (IDProxy, stage 1)."""
 
-    min_events: PositiveInt = 20
-    """Train events that an item needs to be a target (tau_freq)."""
     temperature: PositiveFloat = 0.2
     learn_temperature: bool = False
     """Whether the temperature is trained, starting from `temperature`, within 0.01 and 1."""

@@ -31,6 +31,7 @@ SYNONYMS: dict[str, Words] = {
         "cluster.workers": ("num_workers", "n_workers", "world_size", "workers"),
         "paths.runs": ("output_dir", "out_dir", "run_dir", "runs"),
         "registry": ("mlflow",),
+        "mature_events": ("min_events", "min_train_events", "min_frequency", "tau_freq"),
         "method.coarse": ("coarse",),
         "method.fine": ("fine",),
     },

@@ -147,7 +147,7 @@ def _load_oracle(parts: Parts) -> Scorer:
 
 
 def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
-    return dataset.mature(ranker.trained.numpy(), recipe.method.coarse.min_events)
+    return dataset.mature(ranker.trained.numpy(), recipe.mature_events)
 
 
 def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:

@@ -44,7 +44,7 @@ ITEM_EFFECT = "item_effect.parquet"
 def trial_path(run_dir: Path, name: str, setting: Setting, recipe: Recipe) -> Path:
     """Directory of a trial; recipe, inputs and setting determine it."""
     lineage = _lineage(run_dir)
-    facts = digest([recipe.method.fine, recipe.method.coarse.min_events, recipe.seed, lineage, dict(setting)])
+    facts = digest([recipe.method.fine, recipe.mature_events, recipe.seed, lineage, dict(setting)])
     return run_dir / "trials" / f"{name}-{facts[:16]}"
 
 
@@ -67,7 +67,7 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     dataset, items, texts = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
     # Loaded for every trial, because a contender may change it.
     ranker = load_ranker(run_dir / "ranker")
-    mature = dataset.mature(ranker.trained.numpy(), recipe.method.coarse.min_events)
+    mature = dataset.mature(ranker.trained.numpy(), recipe.mature_events)
     context = TrainingContext(seed=recipe.seed, gauc=gauc)
     inputs = ContenderInputs(ranker, dataset.sequences, items, texts, mature, recipe.method.fine, context)
     contender = build_contender(name, inputs, setting)

@@ -30,7 +30,7 @@ def export_proxies(recipe: Recipe, out: Path) -> int:
     ids = load_id_embeddings(recipe.run_dir / "ranker")
     coarse = ItemTable.open(items.path).columns[COARSE].numpy()
     trained = ids.trained.numpy()
-    mature = dataset.mature(trained, recipe.method.coarse.min_events)
+    mature = dataset.mature(trained, recipe.mature_events)
     scale = np.linalg.norm(ids.rows.numpy()[mature], axis=1).mean()
     rows = (coarse[1:] * scale).astype(np.float32)
     table = {

@@ -57,7 +57,7 @@ def run(recipe: Recipe) -> Artifact:
     coarse = settings_of(recipe, Settings).coarse.model_dump(
         mode="json", exclude={"checkpoint_every", "checkpoint_async"}
     )
-    key = digest([recipe.encoder, recipe.content, coarse, recipe.seed, mllm, lineage])
+    key = digest([recipe.encoder, recipe.content, coarse, recipe.mature_events, recipe.seed, mllm, lineage])
     job = alignment_job(recipe, dataset, ids, mllm=mllm, key=key)
 
     metrics_log = MetricsLog(job.metrics_log)
@@ -83,21 +83,21 @@ def alignment_job(recipe: Recipe, dataset: Dataset, ids: IdEmbeddings, *, mllm: 
     """
     settings, counts = settings_of(recipe, Settings).coarse, dataset.train_counts
     known = ids.trained.numpy()
-    mature = np.flatnonzero(dataset.mature(known, settings.min_events))
+    mature = np.flatnonzero(dataset.mature(known, recipe.mature_events))
     if not len(mature):
         raise UserError(
-            f"no item with an ID row has method.coarse.min_events {settings.min_events} train events ({known.sum()} of "
+            f"no item with an ID row has mature_events {recipe.mature_events} train events ({known.sum()} of "
             f"{dataset.num_items} items have a row; the maximum of their train events is "
             f"{counts[known].max(initial=0)}, the median of all items is {int(np.median(counts[1:]))}); lower "
-            "method.coarse.min_events"
+            "mature_events"
         )
     train, heldout = split_holdout(mature, settings, seed=recipe.seed)
     if settings.batch > len(train):
         raise UserError(
             f"method.coarse.batch {settings.batch} exceeds the {len(train)} mature items in training "
-            f"({len(mature)} have method.coarse.min_events {settings.min_events}, of which "
+            f"({len(mature)} have mature_events {recipe.mature_events}, of which "
             f"method.coarse.holdout_fraction excludes {len(heldout)}); lower method.coarse.batch or "
-            "method.coarse.min_events"
+            "mature_events"
         )
     run_dir = recipe.run_dir.absolute()
     checkpoints = run_dir / "checkpoints" / STAGE / key[:16]

@@ -9,7 +9,7 @@ from coldstart.methods.embed_items import embed_items
 from coldstart.methods.idproxy import align_coarse, align_fine
 from coldstart.methods.idproxy.config import Settings
 
-_COARSE = ("content", "encoder", "method.coarse")
+_COARSE = ("content", "encoder", "mature_events", "method.coarse")
 _FINE = ("method.fine", "method.content_similarity")
 _FINE_INPUTS = ("dataset", "ranker", ITEM_TABLE)
 

@@ -34,7 +34,7 @@ def variants(method: Method, recipe: Recipe, dataset: Dataset, parts: Parts) -> 
     settings = settings_of(recipe, Settings)
     ranker, items = load_ranker(parts["ranker"]), ItemTable.open(parts[ITEM_TABLE])
     adaptor = load_adaptor(parts[adaptor_kind(settings)])
-    mature = dataset.mature(ranker.trained.numpy(), settings.coarse.min_events)
+    mature = dataset.mature(ranker.trained.numpy(), recipe.mature_events)
     slots = slot_tables(ranker, adaptor, items, mature, seed=recipe.seed)
     # Fine proxies are calibrated during alignment, so the variants they are compared with are calibrated too.
     for name in ("content_map", "coarse"):
