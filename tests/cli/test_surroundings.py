@@ -39,6 +39,18 @@ def no_privileges() -> tuple[str, ...]:
     return ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
+NOBODY = dict.fromkeys(("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"))
+
+
+@pytest.fixture
+def unknown_user() -> tuple[str, ...]:
+    """Starts a program as a user without an entry in the system's table."""
+    unknown = ("unshare", "--user", "--map-user=54321")
+    if shutil.which("unshare") is None or subprocess.run([*unknown, "true"], check=False).returncode:
+        pytest.skip("needs unshare of util-linux, and user namespaces")
+    return unknown
+
+
 @pytest.fixture
 def read_only(tmp_path: Path) -> Path:
     path = tmp_path / "read-only"
@@ -101,26 +113,26 @@ def test_what_the_file_system_refuses_is_named_without_a_traceback(coldstart: Co
 
 
 @pytest.mark.parametrize("verb", [["models"], ["recipes"], ["validate", "demo"]], ids=lambda verb: verb[0])
-def test_a_user_that_the_system_does_not_know_needs_no_home(tmp_path: Path, verb: list[str]) -> None:
-    unknown = ("unshare", "--user", "--map-user=54321")
-    if shutil.which("unshare") is None or subprocess.run([*unknown, "true"], check=False).returncode:
-        pytest.skip("needs unshare of util-linux, and user namespaces")
+def test_a_user_that_the_system_does_not_know_needs_no_home(
+    tmp_path: Path, verb: list[str], unknown_user: tuple[str, ...]
+) -> None:
     settings = ["--set", f"paths.runs={tmp_path}"] if verb != ["recipes"] else []
-    nobody = dict.fromkeys(("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"))
-    done = program(*verb, *settings, prefix=unknown, **nobody)
+    done = program(*verb, *settings, prefix=unknown_user, **NOBODY)
     assert done.returncode == 0, done.stderr
     assert not (ROOT / "~").exists()
 
 
 @pytest.mark.ray
-def test_prepare_runs_with_a_long_tmpdir(tmp_path: Path) -> None:
+def test_prepare_runs_for_an_unknown_user_with_a_long_tmpdir(tmp_path: Path, unknown_user: tuple[str, ...]) -> None:
     directory = tmp_path / ("x" * 60)
     directory.mkdir()
     settings = [f"paths.runs={tmp_path / 'runs'}", "data.generated.items=60", "data.generated.events=2000"]
     overrides = [part for setting in settings for part in ("--set", setting)]
-    done = program("run", "prepare", "--recipe", "tests/smoke.yaml", *overrides, TMPDIR=str(directory), RAY_TMPDIR=None)
+    surroundings = {"TMPDIR": str(directory), "RAY_TMPDIR": None, **NOBODY}
+    arguments = ("run", "prepare", "--recipe", "tests/smoke.yaml", *overrides)
+    done = program(*arguments, prefix=unknown_user, **surroundings)
     assert done.returncode == 0, done.stderr
-    refused = program("run", "prepare", "--recipe", "tests/smoke.yaml", *overrides, RAY_TMPDIR=str(directory))
+    refused = program(*arguments, RAY_TMPDIR=str(directory))
     assert refused.returncode == 2
     assert f"Ray cannot keep its sockets in {directory} (RAY_TMPDIR)" in refused.stderr
     assert "Traceback" not in refused.stderr
