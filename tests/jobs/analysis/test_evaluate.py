@@ -162,6 +162,8 @@ def test_all_variants_are_scored_on_the_same_rows(evaluated: Artifact) -> None:
     assert list(metrics) == [
         "oov",
         "id",
+        "text_similarity",
+        "content_similarity",
         "content_map",
         "coarse",
         "fine",
