@@ -23,22 +23,6 @@ DIAGNOSTICS: dict[str, Any] = {
         "recall": {"at_1": 0.02, "at_10": 0.12},
         "chance_recall": {"at_1": 0.001, "at_10": 0.01},
     },
-    "adaptor": {
-        "items": 700,
-        "gate": {
-            "mean": 0.5,
-            "open": 0.0,
-            "closed": 0.01,
-            "directions_open": 0,
-            "directions_closed": 0,
-            "by_direction": [0.3, 0.7],
-        },
-        "scale": 0.5,
-        "length": 0.4,
-        "id_length": 0.8,
-        "spread": 0.3,
-        "id_spread": 0.6,
-    },
     "attention": {
         "cold": {
             "oov": {

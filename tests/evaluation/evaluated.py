@@ -45,7 +45,8 @@ def scored_rows(*, noise: float, training: int, users: int = 120, n: int = 6000)
 
 def write_run(path: Path, rows: ScoredRows, recipe: Recipe, *, dataset: str = "d" * 64) -> Path:
     """A run directory with an evaluation of the rows."""
-    protocol = EvaluationProtocol.of(rows.to_table().column_names, recipe.evaluation, edges=(0, 1, 10))
+    columns = rows.to_table().column_names
+    protocol = EvaluationProtocol.of(columns, recipe.evaluation, edges=(0, 1, 10), headline="fine")
     summary = build_summary(compute_metrics(rows, protocol), recipe.evaluation, seed=recipe.seed)
     lineage = {"dataset": dataset, "ranker": f"{recipe.seed:064d}"}
     with write_artifact(path / "evaluation", "evaluation", lineage, summary) as draft:

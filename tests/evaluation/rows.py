@@ -36,7 +36,7 @@ def scored_rows(
 
 def protocol_of(rows: ScoredRows, settings: Evaluation | None = None) -> EvaluationProtocol:
     edges = warm_up_edges(rows.train_clicks)
-    return EvaluationProtocol.of(rows.to_table().column_names, settings or Evaluation(), edges=edges)
+    return EvaluationProtocol.of(rows.to_table().column_names, settings or Evaluation(), edges=edges, headline="fine")
 
 
 def summary_of(rows: ScoredRows, *, num_resamples: int = 20, seed: int = 0) -> Summary:

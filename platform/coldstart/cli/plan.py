@@ -14,6 +14,8 @@ from rich.table import Table
 
 from coldstart.cli.app import OUT, AsJson, Overrides, app, load
 from coldstart.config import Recipe, UserError, runtime_env
+from coldstart.config.recipe import settings_of
+from coldstart.methods.idproxy.config import Settings
 
 if TYPE_CHECKING:
     from coldstart.data.content import Content
@@ -39,6 +41,7 @@ def plan(
 ) -> None:
     """Estimate coarse alignment: memory per ZeRO stage, the micro-batch that fits, hours and checkpoint size."""
     loaded = load(recipe, overrides)
+    coarse = settings_of(loaded, Settings).coarse
     import torch
 
     if not torch.cuda.is_available():
@@ -52,11 +55,11 @@ def plan(
         sample = [_largest_item(loaded)]
         options: dict[str, Any] = {"width": loaded.ranker.embedding_dim, "content": loaded.content}
         size = estimate_memory(mllm, loaded.encoder, sample=sample, **options)
-        plans = candidate_plans(size, ranks=ranks, share=loaded.method.coarse.batch // ranks, memory=bytes_per_rank)
+        plans = candidate_plans(size, ranks=ranks, share=coarse.batch // ranks, memory=bytes_per_rank)
         choice = best_plan(plans)
         rate = _rate(loaded, mllm, size, options) if probe else None
     items = _train_items(loaded)
-    hours = None if rate is None or items is None else items * loaded.method.coarse.epochs / (rate * ranks) / 3600
+    hours = None if rate is None or items is None else items * coarse.epochs / (rate * ranks) / 3600
     report = {
         "parameters": {"trained": size.counts.trained, "frozen": size.counts.frozen},
         "tokens_per_item": size.tokens,

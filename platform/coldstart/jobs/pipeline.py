@@ -113,7 +113,26 @@ def run_outdated_stages(
         else:
             CONSOLE.print(f"[cyan]kept[/]  {stage.name:<13} [dim]inputs unchanged[/]")
         artifacts[stage.output] = artifact
+        if stage.output == "dataset":
+            check_modalities(recipe, artifact)
     return state, artifacts
+
+
+def check_modalities(recipe: Recipe, dataset: Artifact) -> None:
+    """Checks, before anything is trained, that items have what the method reads.
+
+    Raises:
+        UserError: no item of the dataset has one of the method's modalities.
+    """
+    counts = dataset.metadata["text"]
+    found = {"image": counts["with_image"], "text": counts["with_title"] + counts["with_text"]}
+    for modality in recipe.method.modalities:
+        if not found[modality]:
+            raise UserError(
+                f"method.name {recipe.method.name} reads the {modality} of items, but none of the "
+                f"{dataset.metadata['items']} items of the dataset has one; add it to the items table or choose "
+                "another method"
+            )
 
 
 def _inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:

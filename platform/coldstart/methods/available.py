@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 
-from coldstart.config import UserError
-from coldstart.config.recipe.method import METHOD_NAMES
+from coldstart.config.recipe.method import METHOD_NAMES, check_method_name
 from coldstart.methods.base import Method
 
 METHODS: Mapping[str, Method] = {
@@ -16,8 +15,7 @@ def find_method(name: str) -> Method:
     """The method of a name.
 
     Raises:
-        UserError: there is none; the message lists them.
+        UserError: there is none; the message suggests the nearest.
     """
-    if name not in METHODS:
-        raise UserError(f"no method '{name}'; allowed: {', '.join(METHODS)}")
+    check_method_name(name, METHODS)
     return METHODS[name]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
@@ -51,6 +52,22 @@ class ItemAdaptor(torch.nn.Module, ABC):
     @abstractmethod
     def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Column -> `[n, ...]` of columns `[n, ...]`; each item depends on its own row only."""
+
+
+class KeepColumns(ItemAdaptor):
+    """Writes the columns that it reads, for methods whose scorer reads the encoder's own.
+
+    Args:
+        columns: As the encoder writes them.
+    """
+
+    def __init__(self, columns: ColumnSpecs) -> None:
+        super().__init__()
+        self.inputs = self.outputs = columns
+
+    def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same columns."""
+        return {name: columns[name] for name in self.outputs}
 
 
 @torch.inference_mode()
@@ -147,12 +164,15 @@ class Stage:
 class Variant:
     """One way of scoring the rows of an evaluation.
 
+    Variants with the same `load` and the same `items` are scored once.
+
     Attributes:
-        name: Has a description in the method's settings.
+        name: Is described in the method's settings.
         load: Loads the scorer from a run's artifact directories; it runs in other processes.
         items: The columns that the scorer reads.
         own_model: Whether the scorer is another ranker than the run's, so that its scores of unknown targets differ.
         item_effect: Whether the item effect of cold items is measured.
+        adapt: Maps the encoder's columns to those of `items`, to measure what image and text contribute.
     """
 
     name: str
@@ -160,6 +180,38 @@ class Variant:
     items: ItemTable
     own_model: bool = False
     item_effect: bool = False
+    adapt: Callable[[ItemTable], ItemTable] | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A measurement that only one method has.
+
+    Attributes:
+        figures: For the summary of the evaluation.
+        text: One paragraph of the report.
+    """
+
+    figures: Mapping[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What the report can measure of a method, besides what it measures of each.
+
+    Attributes:
+        content: `[V, ...]` content of each item, from which a regression predicts ID rows; None to leave that out.
+        held_out: Mature items that no training of the method has seen.
+        slots: Variants whose vectors take the place of ID rows in the run's ranker and are compared with them, the
+            most important first.
+        findings: Name -> what only this method has.
+    """
+
+    content: Tensor | None = None
+    held_out: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, np.int64))
+    slots: tuple[str, ...] = ()
+    findings: Mapping[str, Finding] = field(default_factory=dict)
 
 
 def load_slot_scorer(parts: Parts) -> Scorer:
@@ -215,6 +267,16 @@ class Method(ABC):
             dataset: Of the run.
             parts: Kind -> directory of the run's artifacts.
         """
+
+    def diagnostics(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> Diagnostics:
+        """What the report measures of a run of this method, besides what it measures of each.
+
+        Args:
+            recipe: Of the run.
+            dataset: Of the run.
+            parts: Kind -> directory of the run's artifacts.
+        """
+        return Diagnostics()
 
     @property
     def upstream(self) -> tuple[str, ...]:

@@ -10,15 +10,14 @@ from coldstart.evaluation.diagnostics.neighbors import cosines, nearest_items, t
 
 
 def test_nearest_are_by_cosine_not_by_length() -> None:
-    ids = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 9.0], [0.0, 0.1]])
-    proxies = torch.tensor([[0.0, 0.0], [0.0, 5.0], [3.0, 0.1], [0.0, 0.0]])
-    found, cosine = nearest_items(proxies, ids, np.array([1, 2]), np.array([1, 2, 3]), k=2)
+    vectors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 9.0], [0.0, 0.1], [0.0, 5.0], [3.0, 0.1]])
+    found, cosine = nearest_items(vectors, np.array([4, 5]), np.array([1, 2, 3]), k=2)
     assert found.tolist() == [[3, 2], [1, 2]]
     assert cosine[0].tolist() == pytest.approx([1.0, 0.5**0.5])
 
 
 def test_fewer_mature_items_than_asked_for_give_fewer_neighbors() -> None:
-    found, _ = nearest_items(torch.ones(3, 2), torch.ones(3, 2), np.array([1]), np.array([2]), k=6)
+    found, _ = nearest_items(torch.ones(3, 2), np.array([1]), np.array([2]), k=6)
     assert found.tolist() == [[2]]
 
 

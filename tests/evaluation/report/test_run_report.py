@@ -83,7 +83,7 @@ def test_the_page_shows_the_metrics(page: str, summary: Summary) -> None:
 
 def test_headline_gives_gain_gap_and_item_effect(summary: Summary) -> None:
     text = headline(summary)
-    assert text.startswith("Fine proxies lift item GAUC on cold items from 0.5")
+    assert text.startswith("The variant fine lifts item GAUC on cold items from 0.5")
     assert "of the gain of the content oracle" in text
     assert "of the gain is item effect (the same for every user)" in text
 
@@ -93,7 +93,7 @@ def test_headline_reports_no_effect_and_harm(summary: Summary) -> None:
     unsure["delta_item_vs_oov"]["fine"]["cold"] = {"gauc": 0.002, "low": -0.01, "high": 0.014}
     worse["delta_item_vs_oov"]["fine"]["cold"] = {"gauc": -0.02, "low": -0.03, "high": -0.01}
     assert "no measurable difference" in headline(unsure)
-    assert "harm" in headline(worse)
+    assert "harms" in headline(worse)
 
 
 def test_a_run_without_cold_rows_and_oracles_has_a_report() -> None:
@@ -155,6 +155,7 @@ def test_diagnostics_have_paragraphs_tables_and_cards(summary: Summary) -> None:
     diagnosis = DIAGNOSTICS | {"gains": DIAGNOSTICS["gains"] | {"best": [gained], "worst": [lost]}}
     report = replace(
         _report_data({**summary, "diagnostics": diagnosis}),
+        findings={"gate": "The gate <is> open."},
         cards={
             "i1": ItemCard("the one that gains", None),
             "i2": ItemCard("the one that loses", "data:image/jpeg;base64,AAAA"),
@@ -170,6 +171,7 @@ def test_diagnostics_have_paragraphs_tables_and_cards(summary: Summary) -> None:
         "40 rows, 90\u00a0% clicked; predicted by OOV: 35\u00a0%, by fine: 60\u00a0%",
         "\u22120.100",
         "image only",
+        "The gate &lt;is&gt; open.",
         "The normalized entropy is 0.80",
     ):
         assert text in page
@@ -178,4 +180,4 @@ def test_diagnostics_have_paragraphs_tables_and_cards(summary: Summary) -> None:
 def test_runs_without_diagnostics_have_a_report(summary: Summary) -> None:
     page = render_report(_report_data({**summary, "diagnostics": None}))
     assert "Items with the" not in page
-    assert "Adaptor gate" not in page
+    assert "Inside the models" not in page

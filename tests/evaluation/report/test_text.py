@@ -15,6 +15,7 @@ def summary() -> dict[str, Any]:
     }
     return {
         "confidence": 0.95,
+        "headline": "fine",
         "upper_bound": "content_oracle",
         "item_effect_share": shares,
         "diagnostics": copy.deepcopy(DIAGNOSTICS),
@@ -27,20 +28,17 @@ def _plain(text: str) -> str:
 
 def test_each_paragraph_has_its_numbers(summary: dict[str, Any]) -> None:
     texts = {name: _plain(text) for name, text in report_text(summary).items()}
-    assert list(texts) == ["origin", "id_space", "adaptor", "attention", "gains", "modalities"]
+    assert list(texts) == ["origin", "id_space", "attention", "gains", "modalities"]
     assert (
-        "Fine proxies reach 60 % of its item effect (+0.060 of +0.100) and 40 % of its personalization"
+        "The variant fine reaches 60 % of its item effect (+0.060 of +0.100) and 40 % of its personalization"
         in (texts["origin"])
     )
     assert "Content explains 40 % of the variance of ID rows (95 % interval 38 % to 42 %)" in texts["id_space"]
-    assert "on 100 mature items that coarse alignment held out" in texts["id_space"]
+    assert "on 100 mature items that no training of the method has seen" in texts["id_space"]
     assert "31 % of its variance is item effect" in texts["id_space"]
     assert "For 12 % of the items, their own row is among the ten" in texts["id_space"]
     assert "for 2.0 % it is the nearest (chance: 1.0 % and 0.10 %)" in texts["id_space"]
     assert texts["id_space"].endswith("So content predicts the item effect better than the personalization.")
-    assert "passes 50 % of the contribution of the layer states (30 % to 70 % by direction)" in texts["adaptor"]
-    assert "mixes the two sources" in texts["adaptor"]
-    assert "50 % of the length of mature ID rows" in texts["adaptor"]
     assert "moves 30.0 % of a cold item's attention to other parts" in texts["attention"]
     assert "70 % of the 600 cold items" in texts["gains"]
     assert "log loss changes by -0.0120" in texts["gains"]
@@ -65,7 +63,6 @@ def test_nothing_uncertain_is_claimed(summary: dict[str, Any]) -> None:
 
 def test_parts_that_were_not_measured_are_left_out(summary: dict[str, Any]) -> None:
     summary["diagnostics"] |= {"id_space": None, "attention": {}, "modalities": None}
-    summary["diagnostics"]["adaptor"]["gate"] = None
-    assert set(report_text(summary)) == {"origin", "adaptor", "gains"}
+    assert set(report_text(summary)) == {"origin", "gains"}
     summary["diagnostics"] = None
     assert set(report_text(summary)) == {"origin"}

@@ -250,7 +250,7 @@ def test_the_summary_has_diagnostics(evaluated: Artifact) -> None:
     assert gains[: len(found["gains"]["best"])] == sorted(gains, reverse=True)[: len(found["gains"]["best"])]
     page = (evaluated.path / "report.html").read_text()
     assert "Items with the highest and the lowest gains" in page
-    assert "Adaptor gate and ranker attention" in page
+    assert "Inside the models" in page
     assert (evaluated.path / "plots" / "id-space.png").is_file()
 
 

@@ -71,9 +71,7 @@ def test_an_id_table_is_enough_for_coarse_alignment_but_not_for_scoring(
     job = alignment_job(small, dataset, embeddings, mllm="", key="k")
     assert max(job.train.max(), job.heldout.max()) <= 50
     few = recipe(runs, mature_events=100_000, method={"coarse": {"batch": 8}})
-    with pytest.raises(
-        UserError, match=r"no item with an ID row.*50 of 60 items have.*lower mature_events"
-    ):
+    with pytest.raises(UserError, match=r"no item with an ID row.*50 of 60 items have.*lower mature_events"):
         alignment_job(few, dataset, embeddings, mllm="", key="k")
 
 

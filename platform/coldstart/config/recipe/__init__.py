@@ -109,8 +109,26 @@ class Recipe(Section):
             raise ValueError(
                 "encoder.dtype bfloat16 is slower than float32 for the tiny MLLM on CPU; set encoder.dtype: float32"
             )
+        self._check_modalities()
         self.method.check(self)
         return self
+
+    def _check_modalities(self) -> None:
+        """The method's modalities are in use, and the user's tables have columns for them."""
+        columns = self.data.files.columns
+        named = {"image": (columns.image,), "text": (columns.title, columns.text)}
+        for modality in self.method.modalities:
+            if not getattr(self.content, f"use_{modality}"):
+                raise ValueError(
+                    f"method.name {self.method.name} reads the {modality} of items, but content.use_{modality} is "
+                    f"false; set it to true or choose another method"
+                )
+            if self.data.source == "files" and not any(named[modality]):
+                keys = {"image": "image", "text": "title or text"}[modality]
+                raise ValueError(
+                    f"method.name {self.method.name} reads the {modality} of items, but data.files.columns names no "
+                    f"column for it; set data.files.columns.{keys} or choose another method"
+                )
 
     def check_divisible(self, key: str, per_step: int) -> None:
         """Checks that every rank gets the same number of windows.

@@ -1,12 +1,16 @@
 """The recipe section `method`: one set of settings per method, chosen by `method.name`."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import reduce
 from importlib import import_module
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from coldstart.config.errors import UserError
 from coldstart.config.section import Section
 
 if TYPE_CHECKING:
@@ -16,6 +20,25 @@ METHOD_NAMES = ("idproxy",)
 """Every method: its package is `coldstart.methods.<name>`. The first is the default."""
 
 
+RELEASE = "release"
+"""The variant of the evaluation that every method has: what is served."""
+
+
+@dataclass(frozen=True)
+class VariantInfo:
+    """How reports describe a variant of the evaluation, and what they compare it with.
+
+    Attributes:
+        description: What it is, for people.
+        color: Of its bars and lines, such as `#4a7bd0`.
+        compared_with: Variants whose difference to this one is tested.
+    """
+
+    description: str
+    color: str
+    compared_with: tuple[str, ...] = ("oov",)
+
+
 class MethodSettings(Section):
     """Settings of one method, the base class of every `methods/<name>/config.py`."""
 
@@ -23,8 +46,12 @@ class MethodSettings(Section):
 
     stages: ClassVar[tuple[str, ...]] = ()
     """The stages that the method may have; which of them it has is up to the recipe."""
-    variants: ClassVar[dict[str, str]] = {}
-    """Variant of the evaluation -> description, besides those that every method has."""
+    variants: ClassVar[Mapping[str, VariantInfo]] = {}
+    """Variants of the evaluation besides those that every method has."""
+    headline: ClassVar[str] = RELEASE
+    """The variant that the report is about: its gains are explained, and it is compared with `oov`."""
+    modalities: ClassVar[tuple[Literal["image", "text"], ...]] = ()
+    """Modalities without which the method cannot work; it gets them only if dataset and recipe have them."""
 
     def check(self, recipe: "Recipe") -> None:
         """Compares these settings with the other sections.
@@ -50,15 +77,36 @@ def settings_of(recipe: "Recipe", kind: type[Settings]) -> Settings:
     """The method's settings, as that method's class.
 
     Raises:
-        TypeError: the recipe names another method.
+        UserError: the recipe names another method.
     """
     if not isinstance(recipe.method, kind):
-        raise TypeError(
-            f"the recipe's method is {recipe.method.name}, but {kind.__module__} was asked for its settings"
+        wanted = kind.model_fields["name"].default
+        raise UserError(
+            f"method.name is {recipe.method.name}, but this command works with {wanted} only; set method.name: {wanted}"
         )
     return recipe.method
 
 
 def add_default_name(values: Any) -> Any:
-    """A section `method` without a name is of the default method."""
-    return {"name": METHOD_NAMES[0], **values} if isinstance(values, dict) else values
+    """A section `method` without a name is of the default method.
+
+    Raises:
+        ValueError: there is no method of that name; the message suggests the nearest.
+    """
+    if not isinstance(values, dict):
+        return values
+    named = {"name": METHOD_NAMES[0], **values}
+    check_method_name(named["name"], METHOD_NAMES)
+    return named
+
+
+def check_method_name(name: Any, allowed: Collection[str]) -> None:
+    """Checks that a name is that of a method.
+
+    Raises:
+        UserError: there is none; the message suggests the nearest.
+    """
+    if name not in allowed:
+        near = get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"no method '{name}'; {hint}allowed: {', '.join(allowed)}")

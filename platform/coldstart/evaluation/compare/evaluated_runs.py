@@ -17,7 +17,7 @@ from coldstart.config import Artifact, UserError, flatten_keys, read_artifact
 from coldstart.evaluation.inference.pairwise_tests import METRICS
 from coldstart.evaluation.protocol.protocol import EvaluationProtocol
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
-from coldstart.evaluation.protocol.variants import DESCRIPTIONS
+from coldstart.evaluation.protocol.variants import VARIANTS
 from coldstart.metrics.clicks import rank_users
 
 SCORES = "scores"
@@ -73,7 +73,7 @@ def unpaired_reason(left: EvaluatedRun, right: EvaluatedRun) -> str | None:
 def scores_by_metric(rows: ScoredRows) -> dict[str, dict[str, NDArray[np.floating]]]:
     """Metric (`gauc`, `gauc_item`) -> variant -> [n] scores that rank the rows."""
     protocol = EvaluationProtocol(
-        tuple(name for name in DESCRIPTIONS if name in rows.logits), item_effect=(), edges=(), top_k=1, bins=1
+        tuple(name for name in VARIANTS if name in rows.logits), item_effect=(), edges=(), top_k=1, bins=1
     )
     scores = dict(zip(protocol.scores, protocol.values(rows), strict=True))
     return {metric: {name: scores[kind, name] for name in protocol.variants} for metric, kind in METRICS.items()}

@@ -20,8 +20,9 @@ from scipy.stats import norm, t
 from coldstart.config import UserError
 from coldstart.evaluation.compare.evaluated_runs import EvaluatedRun, UserAucs, scores_by_metric, unpaired_reason
 from coldstart.evaluation.inference.intervals import difference_test, holm_corrected, interval, resample
-from coldstart.evaluation.inference.pairwise_tests import METRICS, PAIRS
+from coldstart.evaluation.inference.pairwise_tests import METRICS
 from coldstart.evaluation.protocol.slices import SLICES, slices
+from coldstart.evaluation.protocol.variants import compared_variants
 from coldstart.metrics.undefined import nan_to_none
 
 Floats = NDArray[np.float64]
@@ -67,18 +68,17 @@ def aggregate_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
             )
             for index, name in enumerate(variants):
                 metrics[name][s][metric] = found.stats(index)
-            for against, compared in PAIRS.items():
-                pairs = [name for name in compared if {name, against} <= set(variants)]
+            for against, compared in compared_variants(variants, summaries[0]["headline"]).items():
                 comparisons += holm_corrected(
                     [
                         {"variant": name, "against": against, "slice": s, "metric": metric}
                         | found.test(variants.index(name), variants.index(against))
-                        for name in pairs
+                        for name in compared
                     ]
                 )
     result: dict[str, Any] = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
     result["modalities"] = _modalities([(summary.get("diagnostics") or {}).get("modalities") for summary in summaries])
-    result |= {key: summaries[0][key] for key in ("confidence", "resamples")}
+    result |= {key: summaries[0][key] for key in ("confidence", "resamples", "headline")}
     return dict(nan_to_none(result))
 
 

@@ -1,4 +1,4 @@
-"""The mature items whose ID rows are nearest to a cold item's fine proxy, for people to judge."""
+"""The mature items that are nearest to a cold item, for people to judge."""
 
 import base64
 import io
@@ -35,14 +35,28 @@ class ItemNeighbors:
     nearest: list[ItemCard]
 
 
+@dataclass(frozen=True)
+class NeighborSpace:
+    """The vectors by which items are similar.
+
+    Attributes:
+        vectors: [V, d].
+        mature: [m] items that are found.
+        cold: [c] items whose neighbors are searched.
+    """
+
+    vectors: Tensor
+    mature: NDArray[np.integer]
+    cold: NDArray[np.integer]
+
+
 def nearest_items(
-    proxies: Tensor, ids: Tensor, cold: NDArray[np.integer], mature: NDArray[np.integer], *, k: int
+    vectors: Tensor, cold: NDArray[np.integer], mature: NDArray[np.integer], *, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The mature items whose ID rows have the highest cosine with each cold item's proxy.
+    """The mature items whose vectors have the highest cosine with each cold item's vector.
 
     Args:
-        proxies: [V, d].
-        ids: [V, d].
+        vectors: [V, d].
         cold: [c] item indices.
         mature: [m] item indices.
         k: How many per cold item.
@@ -50,9 +64,9 @@ def nearest_items(
     Returns:
         [c, k] item indices and [c, k] cosines, best first; fewer columns if there are fewer mature items.
     """
-    query = torch.nn.functional.normalize(proxies[torch.as_tensor(cold, dtype=torch.int64)], dim=-1)
+    query = torch.nn.functional.normalize(vectors[torch.as_tensor(cold, dtype=torch.int64)], dim=-1)
     items = torch.as_tensor(mature, dtype=torch.int64)
-    keys = torch.nn.functional.normalize(ids[items], dim=-1)
+    keys = torch.nn.functional.normalize(vectors[items], dim=-1)
     best = (query @ keys.T).topk(min(k, len(items)), dim=-1)
     return items[best.indices].numpy(), best.values.float().numpy()
 

@@ -7,16 +7,8 @@ from coldstart.evaluation.inference.intervals import difference_test, holm_corre
 from coldstart.evaluation.inference.two_way_bootstrap import ResampleUnit, TwoWayBootstrap
 from coldstart.evaluation.protocol.protocol import MINUS_OOV, RAW, EvaluationProtocol
 from coldstart.evaluation.protocol.slices import SLICES
+from coldstart.evaluation.protocol.variants import compared_variants
 
-PAIRS = {
-    "oov": ("id", "content_map", "coarse", "fine", "joint"),
-    "content_map": ("coarse", "fine", "joint"),
-    "content_similarity": ("fine", "joint", "release"),
-    "text_similarity": ("content_similarity",),
-    "fine": ("joint",),
-    "id": ("coarse", "fine", "joint", "release"),
-}
-"""Variant -> variants compared with it. Each list is one family of tests per slice and metric."""
 METRICS = {"gauc": RAW, "gauc_item": MINUS_OOV}
 
 
@@ -49,12 +41,11 @@ def _family(
     def at(name: str) -> int:
         return protocol.scores.index((METRICS[metric], name))
 
-    for against, compared in PAIRS.items():
+    for against, compared in compared_variants(protocol.variants, protocol.headline).items():
         entries = [
             {"variant": name, "against": against, "slice": slice_name, "metric": metric}
             | paired_difference(found, at(name), at(against), confidence)
             for name in compared
-            if {name, against} <= set(protocol.variants)
         ]
         yield from holm_corrected(entries)
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation
+from coldstart.config.recipe.method import RELEASE
 from coldstart.evaluation.protocol.scored_rows import ITEM_EFFECT, LOGIT, ScoredRows
 from coldstart.evaluation.protocol.slices import SLICES, slices
-from coldstart.evaluation.protocol.variants import DESCRIPTIONS, GROUND_TRUTH, oov_scores
+from coldstart.evaluation.protocol.variants import GROUND_TRUTH, VARIANTS, oov_scores
 
 DIGITS = 5
 """Scores are rounded to this number of decimals, so that float noise does not break ties of equal slots."""
@@ -31,6 +32,7 @@ class EvaluationProtocol:
         edges: Lower edges, in train clicks, of the warm-up curve's bins.
         top: `K` of NDCG@K and Recall@K.
         bins: Number of calibration bins.
+        headline: The variant that the report is about.
     """
 
     variants: tuple[str, ...]
@@ -38,20 +40,24 @@ class EvaluationProtocol:
     edges: tuple[int, ...]
     top_k: int
     bins: int
+    headline: str = RELEASE
 
     @classmethod
-    def of(cls, columns: Collection[str], settings: Evaluation, *, edges: Sequence[int]) -> "EvaluationProtocol":
+    def of(
+        cls, columns: Collection[str], settings: Evaluation, *, edges: Sequence[int], headline: str = RELEASE
+    ) -> "EvaluationProtocol":
         """The protocol of scored rows with these columns.
 
         Args:
             columns: Names of the columns of scored rows.
             settings: The recipe's section.
             edges: Of the warm-up curve.
+            headline: The variant that the report is about.
         """
         variants, item_effect = (
-            tuple(name for name in DESCRIPTIONS if prefix + name in columns) for prefix in (LOGIT, ITEM_EFFECT)
+            tuple(name for name in VARIANTS if prefix + name in columns) for prefix in (LOGIT, ITEM_EFFECT)
         )
-        return cls(variants, item_effect, tuple(edges), settings.top_k, settings.calibration_bins)
+        return cls(variants, item_effect, tuple(edges), settings.top_k, settings.calibration_bins, headline)
 
     @cached_property
     def scores(self) -> tuple[tuple[str, str], ...]:

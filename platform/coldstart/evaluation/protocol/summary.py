@@ -39,7 +39,8 @@ def build_summary(merged: MergedMetrics, settings: Evaluation, *, seed: int) -> 
         `metrics[variant][slice]`; `delta_vs_oov[variant][slice]` of `gauc` and `delta_item_vs_oov` of `gauc_item`; on
         the cold slice `gap_closed[variant]` and `gap_closed_item[variant]`, as a share of the `upper_bound`'s, and
         `item_effect_share[variant]`; `comparisons` from `pairwise_tests`; `warm_up` from `warm_up_curve`;
-        `calibration[variant][slice]` and `histogram` of click probabilities.
+        `calibration[variant][slice]` and `histogram` of click probabilities; `headline`, the variant that the report
+        is about.
     """
     protocol = merged.protocol
     resampled = {name: TwoWayBootstrap(ranks, settings, seed) for name, ranks in merged.ranks.items()}
@@ -61,6 +62,7 @@ def build_summary(merged: MergedMetrics, settings: Evaluation, *, seed: int) -> 
         "warm_up": warm_up_curve(protocol, resampled, rows),
         "calibration": {name: {s: _calibration(merged, name, s) for s in SLICES} for name in protocol.variants},
         "histogram": _histogram(merged),
+        "headline": protocol.headline,
         "top_k": protocol.top_k,
         "confidence": settings.confidence,
         "resamples": settings.num_resamples,

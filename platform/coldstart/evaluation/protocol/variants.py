@@ -3,36 +3,64 @@
 This module has names and ground truth only, so that computing metrics imports no model.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coldstart.config.recipe.method import SETTINGS
+from coldstart.config.recipe.method import RELEASE, SETTINGS, VariantInfo
 
 BASELINE = "oov"
-DESCRIPTIONS: dict[str, str] = {
-    "oov": "the ranker's out-of-vocabulary row for every item",
-    "id": "the production ranker: trained ID rows, and the OOV row for cold items",
-    "text_similarity": "id, and the similarity of TF-IDF text vectors to what the user clicked and skipped before",
-    "content_similarity": "id, and the similarity of the encoder's vectors to what the user clicked and skipped before",
-    **{name: description for settings in SETTINGS.values() for name, description in settings.variants.items()},
-    "release": "what is served: the method's scorer with the method's item table",
-    "trained_oracle": "ID row of a ranker that was trained with the held-out items' events (item_holdout only)",
-    "content_oracle": "true click probability given the content (generated data only)",
-    "oracle": "true click probability (generated data only)",
+OWN_ID = "id"
+SIMILARITY = "content_similarity"
+VARIANTS: Mapping[str, VariantInfo] = {
+    BASELINE: VariantInfo("the ranker's out-of-vocabulary row for every item", "#8b95a1", ()),
+    OWN_ID: VariantInfo("the production ranker: trained ID rows, and the OOV row for cold items", "#4a7bd0"),
+    "text_similarity": VariantInfo(
+        "id, and the similarity of TF-IDF text vectors to what the user clicked and skipped before", "#86a873", ()
+    ),
+    SIMILARITY: VariantInfo(
+        "id, and the similarity of the encoder's vectors to what the user clicked and skipped before",
+        "#3f8f4f",
+        ("text_similarity",),
+    ),
+    **{name: info for settings in SETTINGS.values() for name, info in settings.variants.items()},
+    RELEASE: VariantInfo("what is served: the method's scorer with the method's item table", "#a45cb8", (OWN_ID,)),
+    "trained_oracle": VariantInfo(
+        "ID row of a ranker that was trained with the held-out items' events (item_holdout only)", "#5f6975", ()
+    ),
+    "content_oracle": VariantInfo("true click probability given the content (generated data only)", "#7d8793", ()),
+    "oracle": VariantInfo("true click probability (generated data only)", "#aab2bc", ()),
 }
-"""Variant -> description, in the order of tables and charts."""
+"""All variants of all methods, in the order of tables and charts."""
 GROUND_TRUTH = ("content_oracle", "oracle")
 """Variants that do not read past labels."""
 ORACLES = ("trained_oracle", *GROUND_TRUTH)
 UPPER_BOUNDS = ("content_oracle", "trained_oracle")
 """Upper bounds of what a proxy can reach, the preferred one first."""
-RELEASE = "release"
 CHAMPION, CHALLENGER = "champion", "challenger"
 """In a comparison of releases, the served scores of these two take the place of variants."""
 OOV_SUFFIX = "_oov"
 """A variant with its own ranker also has the scores of that ranker with unknown targets, under its name and this."""
+
+
+def compared_variants(available: Collection[str], headline: str) -> dict[str, tuple[str, ...]]:
+    """Variant -> variants that are compared with it. Each list is one family of tests per slice and metric.
+
+    Args:
+        available: Variants that have scores.
+        headline: Always compared with `oov` and with content similarity, which no method may lose to unseen.
+    """
+    present = [name for name in VARIANTS if name in available]
+
+    def against(base: str) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name in present
+            if base in VARIANTS[name].compared_with or (name == headline and base in (BASELINE, SIMILARITY))
+        )
+
+    return {base: compared for base in present if (compared := against(base))}
 
 
 def oov_scores(variant: str, available: Collection[str]) -> str:

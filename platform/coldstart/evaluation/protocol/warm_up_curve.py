@@ -7,9 +7,8 @@ from coldstart.evaluation.inference.intervals import Interval
 from coldstart.evaluation.inference.pairwise_tests import METRICS
 from coldstart.evaluation.inference.two_way_bootstrap import ResampleUnit, TwoWayBootstrap
 from coldstart.evaluation.protocol.protocol import MINUS_OOV, EvaluationProtocol, warm_up_group
+from coldstart.evaluation.protocol.variants import ORACLES, OWN_ID
 
-SHOWN = ("oov", "content_map", "coarse", "fine", "joint", "id", "release")
-OWN = "id"
 MIN_UNITS = 10
 """Users and items that a bin needs; with fewer, AUCs of 0 and 1 occur by chance."""
 
@@ -31,7 +30,7 @@ def warm_up_curve(
     """
     found = [resampled[warm_up_group(edge)] for edge in protocol.edges]
     bins = [each if min(each.users, each.items) >= MIN_UNITS else None for each in found]
-    shown = [name for name in SHOWN if name in protocol.variants]
+    shown = [name for name in protocol.variants if name not in ORACLES]
     curve: dict[str, Any] = {"edges": list(protocol.edges), "rows": list(rows)}
     for metric, kind in METRICS.items():
         indices = {name: protocol.scores.index((kind, name)) for name in shown}
@@ -39,16 +38,16 @@ def warm_up_curve(
             name: [None if each is None else _with_interval(each.single(at, ResampleUnit.BOTH)) for each in bins]
             for name, at in indices.items()
         }
-    if OWN not in shown:
+    if OWN_ID not in shown:
         return curve | {"id_minus": {}, "crossover_clicks": {}}
-    own = protocol.scores.index((MINUS_OOV, OWN))
+    own = protocol.scores.index((MINUS_OOV, OWN_ID))
     leads = {
         name: [
             None if each is None else each.difference(own, protocol.scores.index((MINUS_OOV, name)), ResampleUnit.BOTH)
             for each in bins
         ]
         for name in shown
-        if name != OWN
+        if name != OWN_ID
     }
     return curve | {
         "id_minus": {

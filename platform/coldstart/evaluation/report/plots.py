@@ -12,24 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from coldstart.evaluation.protocol.variants import BASELINE
+from coldstart.evaluation.protocol.variants import BASELINE, VARIANTS
 from coldstart.metrics.clicks import Reliability
 
 INK, FAINT, PAPER = "#20262e", "#d5dae1", "#fdfdfc"
 PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
-COLORS = {
-    "oov": "#8b95a1",
-    "id": "#4a7bd0",
-    "text_similarity": "#86a873",
-    "content_similarity": "#3f8f4f",
-    "content_map": "#b98d2f",
-    "coarse": "#2a9d8f",
-    "fine": "#e2683c",
-    "joint": "#6b4fa0",
-    "release": "#a45cb8",
-    "content_oracle": "#7d8793",
-    "oracle": "#aab2bc",
-}
+COLORS = {name: info.color for name, info in VARIANTS.items()}
+ACCENT = "#e2683c"
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -142,7 +131,7 @@ def score_histograms(histogram: Mapping[str, Any], variants: Sequence[str], slic
         figure = Figure(figsize=(10.4, 2.4), layout="constrained")
         axes = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
         for axis, name in zip(axes, variants, strict=True):
-            for kind, color in (("skipped", COLORS[BASELINE]), ("clicked", COLORS["fine"])):
+            for kind, color in (("skipped", COLORS[BASELINE]), ("clicked", ACCENT)):
                 counts = np.array(histogram["counts"][name][slice_name][kind], float)
                 share = counts / counts.sum() if counts.sum() else counts
                 axis.stairs(share, edges, fill=True, color=color, alpha=0.3)
@@ -158,7 +147,7 @@ def score_histograms(histogram: Mapping[str, Any], variants: Sequence[str], slic
 
 
 def geometry(norms: Mapping[str, NDArray[Any]], cosines: Mapping[str, NDArray[Any]]) -> Figure:
-    """Distribution of slot lengths, and of cosines between fine proxies and ID rows.
+    """Distribution of slot lengths, and of cosines between slot vectors and ID rows.
 
     Args:
         norms: Label -> lengths. A label that starts with a variant's name and a comma takes its color.
@@ -194,7 +183,7 @@ def id_directions(directions: Sequence[Mapping[str, float]]) -> Figure:
         figure = Figure(figsize=(10.4, 2.8), layout="constrained")
         axis = figure.subplots()
         axis.bar(place, share, color=COLORS["id"], alpha=0.3, width=0.72, label="in the ID table")
-        axis.bar(place, explained, color=COLORS["fine"], width=0.72, label="explained by content")
+        axis.bar(place, explained, color=ACCENT, width=0.72, label="explained by content")
         for x, found, height in zip(place, directions, share, strict=True):
             label = "none" if found["r2"] <= 0 else f"{100 * found['r2']:.0f} %"
             axis.annotate(label, (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)

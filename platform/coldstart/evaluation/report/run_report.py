@@ -13,7 +13,7 @@ from rich.table import Table
 from coldstart.evaluation.diagnostics.neighbors import ItemCard, ItemNeighbors
 from coldstart.evaluation.protocol.slices import describe
 from coldstart.evaluation.protocol.summary import Summary
-from coldstart.evaluation.protocol.variants import BASELINE, DESCRIPTIONS, ORACLES
+from coldstart.evaluation.protocol.variants import BASELINE, ORACLES, VARIANTS
 from coldstart.evaluation.report.html_pages import GAP, figure, p_value, page, percent, signed
 from coldstart.evaluation.report.plots import inline_svg
 from coldstart.evaluation.report.text import report_text
@@ -56,6 +56,7 @@ class ReportData:
         command: Reproduces this report.
         written_at: Date and time, for people.
         cards: Item id -> card, of the items with the highest and the lowest gains.
+        findings: Name -> paragraph, of measurements that only this method has.
     """
 
     name: str
@@ -68,23 +69,25 @@ class ReportData:
     command: str
     written_at: str
     cards: Mapping[str, ItemCard] = field(default_factory=dict)
+    findings: Mapping[str, str] = field(default_factory=dict)
 
 
 def headline(summary: Summary) -> str:
-    """The gain of fine proxies on cold items, in one or two sentences."""
-    delta = summary["delta_item_vs_oov"].get("fine", {}).get("cold", {})
+    """The gain of the method on cold items, in one or two sentences."""
+    name = summary["headline"]
+    delta = summary["delta_item_vs_oov"].get(name, {}).get("cold", {})
     if delta.get("gauc") is None:
         return "No user has both clicked and skipped cold items, so cold GAUC is undefined."
-    before, after = (summary["metrics"][name]["cold"]["gauc_item"] for name in (BASELINE, "fine"))
+    before, after = (summary["metrics"][one]["cold"]["gauc_item"] for one in (BASELINE, name))
     change = f"from {before:.3f} to {after:.3f} ({signed(delta['gauc'])}, {_span(summary)} {_range(delta)})"
     if delta["low"] <= 0 <= delta["high"]:
-        return f"Fine proxies make no measurable difference on cold items: item GAUC changes {change}."
+        return f"The variant {name} makes no measurable difference on cold items: item GAUC changes {change}."
     if delta["gauc"] < 0:
-        return f"Fine proxies harm cold items: item GAUC falls {change}."
-    gap = summary["gap_closed_item"].get("fine", {})
-    share = summary["item_effect_share"].get("fine", {})
+        return f"The variant {name} harms cold items: item GAUC falls {change}."
+    gap = summary["gap_closed_item"].get(name, {})
+    share = summary["item_effect_share"].get(name, {})
     closed, item_effect = gap.get("value"), share.get("share")
-    parts = [f"Fine proxies lift item GAUC on cold items {change}"]
+    parts = [f"The variant {name} lifts item GAUC on cold items {change}"]
     if closed is not None:
         parts.append(f", which is {percent(closed)} of the gain of the {summary['upper_bound'].replace('_', ' ')}")
     parts.append(".")
@@ -105,7 +108,7 @@ def render_report(report: ReportData) -> str:
         summary=summary,
         headline=headline(summary),
         slices={name: describe(name) for name in SLICES},
-        variants={name: DESCRIPTIONS.get(name, "") for name in summary["metrics"]},
+        variants={name: VARIANTS[name].description for name in summary["metrics"]},
         drawings={chart.name: Markup(inline_svg(chart.figure, chart.name)) for chart in report.charts},
         span=_span(summary),
         upper_bound=summary["upper_bound"] is not None,
@@ -199,7 +202,7 @@ def terminal_table(summary: Summary) -> Table:
 
         shown = [figure(by_slice["cold"]["gauc"], 3), _terminal_delta(summary, variant), *closed("gauc")]
         cold, *rest = (figure(by_slice[name]["gauc_item"], 3) for name in ("cold", *others))
-        style = "bold" if variant == "fine" else "dim" if variant in ORACLES else None
+        style = "bold" if variant == summary["headline"] else "dim" if variant in ORACLES else None
         table.add_row(variant, *shown, cold, *closed("gauc_item"), *rest, style=style)
     return table
 
@@ -221,7 +224,7 @@ def seeds_table(summary: Summary) -> Table:
     for variant, by_slice in summary["metrics"].items():
         cold, found = by_slice["cold"]["gauc_item"], differences.get(variant)
         against = [signed(found["delta"]), _range(found), p_value(found["p_holm"])] if found else [""] * 3
-        style = "bold" if variant == "fine" else "dim" if variant in ORACLES else None
+        style = "bold" if variant == summary["headline"] else "dim" if variant in ORACLES else None
         table.add_row(variant, figure(cold["value"], 3), figure(cold["spread"], 3), *against, style=style)
     return table
 

@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from coldstart.config.recipe.method import RELEASE
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
-from coldstart.evaluation.diagnostics.neighbors import ItemCard, ItemNeighbors, cosines, nearest_items, thumbnail
+from coldstart.evaluation.diagnostics.neighbors import (
+    ItemCard,
+    ItemNeighbors,
+    NeighborSpace,
+    cosines,
+    nearest_items,
+    thumbnail,
+)
 from coldstart.evaluation.protocol.summary import Summary
+from coldstart.evaluation.protocol.variants import BASELINE, ORACLES, OWN_ID
 from coldstart.evaluation.report import plots
 from coldstart.evaluation.report.run_report import SLICES, Chart
 from coldstart.metrics.clicks import Reliability
@@ -30,12 +39,14 @@ class Geometry:
     """Slot tables, and the items whose vectors are compared.
 
     Attributes:
-        tables: Variant -> [V, d]; `id`, `fine` and `coarse` are used.
+        tables: Variant -> [V, d]; `id` and `slots` are used.
+        slots: Variants that are compared with ID rows, the most important first.
         mature: [m] items with a well-trained ID row.
         cold: [c] items never seen in training.
     """
 
     tables: Mapping[str, Tensor]
+    slots: Sequence[str]
     mature: NDArray[np.integer]
     cold: NDArray[np.integer]
 
@@ -45,10 +56,11 @@ class Geometry:
 
 
 def draw_charts(
-    summary: Summary, geometry: Geometry, metrics_logs: Mapping[str, Sequence[Mapping[str, Any]]]
+    summary: Summary, geometry: Geometry | None, metrics_logs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[Chart]:
-    """All charts of the report, in order."""
-    charts = [_gain(summary), _warm_up(summary), _reliability(summary), _scores(summary), _geometry(geometry)]
+    """All charts of the report, in order; without `geometry`, slot vectors are not compared."""
+    charts = [_gain(summary), _warm_up(summary), _reliability(summary), _scores(summary)]
+    charts += [_geometry(geometry)] if geometry else []
     table = (summary.get("diagnostics") or {}).get("id_space")
     if table:
         charts.append(_id_space(table))
@@ -59,7 +71,7 @@ def draw_charts(
                 "training",
                 "Training",
                 "Metrics that the training stages logged, by epoch or step.",
-                f"Line charts of the training metrics of {', '.join(metrics_logs)}",
+                "Line charts of the training metrics, one for each stage and metric.",
                 training,
             )
         )
@@ -76,18 +88,19 @@ def _gain(summary: Summary) -> Chart:
         "gain",
         "Gain over the OOV row",
         "Bars show the difference in GAUC to the OOV row, lines its interval. Each panel has its own scale. "
-        "Where id is above fine, the items have enough clicks for their own ID rows.",
+        f"Where id is above {summary['headline']}, the items have enough clicks for their own ID rows.",
         f"Bar chart of the GAUC gain over the OOV row. On cold items: {', '.join(parts) or 'not defined'}.",
         plots.gain_bars(summary, SLICES),
     )
 
 
 def _warm_up(summary: Summary) -> Chart:
-    crossover_clicks = summary["warm_up"]["crossover_clicks"].get("fine")
+    headline = summary["headline"]
+    crossover_clicks = summary["warm_up"]["crossover_clicks"].get(headline)
     crossover = (
         "At no number of clicks does the ID row become the better one"
         if crossover_clicks is None
-        else f"From {crossover_clicks} clicks on, an item's own ID row is better than its fine proxy"
+        else f"From {crossover_clicks} clicks on, an item's own ID row is better than {headline}"
     )
     return Chart(
         "warm-up",
@@ -100,7 +113,8 @@ def _warm_up(summary: Summary) -> Chart:
 
 
 def _scores(summary: Summary) -> Chart:
-    shown = [name for name in ("oov", "content_map", "coarse", "fine") if name in summary["metrics"]]
+    measured = [name for name in summary["item_effect_share"] if name not in (*ORACLES, RELEASE)]
+    shown = [BASELINE, *(measured or [summary["headline"]])]
     return Chart(
         "scores",
         "Scores on cold items",
@@ -114,7 +128,7 @@ def _scores(summary: Summary) -> Chart:
 def _reliability(summary: Summary) -> Chart:
     curves = {
         name: Reliability(**{key: np.array(values) for key, values in summary["calibration"][name]["cold"].items()})
-        for name in ("oov", "id", "fine")
+        for name in (BASELINE, OWN_ID, summary["headline"])
     }
     bins = max(len(curve.rows) for curve in curves.values())
     errors = ", ".join(f"{name} {curve.error:.3f}" for name, curve in curves.items())
@@ -130,24 +144,21 @@ def _reliability(summary: Summary) -> Chart:
 
 def _geometry(geometry: Geometry) -> Chart:
     mature, cold = geometry.mature, geometry.cold
-    ids, fine, coarse = (geometry.rows(name, mature) for name in ("id", "fine", "coarse"))
-    similarity = {
-        "fine, own ID row": cosines(fine, ids),
-        "coarse, own ID row": cosines(coarse, ids),
-        "fine to the ID row of another item": cosines(fine, ids.roll(1, 0)),
-    }
+    first, ids = geometry.slots[0], geometry.rows(OWN_ID, mature)
+    vectors = {name: geometry.rows(name, mature) for name in geometry.slots}
+    similarity = {f"{name}, own ID row": cosines(rows, ids) for name, rows in vectors.items()}
+    similarity[f"{first} to the ID row of another item"] = cosines(vectors[first], ids.roll(1, 0))
     lengths = {
-        "id, mature items": ids.norm(dim=-1).numpy(),
-        "fine, mature items": fine.norm(dim=-1).numpy(),
-        "release, cold items": geometry.rows("fine", cold).norm(dim=-1).numpy(),
+        f"{OWN_ID}, mature items": ids.norm(dim=-1).numpy(),
+        f"{first}, mature items": vectors[first].norm(dim=-1).numpy(),
+        f"cold items, {first}": geometry.rows(first, cold).norm(dim=-1).numpy(),
     }
     medians = {name: float(np.median(values)) if len(values) else float("nan") for name, values in similarity.items()}
     return Chart(
         "geometry",
-        "Proxies in the ID space",
-        f"Over {len(mature):,} mature and {len(cold):,} cold items. Coarse proxies are scaled to the mean length of "
-        "mature ID rows. The adaptor is trained on clicks, not to imitate ID rows, so fine proxies may differ from "
-        "them.",
+        "Slot vectors in the ID space",
+        f"Over {len(mature):,} mature and {len(cold):,} cold items. Vectors that are trained by clicks do not imitate "
+        "ID rows, so they may differ from them.",
         "Histograms of vector lengths and cosines. Median cosine: "
         + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()),
         plots.geometry(lengths, similarity),
@@ -160,8 +171,8 @@ def _id_space(stats: Mapping[str, Any]) -> Chart:
         "id-space",
         "How well content predicts ID rows",
         f"Bars show the principal directions of the {stats['items']:,} mature ID rows by their share of the variance. "
-        "The filled part, and the number above it, is the part that a ridge regression from the layer states explains "
-        "on held-out items.",
+        "The filled part, and the number above it, is the part that a ridge regression from the content explains on "
+        "held-out items.",
         "Bar chart of the ID table's principal directions. Explained share of each, and its share of the variance: "
         f"{explained}.",
         plots.id_directions(stats["directions"]),
@@ -169,27 +180,25 @@ def _id_space(stats: Mapping[str, Any]) -> Chart:
 
 
 def item_neighbors(
-    geometry: Geometry,
+    space: NeighborSpace,
     contents: Callable[[NDArray[np.int64]], list[Content]],
     decode: Callable[[bytes], Image.Image],
     *,
     seed: int,
 ) -> list[ItemNeighbors]:
-    """A seeded sample of cold items, each with the mature items nearest to its fine proxy.
+    """A seeded sample of cold items, each with the mature items nearest to it.
 
     Args:
-        geometry: Tables and items.
+        space: Vectors and items.
         contents: Loads the contents of item indices [n].
         decode: Decodes an encoded image.
         seed: Of the sample.
     """
-    if not len(geometry.cold) or not len(geometry.mature):
+    if not len(space.cold) or not len(space.mature):
         return []
     rng = np.random.default_rng(seed)
-    cold = rng.choice(geometry.cold, min(SAMPLE, len(geometry.cold)), replace=False).astype(np.int64)
-    neighbors, similarity = nearest_items(
-        geometry.tables["fine"], geometry.tables["id"], cold, geometry.mature, k=NEIGHBORS
-    )
+    cold = rng.choice(space.cold, min(SAMPLE, len(space.cold)), replace=False).astype(np.int64)
+    neighbors, similarity = nearest_items(space.vectors, cold, space.mature, k=NEIGHBORS)
     shown = contents(np.concatenate([cold, neighbors.ravel()]))
 
     def card(content: Content, cosine: float | None = None) -> ItemCard:

@@ -5,6 +5,7 @@ from typing import Any
 
 from coldstart.evaluation.diagnostics.item_gains import MIN_ROWS
 from coldstart.evaluation.diagnostics.modality_ablation import BOTH
+from coldstart.evaluation.protocol.variants import BASELINE
 from coldstart.evaluation.report.html_pages import GAP, figure, percent, signed
 
 Stats = Mapping[str, Any]
@@ -19,17 +20,17 @@ def report_text(summary: Stats) -> dict[str, str]:
     texts = {"origin": _origin(summary)}
     for name, write in _PARAGRAPHS.items():
         if diagnostics.get(name):
-            texts[name] = write(diagnostics[name], interval)
+            texts[name] = write(diagnostics[name], interval, summary["headline"])
     return {name: text for name, text in texts.items() if text}
 
 
 def _origin(summary: Stats) -> str:
-    shares, upper_bound = summary["item_effect_share"], summary["upper_bound"]
-    fine, best = shares.get("fine"), shares.get(upper_bound)
-    if not fine or not best or best["share"] is None:
+    shares, headline, upper_bound = summary["item_effect_share"], summary["headline"], summary["upper_bound"]
+    gain, best = shares.get(headline), shares.get(upper_bound)
+    if not gain or not best or best["share"] is None:
         return ""
     reached = [
-        f"{percent(fine[part] / best[part])} of its {part.replace('_', ' ')} ({signed(fine[part])} of "
+        f"{percent(gain[part] / best[part])} of its {part.replace('_', ' ')} ({signed(gain[part])} of "
         f"{signed(best[part])})"
         for part in ("item_effect", "personalization")
         if best[part] > 0
@@ -38,20 +39,21 @@ def _origin(summary: Stats) -> str:
         return ""
     return (
         f"{percent(best['share'])} of the gain of {upper_bound} on cold items is item effect, "
-        f"{percent(1 - best['share'])} is personalization. Fine proxies reach {' and '.join(reached)}."
+        f"{percent(1 - best['share'])} is personalization. The variant {headline} reaches "
+        f"{' and '.join(reached)}."
     )
 
 
-def _id_space(stats: Stats, interval: str) -> str:
+def _id_space(stats: Stats, interval: str, _: str) -> str:
     r2, item_effect, rest = stats["r2"], stats["r2_item_effect"], stats["r2_rest"]
     if r2["low"] is not None and r2["low"] > 0:
         explained = f"Content explains {percent(r2['value'])} of the variance of ID rows ({interval} {_range(r2)})"
     else:
         explained = f"Content explains no measurable part of the variance of ID rows ({interval} {_range(r2)})"
     items = (
-        f"on {stats['test_items']:,} mature items that coarse alignment held out"
+        f"on {stats['test_items']:,} mature items that no training of the method has seen"
         if stats["held_out"]
-        else f"on {stats['test_items']:,} mature items, most of them aligned with (new items score lower)"
+        else f"on {stats['test_items']:,} mature items, most of them trained on (new items score lower)"
     )
     directions = (
         f"The table uses {stats['participation_ratio']:.1f} of its {stats['dim']} directions. "
@@ -77,58 +79,39 @@ def _better_explained(item_effect: Stats, rest: Stats) -> str:
     return ""
 
 
-def _adaptor(stats: Stats, _: str) -> str:
-    length, spread = stats["length"] / stats["id_length"], stats["spread"] / stats["id_spread"]
-    texts = []
-    gate = stats["gate"]
-    if gate:
-        saturated = gate["open"] + gate["closed"]
-        texts.append(
-            f"Over {stats['items']:,} cold items, the gate passes {percent(gate['mean'])} of the contribution of the "
-            f"layer states ({percent(min(gate['by_direction']))} to {percent(max(gate['by_direction']))} by "
-            f"direction). {percent(gate['open'])} of the gate values are open and {percent(gate['closed'])} closed"
-            + (", so the gate mixes the two sources rather than selecting one." if saturated < 0.1 else ".")
-        )
-    texts.append(
-        f"Fine proxies of cold items have {percent(length)} of the length of mature ID rows and {percent(spread)} of "
-        "their spread around the mean"
-        + (": cold items differ less from each other than trained ones." if spread < 0.8 else ".")
-    )
-    return " ".join(texts)
-
-
-def _attention(stats: Stats, _: str) -> str:
+def _attention(stats: Stats, _: str, headline: str) -> str:
     cold, mature = stats.get("cold"), stats.get("mature")
     if not cold:
         return ""
-    fine, oov = cold["fine"], cold["oov"]
+    vector, oov = cold[headline], cold[BASELINE]
     own = f" For a mature item's own ID row it is {percent(mature['id']['total_variation'], 1)}." if mature else ""
     shift = (
-        f"Compared with the OOV row, a fine proxy moves {percent(fine['total_variation'], 1)} of a cold item's "
-        f"attention to other parts of the history.{own} It puts {percent(fine['clicked_weight'])} on clicked events "
-        f"(OOV: {percent(oov['clicked_weight'])}), which are {percent(fine['clicked_fraction'])} of all events."
+        f"Compared with the OOV row, the vector of {headline} moves {percent(vector['total_variation'], 1)} of a cold "
+        f"item's attention to other parts of the history.{own} It puts {percent(vector['clicked_weight'])} on clicked "
+        f"events (OOV: {percent(oov['clicked_weight'])}), which are {percent(vector['clicked_fraction'])} of all "
+        "events."
     )
-    if max(fine["total_variation"], mature["id"]["total_variation"] if mature else 0.0) < MIN_SHIFT:
+    if max(vector["total_variation"], mature["id"]["total_variation"] if mature else 0.0) < MIN_SHIFT:
         return f"{shift} The attention is almost the same for every item: in this ranker it does not distinguish items."
-    return f"{shift} The normalized entropy is {figure(fine['normalized_entropy'], 2)} (1 is a uniform average)."
+    return f"{shift} The normalized entropy is {figure(vector['normalized_entropy'], 2)} (1 is a uniform average)."
 
 
-def _gains(stats: Stats, _: str) -> str:
+def _gains(stats: Stats, _: str, headline: str) -> str:
     if not stats["items"]:
         return ""
     return (
         f"For {percent(stats['improved_fraction'])} of the {stats['items']:,} cold items with at least {MIN_ROWS} "
-        "rows, the fine proxy predicts better than the OOV row. Over all cold rows log loss changes by "
+        f"rows, {headline} predicts better than the OOV row. Over all cold rows log loss changes by "
         f"{signed(-stats['mean'], 4)}. The number below an item is its decrease of log loss per row, shrunk to the "
         "mean of all items (more with fewer rows)."
     )
 
 
-def _modalities(stats: Stats, _: str) -> str:
+def _modalities(stats: Stats, _: str, headline: str) -> str:
     inputs = stats["inputs"]
     both = inputs[BOTH]["gain"]
     if both["low"] is None or both["low"] <= 0:
-        return "On cold items that have both image and text, proxies make no measurable difference."
+        return f"On cold items that have both image and text, {headline} makes no measurable difference."
     single = {name: found for name, found in inputs.items() if name != BOTH}
     kept = " and ".join(
         f"{percent(found['gain']['value'] / both['value'])} with the {name} only" for name, found in single.items()
@@ -155,7 +138,6 @@ def _range(stats: Stats) -> str:
 
 _PARAGRAPHS = {
     "id_space": _id_space,
-    "adaptor": _adaptor,
     "attention": _attention,
     "gains": _gains,
     "modalities": _modalities,

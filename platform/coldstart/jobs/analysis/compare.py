@@ -14,6 +14,7 @@ import ray
 import torch
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
+from coldstart.config.recipe import settings_of
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
@@ -27,7 +28,7 @@ from coldstart.evaluation.compare.method_report import (
 from coldstart.evaluation.compare.recommendation import recommend
 from coldstart.evaluation.protocol.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.protocol.scoring import score_rows
-from coldstart.evaluation.protocol.variants import BASELINE, DESCRIPTIONS, GROUND_TRUTH, OOV_SUFFIX, to_logit
+from coldstart.evaluation.protocol.variants import BASELINE, GROUND_TRUTH, OOV_SUFFIX, VARIANTS, to_logit
 from coldstart.jobs.analysis.evaluate import has_oracle
 from coldstart.jobs.analysis.multi_seed import share_dataset, with_seed
 from coldstart.jobs.analysis.trials import make_trial, read_trial
@@ -36,6 +37,7 @@ from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.methods.base import ITEM_TABLE
 from coldstart.methods.baselines.contenders import CONTENDERS, Setting
+from coldstart.methods.idproxy.config import Settings
 from coldstart.rankers import load_ranker
 from coldstart.training.ctr_trainer import slot_score
 
@@ -56,8 +58,10 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(CONTENDERS),
             variance of the split. Otherwise all seeds share the dataset of the first.
 
     Raises:
-        UserError: a variant is unknown, `count` is below 1, or the recipe has an ID table only.
+        UserError: a variant is unknown, `count` is below 1, or the recipe has an ID table only or another method than
+            IDProxy.
     """
+    settings_of(recipe, Settings)
     names = _checked(names, count)
     seeds = _seeds(recipe, count, own_splits=own_splits)
     metrics_log = MetricsLog(recipe.run_dir / "metrics" / "compare.jsonl")
@@ -182,7 +186,7 @@ def _tuned(
 
 
 def _descriptions(variants: Sequence[str]) -> dict[str, str]:
-    return {name: CONTENDERS[name].description if name in CONTENDERS else DESCRIPTIONS[name] for name in variants}
+    return {name: (CONTENDERS if name in CONTENDERS else VARIANTS)[name].description for name in variants}
 
 
 def _write(recipe: Recipe, metadata: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:

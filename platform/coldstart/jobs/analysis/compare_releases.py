@@ -12,6 +12,7 @@ from rich.table import Table
 
 from coldstart.config import Artifact, Recipe, UserError, load_recipe, read_artifact, write_artifact
 from coldstart.config.import_allowlist import allow_import
+from coldstart.config.recipe.method import RELEASE
 from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.batches import UserWindows, users_of
 from coldstart.data.dataset import Dataset
@@ -21,7 +22,7 @@ from coldstart.data.schema import TEST
 from coldstart.evaluation.compare.release_comparison import compare_releases
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 from coldstart.evaluation.protocol.scoring import Logits
-from coldstart.evaluation.protocol.variants import BASELINE, CHALLENGER, CHAMPION, OOV_SUFFIX, RELEASE
+from coldstart.evaluation.protocol.variants import BASELINE, CHALLENGER, CHAMPION, OOV_SUFFIX
 from coldstart.evaluation.report.html_pages import figure, p_value, signed
 from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import readable_errors, recipe_arguments

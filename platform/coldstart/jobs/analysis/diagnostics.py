@@ -1,11 +1,11 @@
-"""Diagnostics of the report: ID space, adaptor, attention, item gains and modalities.
+"""Diagnostics of the report, for every method: ID space, attention, item gains and modalities.
 
 Every part uses a sample of fixed size, so that its cost does not grow with the run.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,26 +19,19 @@ from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST, TRAIN
 from coldstart.encoders.item_embeddings import MODALITIES, read_single_modality
-from coldstart.evaluation.diagnostics.adaptor_stats import adaptor_stats
 from coldstart.evaluation.diagnostics.attention_stats import attention_stats
 from coldstart.evaluation.diagnostics.id_space import id_space
 from coldstart.evaluation.diagnostics.item_gains import ItemGains, item_gains
 from coldstart.evaluation.diagnostics.modality_ablation import BOTH, modality_ablation
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 from coldstart.evaluation.protocol.scoring import score_rows
-from coldstart.evaluation.protocol.variants import BASELINE
+from coldstart.evaluation.protocol.variants import BASELINE, OWN_ID
 from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS, evaluated_windows
-from coldstart.methods.idproxy.adaptor import Adaptor, fine_proxies
-from coldstart.methods.idproxy.holdout import split_holdout
+from coldstart.methods.base import ITEM_TABLE, Diagnostics, Parts, Variant
 from coldstart.rankers import Ranker
-from coldstart.training.ctr_trainer import slot_score
 
-VARIANT = "fine"
-ATTENTION_VARIANTS = (BASELINE, "id", VARIANT)
 MAX_MATURE = 3_000
 """Mature items whose ID rows are predicted."""
-MAX_COLD = 4_000
-"""Cold items in the statistics of the adaptor."""
 MAX_ROWS = 20_000
 """Rows that are scored again with one modality left out."""
 LISTED = 6
@@ -53,24 +46,21 @@ class DiagnosticsInputs:
         recipe: Of the run.
         dataset: Of the run.
         ranker: In eval mode.
-        adaptor: In eval mode.
-        item_table: Directory of the encoder's outputs.
-        tables: Variant -> slot table [V, d].
+        parts: Kind -> directory of the run's artifacts.
+        headline: The variant that the report is about.
+        method: What can be measured of the method.
+        tables: Variant -> slot table [V, d], of the variants that fill the ranker's item slots.
         mature: [V] items with a well-trained ID row.
     """
 
     recipe: Recipe
     dataset: Dataset
     ranker: Ranker
-    adaptor: Adaptor
-    item_table: Path
+    parts: Parts
+    headline: Variant
+    method: Diagnostics
     tables: Mapping[str, Tensor]
     mature: NDArray[np.bool_]
-
-    @property
-    def items(self) -> ItemTable:
-        """Coarse proxies [V, d] and layer states [V, G, D]."""
-        return ItemTable.open(self.item_table)
 
 
 def diagnose(run: DiagnosticsInputs, rows: ScoredRows) -> tuple[dict[str, Any], ItemGains]:
@@ -81,30 +71,32 @@ def diagnose(run: DiagnosticsInputs, rows: ScoredRows) -> tuple[dict[str, Any], 
         rows: Scored rows, of all users or of a sample.
 
     Returns:
-        `id_space`, `adaptor`, `attention`, `gains` and `modalities`, from the modules of the library with similar
-        names, each None if there is nothing to measure; and the gains.
+        `id_space`, `attention`, `gains` and `modalities`, from the modules of the library with similar names, each
+        None if there is nothing to measure, and the method's own findings; and the gains.
     """
     rows = rows.take(rows.train_events == 0)
-    gains = item_gains(rows.item_idx, rows.label, rows.logits[BASELINE], rows.logits[VARIANT])
+    gains = item_gains(rows.item_idx, rows.label, rows.logits[BASELINE], rows.logits[run.headline.name])
     diagnostics = {
         "id_space": _id_space(run),
-        "adaptor": _adaptor(run),
         "attention": _attention(run),
         "gains": _gains(gains, run.dataset),
         "modalities": _modalities(run, rows),
+        **{name: finding.figures for name, finding in run.method.findings.items()},
     }
     return diagnostics, gains
 
 
 def _id_space(run: DiagnosticsInputs) -> dict[str, Any] | None:
-    """On a sample of mature items, which prefers those that coarse alignment held out."""
-    held_out = split_holdout(np.flatnonzero(run.mature), run.recipe.method.coarse, seed=run.recipe.seed)[1]
+    """On a sample of mature items, which prefers those that no training of the method has seen."""
+    if run.method.content is None:
+        return None
+    held_out = run.method.held_out
     others = np.setdiff1d(np.flatnonzero(run.mature), held_out)
     others = np.random.default_rng(run.recipe.seed).permutation(others)
     items = np.sort(np.concatenate([held_out, others])[:MAX_MATURE])
     clicks = np.asarray(run.dataset.items(["num_train_clicks"])["num_train_clicks"], np.int64)
     return id_space(
-        run.items.columns["states"][items].flatten(1).numpy(),
+        run.method.content[items].flatten(1).numpy(),
         run.ranker.id_rows()[items].numpy(),
         clicks[items - 1],
         run.dataset.train_counts[items].astype(np.int64),
@@ -114,23 +106,13 @@ def _id_space(run: DiagnosticsInputs) -> dict[str, Any] | None:
     )
 
 
-def _adaptor(run: DiagnosticsInputs) -> dict[str, Any] | None:
-    cold = run.dataset.cold_items
-    if not len(cold):
+def _attention(run: DiagnosticsInputs) -> dict[str, Any] | None:
+    if not run.method.slots:
         return None
-    chosen = np.random.default_rng(run.recipe.seed).permutation(cold)[:MAX_COLD]
-    ids = run.tables["id"][torch.from_numpy(np.flatnonzero(run.mature))]
-    if not len(ids):
-        return None
-    content = run.items.gather(torch.from_numpy(chosen))
-    return adaptor_stats(run.adaptor, content["coarse"], content["states"], ids)
-
-
-def _attention(run: DiagnosticsInputs) -> dict[str, Any]:
     windows = evaluated_windows(run.dataset, run.recipe.ranker.max_history)
     chosen = np.random.default_rng(run.recipe.seed).permutation(len(windows))[:WINDOWS_PER_PASS]
     groups = {"cold": torch.from_numpy(run.dataset.cold), "mature": torch.from_numpy(run.mature)}
-    tables = {name: run.tables[name] for name in ATTENTION_VARIANTS}
+    tables = {name: run.tables[name] for name in (BASELINE, OWN_ID, run.method.slots[0])}
     return attention_stats(run.ranker, [windows.batch(chosen)], tables, groups, base=BASELINE)
 
 
@@ -168,14 +150,13 @@ def _extremes(gains: ItemGains) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | None:
-    tables = {}
+    variant, tables = run.headline, {}
     for name in MODALITIES:
-        single = read_single_modality(run.item_table, name)
-        if single is None:
+        single = read_single_modality(run.parts[ITEM_TABLE], name)
+        if single is None or variant.adapt is None:
             return None
-        items, content = single
-        tables[name] = torch.zeros_like(run.tables[VARIANT])
-        tables[name][items] = fine_proxies(run.adaptor, content)
+        items, encoded = single
+        tables[name] = _with_rows(variant.items, items, variant.adapt(encoded))
     rows = rows.take(np.isin(rows.item_idx, items))
     step = -(-len(rows) // MAX_ROWS)
     rows = rows.take(rows.user_idx % max(step, 1) == 0)
@@ -186,7 +167,8 @@ def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | No
     split = np.full(len(sequences.split), TRAIN, sequences.split.dtype)
     split[rows.event] = TEST
     windows = UserWindows(replace(sequences, split=split), history=run.recipe.ranker.max_history, splits=[TEST])
-    scores = {name: slot_score(run.ranker, table) for name, table in tables.items()}
+    scorer = variant.load(run.parts)
+    scores = {name: partial(scorer, items=table) for name, table in tables.items()}
     event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
     order = np.argsort(event)
     assert np.array_equal(event[order], rows.event), "rows are in the order of events"
@@ -194,7 +176,15 @@ def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | No
         rows.user_idx,
         rows.label,
         rows.logits[BASELINE],
-        {BOTH: rows.logits[VARIANT], **{name: values[order] for name, values in logits.items()}},
+        {BOTH: rows.logits[variant.name], **{name: values[order] for name, values in logits.items()}},
         run.recipe.evaluation,
         seed=run.recipe.seed,
     )
+
+
+def _with_rows(table: ItemTable, items: NDArray[np.int64], rows: ItemTable) -> ItemTable:
+    """A copy of a table with other rows [n] for some items [n]; histories keep the other items' own rows."""
+    columns = {name: values.clone() for name, values in table.columns.items()}
+    for name, values in columns.items():
+        values[items] = rows.columns[name]
+    return ItemTable(columns)

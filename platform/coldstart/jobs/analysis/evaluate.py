@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, dump_recipe, read_artifact, write_artifact
+from coldstart.config.recipe.method import RELEASE
 from coldstart.data.content import decode_image
 from coldstart.data.dataset import Dataset, part_path
 from coldstart.data.item_table import ItemTable
 from coldstart.evaluation.compare.evaluated_runs import RECIPE, SCORES, scores_by_metric
-from coldstart.evaluation.diagnostics.neighbors import ItemCard
+from coldstart.evaluation.diagnostics.neighbors import ItemNeighbors, NeighborSpace
 from coldstart.evaluation.diagnostics.slice_attributes import slice_attributes
 from coldstart.evaluation.diagnostics.slice_finder import find_worst_slices
 from coldstart.evaluation.protocol.protocol import EvaluationProtocol
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 from coldstart.evaluation.protocol.slices import warm_up_edges
 from coldstart.evaluation.protocol.summary import Summary, build_summary
-from coldstart.evaluation.report.run_report import Chart, ReportData, render_report
+from coldstart.evaluation.report.run_report import ReportData, render_report
 from coldstart.evaluation.report.sections import Geometry, draw_charts, item_cards, item_neighbors
 from coldstart.jobs.analysis.compute_metrics import compute_metrics_from_parts
 from coldstart.jobs.analysis.diagnostics import DiagnosticsInputs, diagnose, listed_items
@@ -34,21 +35,16 @@ from coldstart.jobs.analysis.scoring import score_test_rows
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.jobs.stages import train_oracle
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, Parts, Stage, Variant
+from coldstart.methods.base import ITEM_TABLE, Method, Parts, Stage, Variant
 from coldstart.methods.baselines.variants import baseline_variants
-from coldstart.methods.idproxy.adaptor import load_adaptor
-from coldstart.methods.idproxy.align_fine import adaptor_kind
 from coldstart.metrics.undefined import nan_to_none
-from coldstart.rankers import Ranker, load_ranker
+from coldstart.rankers import load_ranker
 from coldstart.rankers.scorer import Scorer, SlotScorer, slot_table
 from coldstart.rankers.storage import check_has_scorer
 
-RELEASE = "release"
 ORACLE = "oracle"
 """Kind of the ranker that was trained with held-out items."""
 PACKAGES = ("coldstart", "ray", "torch", "transformers", "deepspeed", "numpy")
-TRAINING_STAGES = ("train_ranker", "align_coarse", "align_fine")
-"""Stages whose metrics logs have training curves."""
 MAX_ROWS = 2_000_000
 """Rows in one process for weak slices and item gains. With more rows, a sample of users is used."""
 
@@ -68,7 +64,6 @@ def run(recipe: Recipe) -> Artifact:
     items = ItemTable.open(parts[ITEM_TABLE])
     baselines = baseline_variants(ranker, dataset, items, seed=recipe.seed)
     variants = [*baselines, *method.variants(recipe, dataset, parts), *_oracle(parts)]
-    tables = {one.name: one.items.columns["slot"] for one in variants if "slot" in one.items.columns}
     lineage = {kind: artifact.fingerprint for kind, artifact in artifacts.items()}
     path = recipe.run_dir / "evaluation"
     summary: Summary = {}
@@ -79,27 +74,30 @@ def run(recipe: Recipe) -> Artifact:
             raise UserError("the dataset has no test rows; raise data.split.test and prepare it again")
         rows = ScoredRows.read(scores, max_rows=MAX_ROWS)
         summary |= _metrics(recipe, dataset, scores, rows)
+        named = {one.name: one for one in variants}
         evaluated_run = DiagnosticsInputs(
             recipe,
             dataset,
             ranker,
-            load_adaptor(parts[adaptor_kind(recipe.method)]),
-            parts[ITEM_TABLE],
-            tables,
-            _mature(recipe, dataset, ranker),
+            parts,
+            named[recipe.method.headline],
+            method.diagnostics(recipe, dataset, parts),
+            _slot_tables(variants),
+            dataset.mature(ranker.trained.numpy(), recipe.mature_events),
         )
         diagnostics, gains = diagnose(evaluated_run, rows)
         summary["diagnostics"] = nan_to_none(diagnostics)
-        geometry = _geometry(recipe, dataset, ranker, tables)
-        metrics_logs = {
-            stage: MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl").read() for stage in TRAINING_STAGES
-        }
-        charts = draw_charts(summary, geometry, metrics_logs)
-        decode = partial(decode_image, max_bytes=recipe.data.max_image_bytes, max_pixels=recipe.data.max_image_pixels)
-        neighbors = item_neighbors(geometry, dataset.contents, decode, seed=recipe.seed)
-        cards = item_cards(dataset, listed_items(gains), decode)
+        neighbors = _neighbors(evaluated_run, method, named[RELEASE])
+        report = ReportData(
+            **_facts_of_run(recipe, dataset, lineage),
+            summary=summary,
+            charts=draw_charts(summary, _geometry(evaluated_run), _metrics_logs(recipe, method)),
+            item_neighbors=neighbors,
+            cards=item_cards(dataset, listed_items(gains), _decoder(recipe)),
+            findings={name: finding.text for name, finding in evaluated_run.method.findings.items()},
+        )
         (draft / RECIPE).write_text(dump_recipe(recipe))
-        _write(draft, _report_data(recipe, summary, charts, neighbors, cards, dataset, lineage))
+        _write(draft, report)
     return read_artifact(path, "evaluation")
 
 
@@ -146,18 +144,43 @@ def _load_oracle(parts: Parts) -> Scorer:
     return SlotScorer(load_ranker(parts[ORACLE])).eval()
 
 
-def _mature(recipe: Recipe, dataset: Dataset, ranker: Ranker) -> NDArray[np.bool_]:
-    return dataset.mature(ranker.trained.numpy(), recipe.mature_events)
+def _slot_tables(variants: list[Variant]) -> dict[str, Tensor]:
+    return {one.name: one.items.columns["slot"] for one in variants if "slot" in one.items.columns}
 
 
-def _geometry(recipe: Recipe, dataset: Dataset, ranker: Ranker, tables: dict[str, Tensor]) -> Geometry:
-    return Geometry(tables, np.flatnonzero(_mature(recipe, dataset, ranker)), dataset.cold_items)
+def _geometry(run: DiagnosticsInputs) -> Geometry | None:
+    """Slot vectors and ID rows, if the method fills item slots."""
+    if not run.method.slots:
+        return None
+    return Geometry(run.tables, run.method.slots, np.flatnonzero(run.mature), run.dataset.cold_items)
+
+
+def _neighbors(run: DiagnosticsInputs, method: Method, served: Variant) -> list[ItemNeighbors]:
+    """Mature items next to cold ones, by the same vectors as the served search for similar items."""
+    known, vectors = method.neighbor_rows(run.parts)
+    rows = served.items.columns[method.neighbor_column].clone()
+    rows[known] = torch.from_numpy(vectors)
+    mature = known[run.mature[known]]
+    space = NeighborSpace(rows, mature, run.dataset.cold_items)
+    return item_neighbors(space, run.dataset.contents, _decoder(run.recipe), seed=run.recipe.seed)
+
+
+def _metrics_logs(recipe: Recipe, method: Method) -> dict[str, list[dict[str, Any]]]:
+    """Stage -> its metrics log, for training curves."""
+    stages = ("train_ranker", *(stage.name for stage in method.stages(recipe)))
+    return {stage: MetricsLog(recipe.run_dir / "metrics" / f"{stage}.jsonl").read() for stage in stages}
+
+
+def _decoder(recipe: Recipe) -> Callable[[bytes], Image.Image]:
+    return partial(decode_image, max_bytes=recipe.data.max_image_bytes, max_pixels=recipe.data.max_image_pixels)
 
 
 def _metrics(recipe: Recipe, dataset: Dataset, scores: Path, rows: ScoredRows) -> Summary:
     clicks = np.asarray(dataset.items(["num_train_clicks"])["num_train_clicks"])
     columns = pq.read_schema(part_path(scores, 0)).names
-    protocol = EvaluationProtocol.of(columns, recipe.evaluation, edges=warm_up_edges(clicks))
+    protocol = EvaluationProtocol.of(
+        columns, recipe.evaluation, edges=warm_up_edges(clicks), headline=recipe.method.headline
+    )
     summary = build_summary(compute_metrics_from_parts(scores, protocol), recipe.evaluation, seed=recipe.seed)
     return {**summary, "protocol": recipe.data.split.kind, "weak_slices": _weak_slices(recipe, dataset, rows)}
 
@@ -176,27 +199,16 @@ def _weak_slices(recipe: Recipe, dataset: Dataset, rows: ScoredRows) -> dict[str
     return dict(nan_to_none({"variant": RELEASE, **found}))
 
 
-def _report_data(
-    recipe: Recipe,
-    summary: Summary,
-    charts: list[Chart],
-    neighbors: list[Any],
-    cards: dict[str, ItemCard],
-    dataset: Dataset,
-    lineage: dict[str, str],
-) -> ReportData:
-    return ReportData(
-        name=recipe.name,
-        summary=summary,
-        charts=charts,
-        item_neighbors=neighbors,
-        dataset=dict(_facts(dataset.artifact.metadata)),
-        lineage=lineage,
-        versions={package: version(package) for package in PACKAGES},
-        command=f"coldstart submit pipeline --recipe {recipe.run_dir / 'recipe.yaml'}",
-        written_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        cards=cards,
-    )
+def _facts_of_run(recipe: Recipe, dataset: Dataset, lineage: dict[str, str]) -> dict[str, Any]:
+    """What the report says about the run itself, by field of `ReportData`."""
+    return {
+        "name": recipe.name,
+        "dataset": dict(_facts(dataset.artifact.metadata)),
+        "lineage": lineage,
+        "versions": {package: version(package) for package in PACKAGES},
+        "command": f"coldstart submit pipeline --recipe {recipe.run_dir / 'recipe.yaml'}",
+        "written_at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
 
 
 def _facts(metadata: dict[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:

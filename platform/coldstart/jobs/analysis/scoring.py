@@ -3,7 +3,7 @@
 This is a separate module, so that actors import little and start fast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,15 +49,26 @@ class ScoringActor:
 
     Args:
         run_dir: Of the run, visible to all machines.
-        variants: Without their item tables.
+        variants: Without their item tables; their scores differ.
+        copies: Variant -> the one of `variants` whose scores it has, too.
         parts: Kind -> directory of the run's artifacts.
         history: Maximum history of a target.
         threads: Of this process.
     """
 
-    def __init__(self, run_dir: Path, variants: Sequence[Variant], parts: Parts, *, history: int, threads: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        variants: Sequence[Variant],
+        copies: Mapping[str, str],
+        parts: Parts,
+        *,
+        history: int,
+        threads: int,
+    ) -> None:
         torch.set_num_threads(threads)
         loaded = {load: load(parts) for load in {variant.load for variant in variants}}
+        self.copies = copies
         self.variants = {variant.name: variant for variant in variants}
         self.scorers = {variant.name: loaded[variant.load] for variant in variants}
         self.dataset = Dataset.open(run_dir / "dataset", verify=False)
@@ -86,6 +97,9 @@ class ScoringActor:
         item = self.dataset.sequences.item_idx[event]
         logits = {name: values[order] for name, values in logits.items()}
         shared = {name: values[item] for name, values in self._open("item_effect", item_effect).items()}
+        for name, original in self.copies.items():
+            logits |= {name + end: logits[original + end] for end in ("", OOV_SUFFIX) if original + end in logits}
+            shared |= {name: shared[original]} if original in shared else {}
         for name, (logit, by_item) in self._ground_truth().items():
             logits[name], shared[name] = logit[event], by_item[event]
         draft = file.with_suffix(".draft")
@@ -134,6 +148,24 @@ class ScoringActor:
         return found
 
 
+def distinct_variants(variants: Sequence[Variant]) -> tuple[list[Variant], dict[str, str]]:
+    """The variants whose scores differ, and for each other variant the name of the one whose scores it has."""
+    kept: list[Variant] = []
+    copies: dict[str, str] = {}
+    for variant in variants:
+        same = (
+            one
+            for one in kept
+            if one.items is variant.items
+            and (one.load, one.own_model, one.item_effect) == (variant.load, variant.own_model, variant.item_effect)
+        )
+        if (original := next(same, None)) is None:
+            kept.append(variant)
+        else:
+            copies[variant.name] = original.name
+    return kept, copies
+
+
 def _score_unknown(score: Score, batch: RankBatch) -> Tensor:
     return score(unknown_targets(batch))
 
@@ -156,7 +188,8 @@ def score_test_rows(
     windows = evaluated_windows(dataset, recipe.ranker.max_history)
     if not len(windows):
         return 0
-    pool = ActorPool(_actors(recipe, variants, parts))
+    variants, copies = distinct_variants(variants)
+    pool = ActorPool(_actors(recipe, variants, copies, parts))
     tables = {
         variant.name: {name: values.numpy() for name, values in variant.items.columns.items()} for variant in variants
     }
@@ -196,13 +229,14 @@ def _by_item(parts: Sequence[tuple[Ints, Logits]], vocabulary: int) -> Logits:
     return found
 
 
-def _actors(recipe: Recipe, variants: Sequence[Variant], parts: Parts) -> list[Any]:
+def _actors(recipe: Recipe, variants: Sequence[Variant], copies: Mapping[str, str], parts: Parts) -> list[Any]:
     cluster = recipe.cluster
     kind = ray.remote(num_cpus=cluster.cpus_per_worker, max_restarts=3, max_task_retries=3)(ScoringActor)
     return [
         kind.remote(
             recipe.run_dir.absolute(),
-            [replace(variant, items=ItemTable({})) for variant in variants],
+            [replace(variant, items=ItemTable({}), adapt=None) for variant in variants],
+            copies,
             {part: path.absolute() for part, path in parts.items()},
             history=recipe.ranker.max_history,
             threads=cluster.threads_per_worker,

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coldstart.config import Recipe, UserError, read_artifact
+from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE
+from coldstart.methods.idproxy.config import Settings
 from coldstart.methods.idproxy.scorers import COARSE
 from coldstart.rankers import load_id_embeddings
 
@@ -20,8 +22,10 @@ def export_proxies(recipe: Recipe, out: Path) -> int:
     Coarse proxies have unit length; the export scales them to the mean length of the ID rows of mature items.
 
     Raises:
-        UserError: the run has no item table, or it is from another ranker or dataset.
+        UserError: the run is of another method than IDProxy, or its item table is missing, or from another ranker or
+            dataset.
     """
+    settings_of(recipe, Settings)
     items = read_artifact(recipe.run_dir / ITEM_TABLE, ITEM_TABLE)
     for kind in ("dataset", "ranker"):
         if read_artifact(recipe.run_dir / kind, kind, verify=False).fingerprint != items.lineage[kind]:

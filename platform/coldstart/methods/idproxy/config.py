@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from coldstart.config.recipe.coarse import Coarse
 from coldstart.config.recipe.fine import Fine
-from coldstart.config.recipe.method import MethodSettings
+from coldstart.config.recipe.method import MethodSettings, VariantInfo
 
 if TYPE_CHECKING:
     from coldstart.config.recipe import Recipe
@@ -24,12 +24,25 @@ class Settings(MethodSettings):
     fine: Fine = Fine()
 
     stages: ClassVar[tuple[str, ...]] = ("align_coarse", "embed_items", "align_fine", "align_joint")
-    variants: ClassVar[dict[str, str]] = {
-        "content_map": "regression from layer states to ID rows: ridge or MLP, better on held-out items (CB2CF)",
-        "coarse": "coarse proxy, scaled to the mean length of mature ID rows",
-        "fine": "fine proxy from the adaptor, in the item slot of the frozen ranker",
-        "joint": "the joint ranker, which uses ID row, coarse and fine proxy together (method.mode joint only)",
+    variants: ClassVar[dict[str, VariantInfo]] = {
+        "content_map": VariantInfo(
+            "regression from layer states to ID rows: ridge or MLP, better on held-out items (CB2CF)", "#b98d2f"
+        ),
+        "coarse": VariantInfo(
+            "coarse proxy, scaled to the mean length of mature ID rows", "#2a9d8f", ("oov", "id", "content_map")
+        ),
+        "fine": VariantInfo(
+            "fine proxy from the adaptor, in the item slot of the frozen ranker",
+            "#e2683c",
+            ("oov", "id", "content_map"),
+        ),
+        "joint": VariantInfo(
+            "the joint ranker, which uses ID row, coarse and fine proxy together (method.mode joint only)",
+            "#6b4fa0",
+            ("oov", "id", "content_map", "fine"),
+        ),
     }
+    headline: ClassVar[str] = "fine"
 
     def check(self, recipe: "Recipe") -> None:
         """Compares batch sizes with the number of ranks, and the precision with the device.

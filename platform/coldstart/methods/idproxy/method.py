@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coldstart.config import Recipe
 from coldstart.data.dataset import Dataset
-from coldstart.methods.base import SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
+from coldstart.methods.base import SCORER, Diagnostics, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
 from coldstart.methods.baselines.similarity_scorer import has_similarity, with_content, with_similarity
 from coldstart.methods.idproxy.joint_ranker import load_joint
 from coldstart.methods.idproxy.registered import KINDS
@@ -76,6 +76,12 @@ class IDProxy(Method):
         from coldstart.methods.idproxy.variants import variants
 
         return variants(self, recipe, dataset, parts)
+
+    def diagnostics(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> Diagnostics:
+        """How the layer states predict ID rows, how proxies compare with them, and what the adaptor's gate does."""
+        from coldstart.methods.idproxy.variants import diagnostics
+
+        return diagnostics(recipe, dataset, parts)
 
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
         """Items with a trained ID row, and these rows: proxies lie in the same space."""

@@ -3,6 +3,7 @@
 Legend: `n` items, `d` ID width, `G` layer groups, `D` MLLM width.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,6 +48,26 @@ def adaptor_stats(adaptor: Adaptor, coarse: Tensor, states: Tensor, ids: Tensor)
         "spread": _spread(fine),
         "id_spread": _spread(ids),
     }
+
+
+def adaptor_text(stats: Mapping[str, Any]) -> str:
+    """The paragraph of the report, from `adaptor_stats`."""
+    length, spread, gate = stats["length"] / stats["id_length"], stats["spread"] / stats["id_spread"], stats["gate"]
+    texts = []
+    if gate:
+        saturated = gate["open"] + gate["closed"]
+        texts.append(
+            f"Over {stats['items']:,} cold items, the gate passes {gate['mean']:.0%} of the contribution of the layer "
+            f"states ({min(gate['by_direction']):.0%} to {max(gate['by_direction']):.0%} by direction). "
+            f"{gate['open']:.0%} of the gate values are open and {gate['closed']:.0%} closed"
+            + (", so the gate mixes the two sources rather than selecting one." if saturated < 0.1 else ".")
+        )
+    texts.append(
+        f"Fine proxies of cold items have {length:.0%} of the length of mature ID rows and {spread:.0%} of their "
+        "spread around the mean"
+        + (": cold items differ less from each other than trained ones." if spread < 0.8 else ".")
+    )
+    return " ".join(texts)
 
 
 def _gate(gate: Tensor) -> dict[str, Any]:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from coldstart.config.recipe import AdaptorAblation
-from coldstart.evaluation.diagnostics.adaptor_stats import adaptor_stats
 from coldstart.methods.idproxy.adaptor import Adaptor
+from coldstart.methods.idproxy.adaptor_stats import adaptor_stats, adaptor_text
 
 N, D = 200, 4
 
@@ -45,3 +45,14 @@ def test_lengths_and_spreads_are_those_of_the_proxies() -> None:
 def test_an_adaptor_without_a_gate_has_no_gate_statistics() -> None:
     adaptor = Adaptor(D, 2, 8, mlp_units=16, dropout=0.0, ablate=AdaptorAblation(gate=True)).eval()
     assert adaptor_stats(adaptor, *_inputs())["gate"] is None
+
+
+def test_the_paragraph_has_the_numbers() -> None:
+    gate = {"mean": 0.5, "open": 0.0, "closed": 0.01, "by_direction": [0.3, 0.7]}
+    stats = {"items": 700, "gate": gate, "length": 0.4, "id_length": 0.8, "spread": 0.3, "id_spread": 0.6}
+    text = adaptor_text(stats)
+    assert "passes 50% of the contribution of the layer states (30% to 70% by direction)" in text
+    assert "mixes the two sources" in text
+    assert "50% of the length of mature ID rows and 50% of their spread" in text
+    assert adaptor_text({**stats, "gate": None}).startswith("Fine proxies of cold items have 50%")
+    assert "mixes" not in adaptor_text({**stats, "gate": {**gate, "closed": 0.2}})
