@@ -4,19 +4,19 @@ import sys
 
 import pytest
 
-from coldstart.cli import programs
+from coldstart import jobs
 from tests.cli.conftest import Command
 
 
 def test_options_are_passed_on_to_the_workload(coldstart: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(programs.runpy, "run_module", lambda name, **_: started.append((name, sys.argv[1:])))
+    monkeypatch.setattr(jobs, "run_job", lambda name: started.append((name, sys.argv[1:])))
     assert coldstart("evaluate").returncode == 0
     options = ["--set", "seed=3", "--set", "name=x", "--seeds", "2", "--address", "127.0.0.1:9", "--json"]
     assert coldstart("evaluate", "--recipe", "movielens", *options).returncode == 0
     assert started == [
-        ("coldstart.jobs.analysis.evaluate", ["--recipe", "demo"]),
-        ("coldstart.jobs.analysis.evaluate", ["--recipe", "movielens", *options]),
+        ("evaluate", ["--recipe", "demo"]),
+        ("evaluate", ["--recipe", "movielens", *options]),
     ]
 
 

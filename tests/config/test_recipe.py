@@ -19,7 +19,7 @@ def write(path: Path, **values: object) -> Path:
 
 def test_every_shipped_recipe_is_valid_and_starts_with_its_command():
     files = sorted(RECIPES.glob("*.yaml"))
-    assert [file.stem for file in files] == ["demo", "movielens", "qwen2.5-vl-3b"]
+    assert [file.stem for file in files] == ["demo", "movielens", "qwen2.5-vl-3b", "sparse"]
     for file in files:
         recipe = load_recipe(file)
         assert recipe.name == file.stem

@@ -9,7 +9,6 @@ from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import log_loss
 
-from coldstart.config import UserError
 from coldstart.config.recipe import Generated
 from coldstart.data.synthetic import generate
 from coldstart.data.synthetic_images import IMAGE_TRAITS, SETTINGS, TEXT_TRAITS, TONES, TOPICS, draw_images, write_texts
@@ -100,11 +99,6 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 def test_a_single_item_and_user_work(tmp_path: Path) -> None:
     generate(Generated(items=1, users=1, events=3, weeks=1, image_size=16), 0, tmp_path)
     assert len(pd.read_parquet(tmp_path / "events.parquet")) == 1
-
-
-def test_shares_beyond_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="lower one of them"):
-        generate(Generated(items=4, personalization_share=0.8, unobserved_share=0.4), 0, tmp_path)
 
 
 @pytest.fixture(scope="module")

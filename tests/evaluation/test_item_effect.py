@@ -9,9 +9,9 @@ from torch import Tensor
 
 from coldstart.config.recipe import Generated
 from coldstart.config.recipe import Ranker as RankerSettings
-from coldstart.data import synthetic
 from coldstart.data.batches import RankBatch
 from coldstart.data.synthetic_images import IMAGE_TRAITS, TEXT_TRAITS
+from coldstart.data.synthetic_world import PREFERENCE_DIM, click_probabilities, make_world
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 from coldstart.evaluation.protocol.scoring import mean_logits, score_rows
 from coldstart.evaluation.protocol.summary import Summary
@@ -22,7 +22,7 @@ from coldstart.training.ctr_trainer import slot_score
 from tests.evaluation.rows import scored_rows, summary_of
 
 USERS, ITEMS, EVENTS = 250, 250, 25_000
-WIDTH = 1 + synthetic.PREFERENCE_DIM
+WIDTH = 1 + PREFERENCE_DIM
 
 
 class TruthRanker(Ranker):
@@ -41,10 +41,10 @@ class World:
             items=ITEMS, users=USERS, events=EVENTS, personalization_share=personalization_share, unobserved_share=0.1
         )
         levels = {name: rng.integers(0, n, ITEMS) for name, n in (IMAGE_TRAITS | TEXT_TRAITS).items()}
-        world = synthetic._make_world(settings, levels, rng)
+        world = make_world(settings, levels, levels, rng)
         self.user, self.item = rng.integers(0, USERS, EVENTS), rng.integers(0, ITEMS, EVENTS)
         when = rng.uniform(size=EVENTS)
-        p_click, self.p_content = synthetic._probabilities(world, self.user, self.item, when, np.ones(ITEMS, bool))
+        p_click, self.p_content = click_probabilities(world, self.user, self.item, when, np.ones(ITEMS, bool))
         self.label = (rng.uniform(size=EVENTS) < p_click).astype(np.int64)
         sides = (world.image, world.text)
         self.item_effect = sum(side.item_effect[side.combo] for side in sides)

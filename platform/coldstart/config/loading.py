@@ -30,12 +30,26 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"recipe file {path} is empty; it needs at least `name: ...` (see `coldstart show demo`)")
     if not isinstance(values, dict):
         raise UserError(f"recipe file {path} must contain a mapping of sections, not a {type(values).__name__}")
+    return resolve_recipe(values, overrides, f"recipe {path}")
+
+
+def resolve_recipe(values: dict[str, Any], overrides: Iterable[str], source: str) -> Recipe:
+    """Applies overrides to the values of a recipe and checks it.
+
+    Args:
+        values: Sections and their settings; the overrides are added to them.
+        overrides: Settings in the form `section.field=value`.
+        source: Where the values come from, for error messages.
+
+    Raises:
+        UserError: a setting is unknown or invalid.
+    """
     for override in overrides:
         _apply(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"recipe {path}: {_first_problems(error)}") from error
+        raise UserError(f"{source}: {_first_problems(error)}") from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

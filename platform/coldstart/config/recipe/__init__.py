@@ -8,10 +8,11 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
-from coldstart.config.recipe.data import Columns, Data, Files, Generated, Modalities, Split
+from coldstart.config.recipe.data import Columns, Data, Files, Modalities, Split
 from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, TrainableLayers
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
+from coldstart.config.recipe.generated import Generated
 from coldstart.config.recipe.method import METHOD_NAMES, SETTINGS, AnyMethod, add_default_name, settings_of
 from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh

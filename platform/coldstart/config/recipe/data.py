@@ -3,32 +3,10 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from coldstart.config.recipe.generated import Generated
 from coldstart.config.section import LocalPath, Section, Share
-
-
-class Generated(Section):
-    """The synthetic catalog (`coldstart generate`): a simulated content platform with known click probabilities."""
-
-    items: PositiveInt = 4000
-    users: PositiveInt = 2000
-    events: PositiveInt = 400_000
-    weeks: PositiveInt = 8
-    """Simulated period; items are published throughout."""
-    image_size: PositiveInt = 64
-    """Pixels per side of an image."""
-    missing_image: Share = 0.05
-    """Share of items without an image."""
-    missing_text: Share = 0.4
-    """Share of items without a text; every item has a title."""
-    logit_std: PositiveFloat = 2.0
-    """Standard deviation of the click log-odds between items."""
-    personalization_share: Share = 0.5
-    """Share of that variance that is personalization: user preferences for traits that content shows."""
-    unobserved_share: Share = 0.25
-    """Share of that variance that is an item effect that content does not show. The rest is an item effect that content
-    shows."""
 
 
 class Columns(Section):
