@@ -14,6 +14,7 @@ from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
 from coldstart.config.recipe.generated import Generated
 from coldstart.config.recipe.method import METHOD_NAMES, SETTINGS, AnyMethod, add_default_name, settings_of
+from coldstart.config.recipe.pairs import Pairs
 from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
@@ -39,6 +40,7 @@ __all__ = [
     "Modalities",
     "Negatives",
     "Offload",
+    "Pairs",
     "Paths",
     "PretrainedRanker",
     "Ranker",
