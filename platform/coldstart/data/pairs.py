@@ -4,7 +4,7 @@ A user who clicked `n` items has weight `1 / n`, so that heavy users do not domi
 filtering). The triggers are processed in partitions by a hash: memory depends on the pairs of one partition, not on the
 catalog. Weights are fixed-point numbers, whose sums depend neither on the partitions nor on the order of the users.
 
-Source: SaviorRec (arXiv:2508.01375) learns from co-clicked pairs **[T]**; how it mines them is not published, so window,
+SaviorRec (arXiv:2508.01375) learns from co-clicked pairs **[T]**. How it mines them is not published, so window,
 weights and scores are ours **[I]**.
 
 Legend: `U` users, `E` clicks, `V` vocabulary (items + 1; row 0 is OOV), `P` pairs.
