@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Recipe
+from coldstart.config.recipe.method import METHOD_NAMES
 from coldstart.config.recipe.synonyms import right_keys
 from coldstart.config.section import UnknownKeyError
 from coldstart.config.yaml_file import read_yaml
@@ -75,9 +76,12 @@ def _first_problems(error: ValidationError, most: int = 3) -> str:
 
 def _describe(problem: ErrorDetails) -> str:
     """One problem, preceded by the dotted key of the setting, followed by its value."""
-    where = ".".join(str(part) for part in problem["loc"])
+    place = list(problem["loc"])
+    if place[:1] == ["method"] and place[1:2] and place[1] in METHOD_NAMES:
+        del place[1]  # Pydantic's name of the chosen class, which is no key of the recipe.
+    where = ".".join(str(part) for part in place)
     cause = problem.get("ctx", {}).get("error")
-    section = ".".join(part for part in problem["loc"] if isinstance(part, str))  # without positions in lists
+    section = ".".join(part for part in place if isinstance(part, str))  # without positions in lists
     if isinstance(cause, UnknownKeyError) and (right := right_keys(section, cause.key)):
         message = f"unknown key '{cause.key}': use {' or '.join(right)}"
     else:

@@ -175,6 +175,11 @@ class Encoder(nn.Module):
         groups = [[self.pooling(hidden[layer], mask) for layer in group] for group in self.layers]
         return coarse, torch.stack([torch.stack(group).mean(0) for group in groups], dim=1)
 
+    def pooled(self, inputs: Inputs) -> Tensor:
+        """Pooled states of the last layer, `[B, D]`: what the projection head reads."""
+        out: Tensor = self.pooling(self._run(inputs)[0], inputs["attention_mask"])
+        return out
+
     def layer_means(self, inputs: Inputs) -> Tensor:
         """Mean over tokens of every layer's states, `[B, layers, D]`, by which layers are grouped."""
         _, hidden = self._run(inputs, every_layer=True)

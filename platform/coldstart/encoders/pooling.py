@@ -66,6 +66,24 @@ class Projection(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(hidden, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
+    @torch.no_grad()
+    def init_linear(self, center: Tensor, axes: Tensor) -> None:
+        """Makes the MLP the linear map `axes (x - center)`, exactly: `gelu(x) - gelu(-x) = x`.
+
+        Args:
+            center: [D].
+            axes: [d, D].
+        """
+        first, _, last = self.layers
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        both = torch.cat([axes, -axes])
+        first.weight.copy_(both)
+        first.bias.copy_(-both @ center)
+        identity = torch.eye(len(axes))
+        last.weight.copy_(torch.cat([identity, -identity], 1))
+        last.bias.zero_()
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Pooled states `[B, D]` -> coarse proxies `[B, d]`."""
         return F.normalize(self.layers(pooled).float(), dim=-1)

@@ -54,8 +54,8 @@ class Release:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Kind -> directory, for each part; what a method loads a release from."""
-        return {kind: part.path for kind, part in self.parts.items()}
+        """Kind -> directory, for each part and the item table; what a method loads a release from."""
+        return {kind: part.path for kind, part in self.parts.items()} | {ITEM_TABLE: self.items.path}
 
 
 def read_release(registry: Registry, number: int, *, alias: str | None = None) -> Release:

@@ -34,8 +34,9 @@ def run(recipe: Recipe) -> dict[str, ModelVersion]:
             for metric, value in values.items()
             if metric in ("rows", "auc", "gauc", "gauc_item", "logloss", "ece") and value is not None
         }
-        upstream = {name: model.version for name, model in models.items()}
         artifact = read_artifact(recipe.run_dir / kind.name, kind.name, verify=False)
+        # An encoder that no ranker was needed for has none in its lineage.
+        upstream = {name: model.version for name, model in models.items() if name in artifact.lineage}
         writer = "import_ranker" if "imported" in artifact.metadata else trained_by(recipe)[kind.name]
         card = write_model_card(
             kind, artifact, recipe, upstream=upstream, dataset=dataset.metadata, evaluation=evaluation.metadata

@@ -13,11 +13,11 @@ from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, re
 from coldstart.config.recipe import Encoder, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.streaming import stream_items
-from coldstart.encoders import create_tiny_mllm
 from coldstart.encoders.check import check_mllm
 from coldstart.methods.idproxy.coarse_training import AlignmentJob, NonFiniteLossError, train_coarse
 from coldstart.methods.idproxy.config import Settings
 from coldstart.methods.idproxy.holdout import split_holdout
+from coldstart.methods.mllm_checkpoint import mllm_checkpoint
 from coldstart.rankers import IdEmbeddings, load_id_embeddings
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.launch import PREEMPTED, launch, preemption_requested
@@ -48,7 +48,7 @@ def run(recipe: Recipe) -> Artifact:
             "import_ranker on this dataset"
         )
     lineage = {"dataset": fingerprint, "ranker": ranker.fingerprint}
-    mllm = _mllm(recipe, dataset)
+    mllm = mllm_checkpoint(recipe, dataset)
     ids = load_id_embeddings(ranker.path)
     counts = check_mllm(recipe.encoder, mllm, width=ids.rows.shape[1], content=recipe.content)
     PROGRESS.info("%s parameters are trained, %s are frozen", f"{counts.trained:,}", f"{counts.frozen:,}")
@@ -151,23 +151,6 @@ def _explain(error: NonFiniteLossError, job: AlignmentJob, dataset: Dataset) -> 
         f"{resume}. Check these items, or lower method.coarse.learning_rate {job.coarse.learning_rate:g}, which "
         "restarts the training"
     )
-
-
-def _mllm(recipe: Recipe, dataset: Dataset) -> str:
-    """Checkpoint directory or hub name; creates the tiny MLLM if this run does not have it yet."""
-    if recipe.encoder.mllm != "tiny":
-        local = Path(recipe.encoder.mllm)
-        return str(local.absolute()) if local.is_dir() else recipe.encoder.mllm
-    path = recipe.run_dir.absolute() / "mllm"
-    lineage = {"dataset": dataset.artifact.fingerprint}
-    metadata = {"image_size": recipe.encoder.image_size, "seed": recipe.seed}
-    if path.is_dir():
-        existing = read_artifact(path, "mllm")
-        if existing.lineage == lineage and existing.metadata == metadata:
-            return str(path)
-    with write_artifact(path, "mllm", lineage, metadata) as draft:
-        create_tiny_mllm(draft, dataset.texts(), image_size=recipe.encoder.image_size, seed=recipe.seed)
-    return str(path)
 
 
 def _metadata(job: AlignmentJob, metrics_log: MetricsLog) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """What IDProxy registers: ranker, encoder and scorer, each as a model that MLflow can load and call."""
 
-import base64
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
-from coldstart.config import Artifact, Recipe, UserError
-from coldstart.data.content import Content
+from coldstart.config import Artifact, UserError
 from coldstart.data.item_table import ColumnSpecs, ItemTable
 from coldstart.methods.base import SCORER, ArtifactKind, FieldSpec
 from coldstart.methods.idproxy.scorers import COARSE, STATES, encoder_columns, load_proxies
+from coldstart.methods.registered_content import (
+    CONTENT_FIELDS,
+    content_row,
+    encoder_limitations,
+    read_contents,
+    unused_content,
+)
 from coldstart.methods.registered_ranker import RANKER
 
 
@@ -28,10 +31,7 @@ class EncoderModel:
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns title, text, image (encoded image bytes, or base64 of them); each may be missing or null."""
-        contents = [
-            Content(_text(row.get("title")), _text(row.get("text")), _image(row.get("image")))
-            for row in rows.to_dict("records")
-        ]
+        contents = read_contents(rows)
         with torch.inference_mode():
             coarse, states = self.encoder(self.encoder.inputs(self.encoder.prepare(contents), "cpu"))
         return pd.DataFrame({COARSE: coarse.tolist(), STATES: states.tolist()})
@@ -52,22 +52,6 @@ class ScorerModel:
         return pd.DataFrame({"proxy": proxies.tolist()})
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _image(value: Any) -> bytes | None:
-    if isinstance(value, str):
-        return base64.b64decode(value, validate=True)
-    return value if isinstance(value, bytes) else None
-
-
-def _encoder_row(artifact: Artifact, items: Artifact | None) -> dict[str, Any]:
-    image = BytesIO()
-    Image.new("RGB", (32, 32), (200, 120, 40)).save(image, "PNG")
-    return {"title": "A quiet harbour at dusk", "text": "Two boats and a lamp.", "image": image.getvalue()}
-
-
 def _scorer_row(artifact: Artifact, items: Artifact | None) -> dict[str, Any]:
     if items is None:
         raise UserError("a scorer is registered together with the item table it was trained on; pass it as items")
@@ -82,31 +66,17 @@ def _scorer_columns(artifact: Artifact) -> ColumnSpecs:
     return encoder_columns(*sizes) if len(sizes) == 3 else {}
 
 
-def _unused_content(recipe: Recipe) -> list[str]:
-    unused = [name.removeprefix("use_") for name, on in recipe.content if not on]
-    return [f"It does not use: {', '.join(unused)}."] if unused else []
-
-
-def _encoder_limitations(recipe: Recipe) -> list[str]:
-    tiny = "The MLLM is the tiny offline model, trained from scratch on this dataset's content."
-    return [*_unused_content(recipe), *([tiny] if recipe.encoder.mllm == "tiny" else [])]
-
-
 KINDS = (
     RANKER,
     ArtifactKind(
         "encoder",
-        inputs=(
-            FieldSpec("title", "string", required=False),
-            FieldSpec("text", "string", required=False),
-            FieldSpec("image", "binary", required=False),
-        ),
+        inputs=CONTENT_FIELDS,
         outputs=(FieldSpec(COARSE, "double", 1), FieldSpec(STATES, "double", 2)),
         load=EncoderModel,
-        example=_encoder_row,
+        example=content_row,
         evaluated_as="coarse",
         purpose="Maps an item's image and text to a coarse proxy in the ranker's ID space, and to layer states.",
-        limitations=_encoder_limitations,
+        limitations=encoder_limitations,
     ),
     ArtifactKind(
         SCORER,
@@ -118,7 +88,7 @@ KINDS = (
         purpose="Scores candidates by IDs and proxies. As a model, it maps an item's coarse proxy and layer states to "
         "the fine proxy. Its promotion also promotes the ranker and the encoder that it was made with.",
         reads=_scorer_columns,
-        limitations=_unused_content,
+        limitations=unused_content,
     ),
 )
 """In the order of their lineage."""
