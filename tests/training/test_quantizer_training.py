@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coldstart.config import UserError
-from coldstart.metrics.codes import code_report
+from coldstart.metrics.codes import code_purity, code_report
 from coldstart.training.quantizer_training import (
     QuantizerData,
     QuantizerSettings,
@@ -133,3 +133,11 @@ def test_the_code_report_equals_its_definitions():
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert report["perplexity"] == pytest.approx([np.exp(entropy), 2 * np.sqrt(2)], abs=1e-3)
     assert (report["unique_ids"], report["largest_bucket"]) == (0.75, 2)
+
+
+def test_the_purity_of_codes_equals_its_definition():
+    codes = np.array([[0, 0], [0, 1], [0, 1], [1, 0], [1, 0]])
+    category = np.array([3, 5, 5, 3, 5])
+    # One code for all: 3 of 5 items are of category 5. First code: 2 of 3, and 1 of 2. Both: 1, 2, and 1 of 2.
+    assert code_purity(codes, category) == [0.6, 0.6, 0.8]
+    assert code_purity(codes, np.zeros(5, int)) == [1.0, 1.0, 1.0]

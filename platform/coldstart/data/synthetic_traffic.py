@@ -58,9 +58,9 @@ def draw_impressions(settings: Generated, created: Ints, rng: np.random.Generato
 def _within_limit(item: Ints, counted: Mask, limit: int) -> Mask:
     """Which events [n] are among the first `limit` of their item that are counted."""
     order = np.argsort(item, kind="stable")
-    before = np.cumsum(counted[order]) - counted[order]
+    before: Ints = np.cumsum(counted[order]) - counted[order]
     starts = np.flatnonzero(np.diff(item[order], prepend=-1))
-    of_item = before - np.repeat(before[starts], np.diff(starts, append=len(item)))
+    of_item: Ints = before - np.repeat(before[starts], np.diff(starts, append=len(item)))
     within = np.empty(len(item), bool)
     within[order] = of_item < limit
     return within

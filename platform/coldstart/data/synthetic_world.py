@@ -204,7 +204,7 @@ def _draw_modality(
         preference, item_effect = preference + effect[axis, :-1], item_effect + effect[axis, -1]
     combo, visible = (np.ravel_multi_index(tuple(of[name] for name in traits), shape) for of in (levels, shown))
     by_trait = [quality * np.eye(count) + (1 - quality) / count for count in shape]
-    posterior = functools.reduce(np.kron, by_trait)
+    posterior = functools.reduce(lambda one, other: np.kron(one, other), by_trait)
     return ModalityEffects(combo.astype(np.int64), visible.astype(np.int64), posterior, preference, item_effect)
 
 
@@ -216,7 +216,7 @@ def _draw_looks(settings: Generated, look: Ints, rng: np.random.Generator) -> Fl
     items = np.bincount(look, minlength=shape[1]) / len(look)
     preferences = rng.normal(size=shape)
     preferences -= (preferences @ items)[:, None]
-    return np.asarray(preferences * np.sqrt(settings.look_share / _at_least(np.mean(preferences**2 @ items))))
+    return np.asarray(preferences * np.sqrt(settings.look_share / _at_least(float(np.mean(preferences**2 @ items)))))
 
 
 def _draw_clusters(settings: Generated, cluster: Ints, rng: np.random.Generator) -> Floats:

@@ -216,7 +216,7 @@ def nearest_rows(vectors: Tensor, codebook: Tensor) -> Tensor:
     error = 4 * (codebook.shape[1] + 4) * torch.finfo(torch.float32).eps * scale
     unsure = torch.nonzero((runner_up - best.values).double() <= error)[:, 0]
     found = best.indices
-    for rows in unsure.split(64):
+    for rows in torch.split(unsure, 64):
         exact = (vectors[rows, None, :] - codebook).square().sum(-1)
         found[rows] = exact.argmin(1)
     return found

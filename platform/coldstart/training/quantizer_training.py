@@ -218,7 +218,7 @@ def _step(
         items = (torch.from_numpy(pairs.trigger), torch.from_numpy(pairs.target))
         contrast = pair_contrast(first, second, *items, quantizer.temperature())
     optimizer.zero_grad(set_to_none=True)
-    (loss + settings.contrast * contrast).backward()  # type: ignore[no-untyped-call]
+    (loss + settings.contrast * contrast).backward()
     optimizer.step()
     return float(errors[: len(vectors)].detach().mean()), float(contrast.detach()), codes[: len(vectors)]
 

@@ -1,0 +1,1 @@
+"""SaviorRec (arXiv 2508.01375): items that share semantic codes share a correction that is learned from clicks."""
