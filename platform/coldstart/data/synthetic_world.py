@@ -3,7 +3,6 @@
 Legend: `U` users, `I` items, `C` combinations of the trait levels of a modality, `K` dimensions of user preferences.
 """
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -204,7 +203,9 @@ def _draw_modality(
         preference, item_effect = preference + effect[axis, :-1], item_effect + effect[axis, -1]
     combo, visible = (np.ravel_multi_index(tuple(of[name] for name in traits), shape) for of in (levels, shown))
     by_trait = [quality * np.eye(count) + (1 - quality) / count for count in shape]
-    posterior = functools.reduce(lambda one, other: np.kron(one, other), by_trait)
+    posterior: Floats = np.ones((1, 1))
+    for levels_of in by_trait:
+        posterior = np.asarray(np.kron(posterior, levels_of), np.float64)
     return ModalityEffects(combo.astype(np.int64), visible.astype(np.int64), posterior, preference, item_effect)
 
 

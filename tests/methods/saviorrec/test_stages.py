@@ -11,7 +11,6 @@ import torch
 from fastapi.testclient import TestClient
 
 from coldstart.config import Recipe, UserError, read_artifact, write_artifact
-from coldstart.config.recipe import Data, Serving, Store
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable, write_item_table
 from coldstart.data.schema import ITEMS as ITEM_SCHEMA
@@ -25,14 +24,10 @@ from coldstart.methods.saviorrec.stages import quantizer_settings
 from coldstart.rankers import DinDcn, save_ranker
 from coldstart.registry import Release
 from coldstart.registry.release import check_consistent
-from coldstart.serving.api.app import make_app
-from coldstart.serving.api.schemas import ReleaseResponse
 from coldstart.serving.core.golden_requests import golden_metrics
-from coldstart.serving.deployment.gateway import Gateway, ReleaseSpec
-from coldstart.serving.store.store_bootstrap import bootstrap_store
 from tests.serving.deployment.test_application import largest_gap
-from tests.serving.local import LocalModels
-from tests.serving.test_content_history import Handle, clicked
+from tests.serving.local import local_client
+from tests.serving.test_content_history import clicked
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content
 
 METHOD = METHODS["saviorrec"]
@@ -205,18 +200,7 @@ def test_a_stale_stage_is_named_before_training(recipe):
 
 @pytest.fixture
 def client(release, tmp_path) -> TestClient:
-    bootstrap_store(release, tmp_path / "store", Store())
-    models = LocalModels(release)
-
-    async def encode(item):
-        return item
-
-    response = ReleaseResponse(
-        release=release.name, project="savior", alias=None, versions={}, fingerprints=release.fingerprints
-    )
-    spec = ReleaseSpec(response, release.method, release.paths, Handle(encode), Handle(models.row))
-    gateway = Gateway([spec], None, Serving(), Data(), tmp_path / "store")
-    return TestClient(make_app(gateway))
+    return local_client(release, tmp_path / "store")
 
 
 def test_served_scores_equal_the_offline_scores_of_the_same_rows(client, release):
