@@ -17,6 +17,11 @@ def write(path: Path, **values: object) -> Path:
     return file
 
 
+def test_a_method_name_with_a_typo_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no method 'idprxy'; did you mean 'idproxy'\? allowed: idproxy"):
+        Recipe.model_validate({"name": "any", "method": {"name": "idprxy"}})
+
+
 def test_every_shipped_recipe_is_valid_and_starts_with_its_command():
     files = sorted(RECIPES.glob("*.yaml"))
     assert [file.stem for file in files] == ["demo", "movielens", "qwen2.5-vl-3b", "sparse"]

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
-from coldstart.config import Recipe
+from coldstart.config import Artifact, Recipe, UserError
 from coldstart.data import schema
-from coldstart.jobs.pipeline import PREPARE, _inputs_digest
+from coldstart.jobs.pipeline import PREPARE, _inputs_digest, check_modalities
+from coldstart.methods.idproxy.config import Settings
 
 
 @pytest.fixture
@@ -28,3 +31,24 @@ def test_prepare_runs_again_if_the_layout_version_changed(recipe, monkeypatch):
     before = _inputs_digest(PREPARE, recipe, {})
     monkeypatch.setattr(schema, "LAYOUT", schema.LAYOUT + 1)
     assert before != _inputs_digest(PREPARE, recipe, {})
+
+
+@pytest.mark.parametrize(
+    ("modality", "counts", "has"),
+    [
+        ("image", {"with_image": 0, "with_title": 5, "with_text": 5}, False),
+        ("image", {"with_image": 1, "with_title": 0, "with_text": 0}, True),
+        ("text", {"with_image": 5, "with_title": 0, "with_text": 0}, False),
+        ("text", {"with_image": 0, "with_title": 1, "with_text": 0}, True),
+        ("text", {"with_image": 0, "with_title": 0, "with_text": 1}, True),
+    ],
+)
+def test_a_dataset_without_what_the_method_reads_is_refused(monkeypatch, modality, counts, has):
+    monkeypatch.setattr(Settings, "modalities", (modality,))
+    dataset = Artifact(Path("dataset"), "dataset", "f", {}, {"items": 7, "text": counts})
+    recipe = Recipe(name="any")
+    if has:
+        check_modalities(recipe, dataset)
+        return
+    with pytest.raises(UserError, match=f"reads the {modality} of items, but none of the 7 items of the dataset has"):
+        check_modalities(recipe, dataset)

@@ -1,10 +1,11 @@
-"""Models in this process, and an HTTP server for a gateway's application; without Ray."""
+"""Models and a gateway in this process, and an HTTP server for its application; without Ray."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -42,26 +43,26 @@ class LocalModels:
 class Handle:
     """A deployment handle that calls a coroutine."""
 
-    def __init__(self, call):
+    def __init__(self, call: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
         self.call, self.encode, self.adapt = call, self, self
 
-    async def remote(self, argument):
+    async def remote(self, argument: Any) -> tuple[Any, int]:
         return await self.call(argument), 1
 
 
-def local_client(release: Release, root: Path) -> TestClient:
-    """A client of a gateway in this process, over a new store below `root`."""
-    bootstrap_store(release, root, Store())
+def local_client(release: Release, stores: Path) -> TestClient:
+    """A client of a gateway that serves a release, whose scorer it has in this process."""
+    bootstrap_store(release, stores, Store())
     models = LocalModels(release)
 
-    async def encode(item):
+    async def encode(item: Content) -> Content:
         return item
 
     response = ReleaseResponse(
         release=release.name, project=release.project, alias=None, versions={}, fingerprints=release.fingerprints
     )
     spec = ReleaseSpec(response, release.method, release.paths, Handle(encode), Handle(models.row))
-    return TestClient(make_app(Gateway([spec], None, Serving(), Data(), root)))
+    return TestClient(make_app(Gateway([spec], None, Serving(), Data(), stores)))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Embeds all items of the dataset: the columns that the method's encoder writes, on Ray Data actors."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 import ray.data
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, MetricsLog, Recipe, read_artifact, write_artifact
+from coldstart.config import Artifact, MetricsLog, Recipe, digest, read_artifact, write_artifact
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset, read_contents
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.encoders.item_embeddings import MODALITIES, join_parts, part_file, single_modality_dir, write_part
-from coldstart.methods.base import ITEM_TABLE, Method
+from coldstart.methods.base import ITEM_TABLE, Method, Parts
 from coldstart.methods.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
 
 STAGE = "embed_items"
@@ -39,10 +39,11 @@ def embed_items(recipe: Recipe, method: Method) -> Artifact:
     quiet_ray_data()
     run_dir = recipe.run_dir.absolute()
     dataset = Dataset.open(run_dir / "dataset")
-    encoder = read_artifact(run_dir / "encoder", "encoder")
+    encoder = {kind: read_artifact(run_dir / kind, kind) for kind in method.encoder_kinds}
     check_actor_capacity(recipe.cluster)
-    lineage = {**encoder.lineage, "dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
-    parts = parts_dir(run_dir, encoder, dataset.artifact)
+    lineage = {source: used for artifact in encoder.values() for source, used in artifact.lineage.items()}
+    lineage |= {"dataset": dataset.artifact.fingerprint, **{kind: one.fingerprint for kind, one in encoder.items()}}
+    parts = parts_dir(run_dir, lineage)
 
     metrics_log = MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl")
     metrics_log.clear()
@@ -55,13 +56,13 @@ def embed_items(recipe: Recipe, method: Method) -> Artifact:
     missing = [task for task in tasks if not part_file(parts, task["part"]).is_file()]
     metrics_log.write(0, dataset.num_items)
     done = dataset.num_items - sum(task["last"] - task["first"] + 1 for task in missing)
-    for rows in _embed(recipe, method, missing, _Source(encoder.path, dataset.artifact.path, parts, sample)):
+    source = _Source({kind: one.path for kind, one in encoder.items()}, dataset.artifact.path, parts, sample)
+    for rows in _embed(recipe, method, missing, source):
         done += rows
         metrics_log.write(done, dataset.num_items)
 
-    metadata = {name: encoder.metadata[name] for name in ("width", "groups", "hidden")}
     table = run_dir / ITEM_TABLE
-    with write_artifact(table, ITEM_TABLE, lineage, {**metadata, "items": dataset.num_items}) as draft:
+    with write_artifact(table, ITEM_TABLE, lineage, {"items": dataset.num_items}) as draft:
         join_parts(parts, draft, num_items=dataset.num_items)
     shutil.rmtree(parts.parent, ignore_errors=True)
     return read_artifact(table, ITEM_TABLE)
@@ -76,16 +77,16 @@ def single_modality_sample(recipe: Recipe, dataset: Dataset) -> NDArray[np.int64
     return np.sort(drawn).astype(np.int64)
 
 
-def parts_dir(run_dir: Path, encoder: Artifact, dataset: Artifact) -> Path:
-    """Directory of finished parts, for this encoder and dataset."""
-    return run_dir / "checkpoints" / STAGE / f"{encoder.fingerprint[:16]}-{dataset.fingerprint[:16]}"
+def parts_dir(run_dir: Path, lineage: Mapping[str, str]) -> Path:
+    """Directory of finished parts, for an item table of this lineage."""
+    return run_dir / "checkpoints" / STAGE / digest(lineage)[:16]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Directories of the encoder, the dataset and the finished parts, and the items to encode from each modality."""
+    """What the encoder is loaded from, dataset, finished parts, and the items to encode from each modality."""
 
-    encoder: Path
+    encoder: Parts
     dataset: Path
     parts: Path
     sample: NDArray[np.int64]
@@ -95,7 +96,7 @@ class _Embedder:
     """An actor that loads the encoder once and writes parts."""
 
     def __init__(self, method: Method, threads: int, source: _Source) -> None:
-        self.encoder = EncoderActor(method, {"encoder": source.encoder}, threads)
+        self.encoder = EncoderActor(method, source.encoder, threads)
         self.source = source
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

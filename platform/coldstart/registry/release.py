@@ -54,7 +54,7 @@ class Release:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Kind -> directory, for each part and the item table; what a method loads a release from."""
+        """Kind -> directory of each part and of the item table; what a method loads a release from."""
         return {kind: part.path for kind, part in self.parts.items()} | {ITEM_TABLE: self.items.path}
 
 

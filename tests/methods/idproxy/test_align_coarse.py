@@ -141,7 +141,8 @@ def test_parts_that_an_interrupted_run_wrote_are_not_embedded_again(
 ) -> None:
     monkeypatch.setattr(embed_items, "ITEMS_PER_PART", 100)
     encoder, dataset = (read_artifact(aligned / kind, kind) for kind in ("encoder", "dataset"))
-    parts = embed_items.parts_dir(aligned, encoder, dataset)
+    lineage = {**encoder.lineage, "dataset": dataset.fingerprint, "encoder": encoder.fingerprint}
+    parts = embed_items.parts_dir(aligned, lineage)
     before = ItemTable.open(aligned / "item_table").columns["coarse"].clone()
     zeros = {"coarse": np.zeros((100, 8), np.float32)}
     zeros["states"] = np.zeros((100, 2, encoder.metadata["hidden"]), np.float32)
