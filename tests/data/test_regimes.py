@@ -194,6 +194,14 @@ def test_less_content_quality_less_is_predictable_and_the_oracle_stays_calibrate
     assert reached[0] + 0.05 < reached[1] < reached[2] - 0.03 < reached[3] - 0.04
 
 
+@pytest.mark.parametrize("regime", ["dense", "visual", "drift"])
+def test_the_oracle_of_nearly_complete_content_is_that_of_complete_content(regime: str, tmp_path: Path) -> None:
+    sizes = {"items": 200, "users": 60, "events": 3000, "missing_image": 0.3, "regime": regime}
+    found = [Catalog(tmp_path / str(quality), **sizes, content_quality=quality) for quality in (1.0, 1 - 1e-9)]
+    first, second = (catalog.events.p_click_content.to_numpy() for catalog in found)
+    assert second == pytest.approx(first, abs=1e-4)
+
+
 def test_the_series_equals_the_sum_over_all_combinations() -> None:
     rng = np.random.default_rng(0)
     log_odds = rng.normal(0, 2, 50)
