@@ -15,6 +15,7 @@ from coldstart.modules.info_nce import (
     Targets,
     Temperature,
     info_nce,
+    pair_info_nce,
 )
 
 RANK = Path(__file__).with_name("nce_rank.py")
@@ -194,3 +195,46 @@ def test_a_learned_temperature_stays_within_its_bounds_and_can_leave_them(direct
 
 def test_half_precision_keeps_the_start_of_a_learned_temperature():
     assert Temperature(0.07, learned=True).bfloat16()().item() == pytest.approx(0.07)
+
+
+def pair_problem(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """8 queries with partners, 19 candidates, and two masks per row: items 2, 9 and 15 are one, users repeat."""
+    rows = [unit(8, 6, dtype=dtype), unit(8, 6, seed=1, dtype=dtype), unit(19, 6, seed=2, dtype=dtype)]
+    items = torch.arange(19)
+    items[[2, 9, 15]] = 2
+    candidates = torch.stack([items, torch.arange(19) % 7 + 100], dim=1)
+    return [row.requires_grad_() for row in rows], candidates[:8], candidates
+
+
+def plain_pairs(
+    queries: torch.Tensor, own: Targets, candidates: Targets, *, temperature: torch.Tensor | float
+) -> torch.Tensor:
+    positive = (queries * own.rows).sum(1, keepdim=True)
+    masked = (own.groups[:, None] == candidates.groups[None]).any(-1)
+    logits = torch.cat([positive, queries @ candidates.rows.T], 1) / temperature
+    logits = logits.masked_fill(F.pad(masked, (1, 0)), float("-inf"))
+    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long), reduction="none")
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_the_gradient_of_pairs_reaches_queries_partners_candidates_and_temperature():
+    (queries, partners, others), own, groups = pair_problem()
+    weights = torch.rand(8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    found = []
+    for loss in (pair_info_nce, plain_pairs):
+        losses = loss(queries, Targets(partners, own), Targets(others, groups), temperature=temperature)
+        grads = torch.autograd.grad((losses * weights).sum(), (queries, partners, others, temperature))
+        found.append([losses.detach(), *grads])
+    for tiled, direct in zip(*found, strict=True):
+        torch.testing.assert_close(tiled, direct)
+    masked = (own[:, None] == groups[None]).any(-1)
+    assert masked.sum() > len(own) + 10
+
+
+def test_a_candidate_that_shares_any_group_is_no_negative():
+    queries, rows = unit(1, 4), unit(3, 4, seed=1)
+    own, candidates = torch.tensor([[1, 50]]), torch.tensor([[2, 50], [1, 60], [3, 70]])
+    loss = pair_info_nce(queries, Targets(rows[:1], own), Targets(rows, candidates), temperature=0.5)
+    logits = torch.stack([queries[0] @ rows[0], queries[0] @ rows[2]]) / 0.5
+    torch.testing.assert_close(loss[0], -F.log_softmax(logits, 0)[0])
