@@ -1,4 +1,4 @@
-"""Retrieval metrics of coarse proxies: rank of their own ID row among candidates, and uniformity."""
+"""Retrieval metrics: rank of a query's partner (an ID row, an item) among candidates, alignment and uniformity."""
 
 import torch
 from torch import Tensor
@@ -38,6 +38,11 @@ def retrieval_metrics(
         "mean_cosine": own_score.mean().item(),
         "uniformity": uniformity(coarse),
     }
+
+
+def alignment(rows: Tensor, partners: Tensor) -> float:
+    """Mean squared distance of unit rows `[B, d]` to their partners `[B, d]` (Wang and Isola 2020); 0 if they agree."""
+    return (rows.float() - partners.float()).square().sum(dim=1).mean().item()
 
 
 def uniformity(rows: Tensor) -> float:

@@ -1,5 +1,7 @@
 """Rank, world size and collectives that also work without a process group, so that trainers run anywhere."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -29,6 +31,28 @@ def all_gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows)
     return torch.cat(parts)
+
+
+def all_gather_with_gradient(rows: Tensor) -> Tensor:
+    """Rows `[n, ...]` of all ranks in order of rank; the gradients of all ranks for a row reach the rank that has it.
+
+    All ranks must gather equal shapes, and run backward through the result.
+    """
+    gathered: Tensor = _Gather.apply(rows) if dist.is_initialized() else rows  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.length = len(rows)
+        return all_gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.length :][: ctx.length]
 
 
 def device() -> torch.device:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
+from coldstart.config.recipe.contrastive import Contrastive
 from coldstart.config.recipe.data import Columns, Data, Files, Modalities, Split
 from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, TrainableLayers
 from coldstart.config.recipe.evaluation import Evaluation
@@ -28,6 +29,7 @@ __all__ = [
     "Cluster",
     "Coarse",
     "Columns",
+    "Contrastive",
     "Data",
     "Encoder",
     "Evaluation",
