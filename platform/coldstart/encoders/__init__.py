@@ -1,4 +1,4 @@
-"""Encoders: loading an MLLM, prompt, pooling and layer states; the tiny offline MLLM."""
+"""Encoders: MLLMs with prompt, pooling and layer states, dual encoders, and the tiny offline ones."""
 
 from coldstart.encoders.encoder import Encoder
 from coldstart.encoders.tiny import create_tiny_mllm

@@ -42,7 +42,7 @@ def set_trainable(mllm: Any, trainable: TrainableLayers, lora: Lora | None) -> N
     connector |= {id(weight) for weight in mllm.base_model.parameters()} - in_language - in_tower
 
     mllm.requires_grad_(False)
-    _unfreeze_from(tower, vision, "encoder.trainable.vision")
+    unfreeze_from(tower, vision, "encoder.trainable.vision")
     for weight in mllm.base_model.parameters():
         if id(weight) in connector:
             weight.requires_grad_(trainable.connector)
@@ -50,7 +50,7 @@ def set_trainable(mllm: Any, trainable: TrainableLayers, lora: Lora | None) -> N
         layers = _last(language, trainable.language, "encoder.trainable.language")
         add_adapters(mllm, layers, lora)
     else:
-        _unfreeze_from(language, trainable.language, "encoder.trainable.language")
+        unfreeze_from(language, trainable.language, "encoder.trainable.language")
 
 
 def count_parameters(module: nn.Module) -> ParameterCount:
@@ -61,10 +61,14 @@ def count_parameters(module: nn.Module) -> ParameterCount:
     return ParameterCount(trained=trained, frozen=sum(size for _, size in sizes) - trained)
 
 
-def _unfreeze_from(stack: nn.Module, layers: Layers, field: str) -> None:
-    """Unfreezes a stack from the first selected layer on, modules after the layers included."""
-    if layers == "all":
-        stack.requires_grad_(True)
+def unfreeze_from(stack: nn.Module, layers: Layers, field: str) -> None:
+    """Freezes a stack up to its first selected layer; the modules after the layers are trained, too.
+
+    Raises:
+        UserError: the stack has fewer layers.
+    """
+    if isinstance(layers, str):
+        stack.requires_grad_(layers == "all")
         return
     selected = {id(weight) for layer in _last(stack, layers, field) for weight in layer.parameters()}
     reached = False
@@ -75,11 +79,12 @@ def _unfreeze_from(stack: nn.Module, layers: Layers, field: str) -> None:
 
 def _last(stack: nn.Module, layers: Layers, field: str) -> list[nn.Module]:
     # The layers are the longest list of a stack; Qwen3-VL's tower also has a shorter list of mergers.
-    available = max((list(part) for part in stack.modules() if isinstance(part, nn.ModuleList)), key=len)
+    lists = [list(part) for part in stack.modules() if isinstance(part, nn.ModuleList)]
+    available = max(lists, key=len, default=[])
     if isinstance(layers, str):
         return available if layers == "all" else []
     if layers > len(available):
         raise UserError(
-            f"{field} {layers} exceeds the {len(available)} layers of this encoder.mllm; lower it or set it to all"
+            f"{field} {layers} exceeds the {len(available)} layers of this model; lower it or set it to all"
         )
     return available[-layers:]

@@ -46,7 +46,7 @@ def create_tiny_mllm(out: Path, texts: Iterable[str], *, image_size: int, seed: 
     cell = PATCH * MERGE
     if image_size % cell:
         raise UserError(f"encoder.image_size {image_size} must be a multiple of {cell} for encoder.mllm: tiny")
-    tokenizer = _train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts)
     image_tokens = (image_size // cell) ** 2
     # The video processor of this family needs torchvision; images do not need it.
     processor = without_video(InternVLProcessor)(
@@ -66,7 +66,8 @@ def create_tiny_mllm(out: Path, texts: Iterable[str], *, image_size: int, seed: 
     model.save_pretrained(out)
 
 
-def _train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of byte pairs, trained on `texts`, with the special tokens of the tiny models."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -139,13 +140,13 @@ def _initialize(model: Any) -> None:
 
     embeddings = model.model.vision_tower.embeddings
     patches, positions = embeddings.patch_embeddings.projection.weight, embeddings.position_embeddings
-    patches.copy_(_cosine_basis(len(patches)))
-    positions[0, 1:] = 0.5 * _sinusoidal_positions(positions.shape[1] - 1, positions.shape[2])
+    patches.copy_(cosine_basis(len(patches)))
+    positions[0, 1:] = 0.5 * sinusoidal_positions(positions.shape[1] - 1, positions.shape[2])
     for layer in model.model.vision_tower.encoder.layer:
         _initialize_mimetic(layer.attention)
 
 
-def _cosine_basis(width: int) -> torch.Tensor:
+def cosine_basis(width: int) -> torch.Tensor:
     """The `width` lowest frequencies of a patch in brightness and two color contrasts: `[width, 3, PATCH, PATCH]`."""
     place = torch.arange(PATCH)
     waves = torch.cos(torch.pi * (place[None] + 0.5) * place[:, None] / PATCH) * (2 / PATCH) ** 0.5
@@ -155,7 +156,7 @@ def _cosine_basis(width: int) -> torch.Tensor:
     return torch.stack([torch.einsum("c,h,w->chw", contrasts[c], waves[u], waves[v]) for _, u, v, c in order])
 
 
-def _sinusoidal_positions(count: int, width: int) -> torch.Tensor:
+def sinusoidal_positions(count: int, width: int) -> torch.Tensor:
     """Sine and cosine of row and column of `count` patches in a square: `[count, width]`."""
     side = int(count**0.5)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
