@@ -41,3 +41,20 @@ def mlp(width: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
+
+
+def input_size(layers: nn.Sequential) -> int:
+    """Number of inputs of an MLP."""
+    first = layers[0]
+    assert isinstance(first, nn.Linear)
+    return first.in_features
+
+
+@torch.no_grad()
+def copy_into_wider(wider: nn.Sequential, trained: nn.Sequential) -> None:
+    """Copies the weights of an MLP into one with more inputs; weights of the added inputs become zero."""
+    for new, old in zip(wider, trained, strict=True):
+        if isinstance(new, nn.Linear) and isinstance(old, nn.Linear):
+            new.weight.zero_()
+            new.weight[:, : old.in_features] = old.weight
+            new.bias.copy_(old.bias)

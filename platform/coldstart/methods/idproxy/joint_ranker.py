@@ -19,7 +19,7 @@ from coldstart.data.batches import TARGET_FIELDS, RankBatch
 from coldstart.data.features import EncodedFeatures
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.idproxy.item_vectors import ContentVectors, ItemVectors, make_vectors
-from coldstart.modules.mlp import mlp
+from coldstart.modules.mlp import copy_into_wider, input_size, mlp
 from coldstart.rankers.interface import InteractionRanker, Ranker
 from coldstart.rankers.storage import load_ranker, save_ranker
 
@@ -56,10 +56,10 @@ class JointRanker(nn.Module):
         self.vectors = vectors
         self.structure_reuse = structure_reuse
         self.register_buffer("events", events.float())
-        inputs, width = _input_size(ranker.mlp), ranker.embedding_dim
+        inputs, width = input_size(ranker.mlp), ranker.embedding_dim
         added = vectors.count * (inputs if structure_reuse else width) + 1
         self.mlp = mlp(inputs + added, ranker.settings.mlp_units, ranker.settings.dropout)
-        _copy_into_wider(self.mlp, ranker.mlp)
+        copy_into_wider(self.mlp, ranker.mlp)
         ranker.mlp.requires_grad_(False)
         added_slots = vectors.count if structure_reuse else 0
         self.weight = nn.Parameter(torch.tensor([-2.0, *[0.0] * added_slots]))
@@ -175,22 +175,6 @@ def load_joint(path: Path) -> JointRanker:
             f"{path} does not hold a complete joint ranker ({first}); run the align_fine stage again"
         ) from error
     return joint.eval()
-
-
-def _input_size(layers: nn.Sequential) -> int:
-    first = layers[0]
-    assert isinstance(first, nn.Linear)
-    return first.in_features
-
-
-@torch.no_grad()
-def _copy_into_wider(wider: nn.Sequential, trained: nn.Sequential) -> None:
-    """Copies the weights of an MLP into one with more inputs; weights of the added inputs become zero."""
-    for new, old in zip(wider, trained, strict=True):
-        if isinstance(new, nn.Linear) and isinstance(old, nn.Linear):
-            new.weight.zero_()
-            new.weight[:, : old.in_features] = old.weight
-            new.bias.copy_(old.bias)
 
 
 def _repeated(batch: RankBatch, times: int) -> RankBatch:
