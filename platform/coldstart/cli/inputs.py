@@ -1,4 +1,4 @@
-"""Verbs that create inputs: a synthetic catalog, a tiny MLLM."""
+"""Verbs that create inputs: a synthetic catalog, a tiny MLLM, a dual encoder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import OUT, app
-from coldstart.config import check_writable
+from coldstart.config import UserError, check_writable
 from coldstart.config.loading import resolve_recipe
 
 _GENERATED = "data.generated"
@@ -51,3 +51,41 @@ def create_tiny_mllm(
 
     write_checkpoint(out, Dataset.open(dataset).texts(), image_size=image_size, seed=seed)
     OUT.print(f"checkpoint at {out}")
+
+
+@app.command(
+    "create-dual-encoder",
+    epilog="Example: coldstart create-dual-encoder runs/towers --image models/vit --text models/minilm",
+)
+def create_dual_encoder(
+    out: Annotated[Path, typer.Argument(help="Output directory; a recipe names it as method.towers.path.")],
+    image: Annotated[
+        Path | None, typer.Option(help="Checkpoint directory of the image tower; may be a CLIP model.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Checkpoint directory of the text tower; default: --image.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Instead of --image: prepared dataset, for tiny random towers and a tokenizer.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="Width of the common space.")] = 128,
+    max_text_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="For new weights.")] = 17,
+) -> None:
+    """Create a dual encoder of local image and text towers, or a tiny random one."""
+    if (image is None) == (dataset is None):
+        raise UserError("pass --image (and --text) to compose local checkpoints, or --dataset for tiny random towers")
+    check_writable(out, "choose another directory")
+    from coldstart.encoders.dual_encoder import DualEncoder
+    from coldstart.encoders.tiny_dual_encoder import create_tiny_dual_encoder
+
+    out.mkdir(parents=True, exist_ok=True)
+    if dataset is not None:
+        from coldstart.data.dataset import Dataset
+
+        texts = Dataset.open(dataset).texts()
+        create_tiny_dual_encoder(out, texts, width=width, image_size=64, max_text_tokens=max_text_tokens, seed=seed)
+    elif image is not None:
+        import torch
+
+        torch.manual_seed(seed)
+        DualEncoder.compose(image, text or image, width=width, max_text_tokens=max_text_tokens).save(out)
+    OUT.print(f"dual encoder at {out}")
