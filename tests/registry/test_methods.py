@@ -232,9 +232,7 @@ def test_models_of_another_method_are_refused_when_they_are_registered(champion,
     dummy_run.make(SCORER, {"method": "idproxy"})
     with pytest.raises(UserError, match="is of method 'idproxy', not 'dummy'"):
         dummy_run.register(SCORER, {"encoder": 1})
-    with pytest.raises(
-        UserError, match=r"no method 'idprxy'; did you mean 'idproxy'\? allowed: idproxy, saviorrec, dummy"
-    ):
+    with pytest.raises(UserError, match=r"no method 'idprxy'; did you mean 'idproxy'\? allowed: idproxy, .*dummy"):
         register_model(
             champion.registry,
             read_artifact(champion.recipe.run_dir / "ranker", "ranker"),

@@ -59,7 +59,7 @@ def update_momentum(tower: nn.Module, trained: nn.Module, momentum: float) -> No
         trained: The tower that the optimizer updates.
         momentum: From 0 (a copy of the trained tower) to 1 (never changes).
     """
-    for old, new in zip(tower.parameters(), trained.parameters(), strict=True):
-        old.mul_(momentum).add_(new, alpha=1 - momentum)
+    for moving, learned in zip(tower.parameters(), trained.parameters(), strict=True):
+        moving.mul_(momentum).add_(learned, alpha=1 - momentum)
     for old, new in zip(tower.buffers(), trained.buffers(), strict=True):
         old.copy_(new)

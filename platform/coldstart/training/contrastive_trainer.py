@@ -133,7 +133,13 @@ class _Learner(nn.Module):
             return
         update_momentum(self.momentum, self.model, momentum)
         for level, vectors in self.momentum.encode_items(inputs).items():
-            self.queues[level].push(all_gather(vectors.float()), groups)
+            self.queue(level).push(all_gather(vectors.float()), groups)
+
+    def queue(self, level: str) -> NegativeQueue:
+        """The queue of a level."""
+        found = self.queues[level]
+        assert isinstance(found, NegativeQueue)
+        return found
 
 
 class ContrastiveTrainer:
@@ -242,7 +248,7 @@ class ContrastiveTrainer:
         total = torch.zeros((), device=device())
         for place, (level, (queries, items)) in enumerate(levels.items()):
             all_queries, all_items = gathered[:, 2 * place], gathered[:, 2 * place + 1]
-            old_rows, old_groups = self.learner.queues[level].negatives()
+            old_rows, old_groups = self.learner.queue(level).negatives()
             candidates = Targets(torch.cat([all_items, old_rows]), torch.cat([of_items, old_groups]))
             losses = pair_info_nce(queries, Targets(items, of_queries[own]), candidates, temperature=temperature)
             if self.settings.both_ways:

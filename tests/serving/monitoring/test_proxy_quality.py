@@ -42,9 +42,8 @@ def release(path, version, trained, seed):
     ranker.trained[1 : trained + 1] = True
     path.mkdir()
     save_ranker(ranker, path, IDS)
-    return Release(
-        "r", None, "idproxy", {"scorer": version}, "d" * 64, {"ranker": Artifact(path, "ranker", "", {}, {})}, None
-    )
+    parts, items = {"ranker": Artifact(path, "ranker", "", {}, {})}, Artifact(path, "item_table", "", {}, {})
+    return Release("r", None, "idproxy", {"scorer": version}, "d" * 64, parts, items)
 
 
 def test_items_that_gained_a_row_are_compared_with_their_proxies(tmp_path):

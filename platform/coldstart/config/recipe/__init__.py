@@ -24,6 +24,7 @@ from coldstart.config.section import LocalPath, Name, Section
 
 __all__ = [
     "INSTRUCTION",
+    "METHOD_NAMES",
     "AdaptorAblation",
     "Challenger",
     "Cluster",

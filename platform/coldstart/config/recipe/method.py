@@ -16,7 +16,7 @@ from coldstart.config.section import Section
 if TYPE_CHECKING:
     from coldstart.config.recipe import Recipe
 
-METHOD_NAMES = ("idproxy", "saviorrec")
+METHOD_NAMES = ("idproxy", "saviorrec", "mim")
 """Every method: its package is `coldstart.methods.<name>`. The first is the default."""
 
 
