@@ -132,7 +132,7 @@ class DualEncoder(nn.Module):
             max_text_tokens=max_text_tokens,
             content=content or Modalities(),
         )
-        encoder = cls(image, text, rows, width=width, statistics=pixel_statistics(image))
+        encoder = cls(*towers, rows, width=width, statistics=pixel_statistics(image))
         for tower, own in zip(towers, (encoder.image_projection, encoder.text_projection), strict=True):
             if tower.projection is not None and tower.projection.shape == own.weight.shape:
                 own.weight.data.copy_(tower.projection)
@@ -219,7 +219,7 @@ class DualEncoder(nn.Module):
             )
         config = json.loads((path / CONFIG).read_text())
         try:
-            image, text = (
+            image_tower, text_tower = (
                 Tower(
                     load_model(path / name)[0],
                     config[name]["pooling"],
@@ -238,7 +238,7 @@ class DualEncoder(nn.Module):
             max_text_tokens=config["max_text_tokens"],
             content=content or Modalities(**config["content"]),
         )
-        encoder = cls(image, text, rows, width=config["width"], statistics=(config["mean"], config["std"]))
+        encoder = cls(image_tower, text_tower, rows, width=config["width"], statistics=(config["mean"], config["std"]))
         encoder.image_projection.weight.data.copy_(projections["image"])
         encoder.text_projection.weight.data.copy_(projections["text"])
         return encoder.to(device).eval()
