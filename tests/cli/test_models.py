@@ -57,7 +57,10 @@ def test_life_of_a_release(coldstart: Command, recipe_file: Path) -> None:
     ]
     assert nodes[-1]["fingerprint"] == "d" * 64
     assert run("rollback", "scorer", "--reason", "complaints")["version"] == 1
-    assert run("gc", "--keep", "1") == {"deleted": {"ranker": [], "encoder": [], "scorer": []}, "dry_run": False}
+    assert run("gc", "--keep", "1") == {
+        "deleted": {"ranker": [], "encoder": [], "quantizer": [], "scorer": []},
+        "dry_run": False,
+    }
     assert run("stop-challenger", "--reason", "slow")["previous"] == 2
     log = run("history")
     assert [logged["reason"] for logged in log["events"]] == ["first", "", "", "complaints", "slow"]
@@ -101,7 +104,7 @@ def test_tables_show_metrics_gate_results_and_ages(coldstart: Command, recipe_fi
         (["rollback", "scorer", "--to", "9"], "was never champion"),
         (["stop-challenger"], "no challenger to stop"),
         (["lineage", "scorer"], "scorer@champion"),
-        (["lineage", "banana@champion"], "allowed: ranker, encoder, scorer"),
+        (["lineage", "banana@champion"], "allowed: ranker, encoder, quantizer, scorer"),
     ],
 )
 def test_mistakes_name_the_fix(coldstart: Command, recipe_file: Path, words: list[str], expected: str) -> None:

@@ -136,7 +136,7 @@ def test_errors_for_unknown_alias_kind_and_version_name_the_fix(run):
         resolve(run.registry, "chmapion")
     with pytest.raises(UserError, match="has no version 7"):
         read_release(run.registry, 7)
-    with pytest.raises(UserError, match="allowed: ranker, encoder, scorer"):
+    with pytest.raises(UserError, match="allowed: ranker, encoder, quantizer, scorer"):
         run.registry.model_name("banana")
 
 
