@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from coldstart.config import UserError
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.data.batches import RankBatch
 from coldstart.rankers.feature_embedding import NO_FEATURES, FeatureSchema
@@ -95,3 +96,22 @@ class InteractionRanker(Ranker):
         logits, mlp_input = self.interact(batch, slots)
         out: Tensor = logits + self.mlp(mlp_input).squeeze(-1)
         return out
+
+
+def require_interaction(ranker: Ranker, *, needed_by: str, otherwise: str) -> InteractionRanker:
+    """Returns the ranker if it is an `InteractionRanker`.
+
+    Args:
+        ranker: Any ranker.
+        needed_by: What needs one, in the error.
+        otherwise: What to do if the ranker cannot become one, in the error.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(ranker, InteractionRanker):
+        return ranker
+    raise UserError(
+        f"{needed_by} needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
+        f"coldstart.rankers.InteractionRanker (`interact` and `mlp`), or {otherwise}"
+    )

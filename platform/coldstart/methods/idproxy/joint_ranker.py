@@ -20,7 +20,7 @@ from coldstart.data.features import EncodedFeatures
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.idproxy.item_vectors import ContentVectors, ItemVectors, make_vectors
 from coldstart.modules.mlp import copy_into_wider, input_size, mlp
-from coldstart.rankers.interface import InteractionRanker, Ranker
+from coldstart.rankers.interface import InteractionRanker, Ranker, require_interaction
 from coldstart.rankers.storage import load_ranker, save_ranker
 
 WEIGHTS, CONFIG, RANKER = "weights.safetensors", "joint.json", "ranker"
@@ -121,12 +121,7 @@ def check_supports_joint(ranker: Ranker) -> InteractionRanker:
     Raises:
         UserError: it is not an `InteractionRanker`.
     """
-    if isinstance(ranker, InteractionRanker):
-        return ranker
-    raise UserError(
-        f"method.mode joint needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
-        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or set method.mode: frozen"
-    )
+    return require_interaction(ranker, needed_by="method.mode joint", otherwise="set method.mode: frozen")
 
 
 def save_joint(

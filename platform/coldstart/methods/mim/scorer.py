@@ -20,7 +20,7 @@ from coldstart.methods.mim.config import Interest
 from coldstart.methods.mim.interest_units import FUSIONS, ContentInterest, History
 from coldstart.modules.mlp import copy_into_wider, input_size, mlp
 from coldstart.modules.similarity_histogram import BINS
-from coldstart.rankers.interface import InteractionRanker, Ranker
+from coldstart.rankers.interface import InteractionRanker, Ranker, require_interaction
 from coldstart.rankers.scorer import RankerScorer
 from coldstart.rankers.storage import load_ranker, save_ranker
 
@@ -133,12 +133,7 @@ def check_supports_interest(ranker: Ranker) -> InteractionRanker:
     Raises:
         UserError: it is not an `InteractionRanker`.
     """
-    if isinstance(ranker, InteractionRanker):
-        return ranker
-    raise UserError(
-        f"method.name mim needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
-        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or choose another ranker.kind"
-    )
+    return require_interaction(ranker, needed_by="method.name mim", otherwise="choose another ranker.kind")
 
 
 def save_scorer(

@@ -23,7 +23,7 @@ from coldstart.methods.saviorrec.config import Rank
 from coldstart.modules.mlp import mlp
 from coldstart.modules.target_attention import TargetAttention
 from coldstart.modules.time_gap import time_gap_buckets
-from coldstart.rankers.interface import InteractionRanker, Ranker
+from coldstart.rankers.interface import InteractionRanker, Ranker, require_interaction
 from coldstart.rankers.scorer import RankerScorer
 from coldstart.rankers.storage import load_ranker, save_ranker
 
@@ -213,12 +213,7 @@ def check_supports_interaction(ranker: Ranker) -> InteractionRanker:
     Raises:
         UserError: it is not an `InteractionRanker`.
     """
-    if isinstance(ranker, InteractionRanker):
-        return ranker
-    raise UserError(
-        f"SaviorRec needs an InteractionRanker, and {ranker.settings.kind} is not one; subclass "
-        "coldstart.rankers.InteractionRanker (`interact` and `mlp`), or choose a built-in ranker.kind"
-    )
+    return require_interaction(ranker, needed_by="SaviorRec", otherwise="choose a built-in ranker.kind")
 
 
 @dataclass(frozen=True)
