@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coldstart.data.batches import EventSequences, RankBatch, UserWindows
 from coldstart.rankers import Ranker
-from coldstart.training.ctr_trainer import score_targets, slot_score
+from coldstart.training.ctr_trainer import Gauc, Score, gauc_of, score_targets, slot_score
 from coldstart.training.distributed import rank, world_size
 from coldstart.training.ranker_training import TRAIN, VALID
 
@@ -37,6 +37,20 @@ def early_stopping_mask(sequences: EventSequences, valid: UserWindows) -> npt.ND
     train_items = np.unique(items[np.asarray(sequences.split) == TRAIN])
     cold = ~np.isin(items[valid.event_indices], train_items)
     return cold if cold.sum() >= MIN_COLD_ROWS else np.ones_like(cold)
+
+
+def cold_validation(score: Score, sequences: EventSequences, gauc: Gauc, *, history: int) -> Callable[[], float]:
+    """The validation of a trainer: GAUC of the rows that `early_stopping_mask` marks. Call the result on all ranks.
+
+    Args:
+        score: Of the model in training.
+        sequences: Events of all users.
+        gauc: Per-user AUC.
+        history: Maximum length of a target's history.
+    """
+    valid = UserWindows(sequences, history=history, splits=[VALID])
+    selected = early_stopping_mask(sequences, valid)
+    return lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), gauc, among=selected)
 
 
 def calibration_shift(

@@ -74,6 +74,16 @@ class TrainerState:
         """Training targets per second, without the time of validation."""
         return self.rows / max(self.seconds, 1e-9)
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the manifest of a trained artifact says about its training."""
+        return {
+            "valid_gauc": round(self.best, 5),
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch + 1,
+            "rows_per_second": round(self.rows_per_second),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:

@@ -74,6 +74,29 @@ def drop_ids(item_idx: Tensor, *, share: float, seed: int, step: int) -> Tensor:
     return item_idx * (mixed >= int(share * 2**31))
 
 
+def id_dropout_rows(
+    sequences: EventSequences,
+    items: ItemTable,
+    *,
+    history: int,
+    share: float,
+    seed: int,
+    splits: Sequence[int] = (TRAIN,),
+) -> TrainingRows:
+    """The events of some splits as training rows, with ID dropout.
+
+    Args:
+        sequences: Events of all users.
+        items: The columns that the scorer reads.
+        history: Maximum length of a target's history.
+        share: Share of items per step whose IDs are dropped.
+        seed: Of the ID dropout.
+        splits: Split codes of the training events.
+    """
+    windows = UserWindows(sequences, history=history, splits=splits, targets=TARGETS_PER_WINDOW)
+    return TrainingRows(windows, items, IdDropout(share=share, seed=seed))
+
+
 def train_ranker(
     sequences: EventSequences,
     num_items: int,
@@ -102,11 +125,11 @@ def train_ranker(
     known = np.isin(np.asarray(sequences.item_idx)[valid.event_indices], seen)
     items = ItemTable({})
     score = partial(scorer, items=items)
-    windows = UserWindows(sequences, history=settings.max_history, splits=splits, targets=TARGETS_PER_WINDOW)
+    history, share = settings.max_history, settings.id_dropout
     trainer = CTRTrainer(
         scorer,
         make_optimizer(ranker, settings),
-        TrainingRows(windows, items, IdDropout(share=settings.id_dropout, seed=context.seed)),
+        id_dropout_rows(sequences, items, history=history, share=share, seed=context.seed, splits=splits),
         lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), context.gauc, among=known),
         TrainerConfig(
             epochs=settings.epochs,

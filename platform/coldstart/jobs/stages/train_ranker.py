@@ -84,10 +84,7 @@ def _worker(payload: dict[str, Any]) -> None:
         metadata = {
             "width": recipe.ranker.embedding_dim,
             "max_history": recipe.ranker.max_history,
-            "valid_gauc": round(progress.best, 5),
-            "epochs": progress.epoch,
-            "best_epoch": progress.best_epoch + 1,
-            "rows_per_second": round(progress.rows_per_second),
+            **progress.summary,
             "weights_sha256": weights_sha256(ranker),
         }
         with write_artifact(run_dir / kind, kind, {"dataset": payload["dataset"]}, metadata) as draft:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from coldstart.config.recipe import Fine
-from coldstart.data.batches import EventSequences, RankBatch, UserWindows
+from coldstart.data.batches import EventSequences, RankBatch
 from coldstart.data.item_table import ColumnSpec, ItemTable
 from coldstart.methods.base import adapt
 from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
@@ -32,9 +32,8 @@ from coldstart.methods.idproxy.joint_training import align_joint
 from coldstart.methods.idproxy.scorers import PROXY, FrozenScorer, JointProxies, JointScorer
 from coldstart.rankers import Ranker
 from coldstart.rankers.scorer import IdScorer, RankerScorer, Scorer, drop_target_ids
-from coldstart.training.cold_calibration import calibrate_table, calibration_shift, early_stopping_mask
-from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets
-from coldstart.training.ranker_training import VALID
+from coldstart.training.cold_calibration import calibrate_table, calibration_shift, cold_validation
+from coldstart.training.ctr_trainer import TrainingContext
 
 BIAS = "bias"
 Setting = Mapping[str, Any]
@@ -82,10 +81,13 @@ class Contender:
 
     def valid_gauc(self, inputs: ContenderInputs) -> float:
         """GAUC with all target IDs dropped, on the validation rows of `early_stopping_mask`."""
-        valid = UserWindows(inputs.sequences, history=inputs.ranker.max_history, splits=[VALID])
-        scores = score_targets(lambda batch: self.scorer(drop_target_ids(batch), self.items), valid)
-        among = early_stopping_mask(inputs.sequences, valid)
-        return gauc_of(inputs.sequences, valid.event_indices, scores, inputs.context.gauc, among=among)
+
+        def score(batch: RankBatch) -> Tensor:
+            logits: Tensor = self.scorer(drop_target_ids(batch), self.items)
+            return logits
+
+        gauc, history = inputs.context.gauc, inputs.ranker.max_history
+        return cold_validation(score, inputs.sequences, gauc, history=history)()
 
 
 class ItemBiasScorer(RankerScorer):

@@ -55,7 +55,7 @@ def fit_similarity(
         seed: Of the sample of rows, if there are more than `MAX_ROWS`.
     """
     valid = UserWindows(sequences, history=scorer.max_history, splits=[VALID])
-    cold = set(valid.event_indices[early_stopping_mask(sequences, valid)].tolist())
+    cold = torch.from_numpy(valid.event_indices[early_stopping_mask(sequences, valid)])
     rows: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
     taken, order = 0, np.random.default_rng(seed).permutation(len(valid))
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def fit_similarity(
                 break
             batch = valid.batch(order[at : at + WINDOWS_PER_PASS])
             counts = batch.weight > 0
-            unseen = counts & torch.from_numpy(np.isin(batch.event_index.numpy(), list(cold)))
+            unseen = counts & torch.isin(batch.event_index, cold)
             known = counts & (scorer.id_weight[batch.target_idx] > 0)
             for found, chosen, seen_as in ((rows[0], unseen, drop_target_ids(batch)), (rows[1], known, batch)):
                 if chosen.any():

@@ -31,7 +31,7 @@ from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.scorer import Scorer
 from coldstart.rankers.storage import check_has_scorer, weights_sha256
-from coldstart.training.ctr_trainer import TrainerState, TrainingContext
+from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import rank
 from coldstart.training.launch import launch
 
@@ -109,7 +109,7 @@ def _worker(payload: dict[str, Any]) -> None:
             "warmup_events": events,
             "warmup_curve": nan_to_none({str(choice): round(value, 5) for choice, value in curve.items()}),
             "parameters": num_trainable(adaptor),
-            **_training_metadata(state),
+            **state.summary,
             "ranker_weights_sha256": weights_sha256(ranker),
         }
         kind = adaptor_kind(settings)
@@ -138,7 +138,7 @@ def _joint_worker(payload: dict[str, Any]) -> None:
             "mode": "joint",
             **joint.vectors.config,
             "parameters": num_trainable(joint.vectors),
-            **_training_metadata(state),
+            **state.summary,
         }
         with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
             save_joint(joint, draft, list(dataset.item_index), dataset.item_features)
@@ -173,12 +173,3 @@ def _read_inputs(payload: dict[str, Any]) -> tuple[Recipe, Path, Dataset, Ranker
     run_dir = Path(payload["run_dir"])
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     return recipe, run_dir, dataset, load_ranker(run_dir / "ranker"), ItemTable.open(run_dir / ITEM_TABLE)
-
-
-def _training_metadata(state: TrainerState) -> dict[str, Any]:
-    return {
-        "valid_gauc": round(state.best, 5),
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch + 1,
-        "rows_per_second": round(state.rows_per_second),
-    }

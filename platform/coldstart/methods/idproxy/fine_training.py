@@ -15,7 +15,7 @@ from coldstart.methods.idproxy.adaptor import Adaptor, fine_proxies
 from coldstart.methods.idproxy.warmup_blend import WARMUP_EVENT_CHOICES, blend_slots, id_weight
 from coldstart.rankers import Ranker, weights_sha256
 from coldstart.rankers.scorer import RankerScorer
-from coldstart.training.cold_calibration import calibration_shift, early_stopping_mask
+from coldstart.training.cold_calibration import calibration_shift, cold_validation
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
     Gauc,
@@ -116,10 +116,7 @@ def train_with_frozen_ranker(
     """Trains the content model of a frozen ranker by clicks; arguments as in `align_fine`."""
     torch.manual_seed(context.seed * 1000 + rank())
     scorer, history = scorer.to(device()), scorer.max_history
-    score = partial(scorer, items=items)
     weights = frequency_weights(sequences, len(items), half_weight=settings.frequency_half_weight)
-    valid = UserWindows(sequences, history=history, splits=[VALID])
-    selected = early_stopping_mask(sequences, valid)
     trainer = CTRTrainer(
         scorer,
         torch.optim.AdamW(
@@ -128,7 +125,7 @@ def train_with_frozen_ranker(
             weight_decay=settings.weight_decay,
         ),
         TrainingRows(UserWindows(sequences, history=history, splits=[TRAIN], item_weight=weights), items),
-        lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), context.gauc, among=selected),
+        cold_validation(partial(scorer, items=items), sequences, context.gauc, history=history),
         TrainerConfig(
             epochs=settings.epochs,
             patience=settings.patience,

@@ -4,25 +4,22 @@ import torch
 from torch import Tensor
 
 from coldstart.config.recipe import Fine
-from coldstart.data.batches import EventSequences, RankBatch, UserWindows
+from coldstart.data.batches import EventSequences, RankBatch
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.idproxy.fine_training import make_adaptor, train_events
 from coldstart.methods.idproxy.item_vectors import ContentVectors, ProxyVectors
 from coldstart.methods.idproxy.joint_ranker import JointRanker
 from coldstart.rankers.interface import InteractionRanker
 from coldstart.rankers.scorer import RankerScorer, drop_target_ids
-from coldstart.training.cold_calibration import early_stopping_mask
+from coldstart.training.cold_calibration import cold_validation
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
     TrainerConfig,
     TrainerState,
     TrainingContext,
-    TrainingRows,
-    gauc_of,
-    score_targets,
 )
 from coldstart.training.distributed import device, rank
-from coldstart.training.ranker_training import TARGETS_PER_WINDOW, TRAIN, VALID, IdDropout
+from coldstart.training.ranker_training import id_dropout_rows
 
 
 class TrainableJointScorer(RankerScorer):
@@ -75,14 +72,12 @@ def align_joint(
         logits: Tensor = scorer(drop_target_ids(batch), items)
         return logits
 
-    valid = UserWindows(sequences, history=ranker.max_history, splits=[VALID])
-    selected = early_stopping_mask(sequences, valid)
-    windows = UserWindows(sequences, history=ranker.max_history, splits=[TRAIN], targets=TARGETS_PER_WINDOW)
+    history, share = ranker.max_history, settings.joint.id_dropout
     trainer = CTRTrainer(
         scorer,
         make_optimizer(joint, settings),
-        TrainingRows(windows, items, IdDropout(share=settings.joint.id_dropout, seed=context.seed)),
-        lambda: gauc_of(sequences, valid.event_indices, score_targets(score_cold, valid), context.gauc, among=selected),
+        id_dropout_rows(sequences, items, history=history, share=share, seed=context.seed),
+        cold_validation(score_cold, sequences, context.gauc, history=history),
         TrainerConfig(
             epochs=settings.joint.epochs,
             patience=settings.patience,

@@ -4,24 +4,21 @@ from functools import partial
 
 import torch
 
-from coldstart.data.batches import EventSequences, UserWindows
+from coldstart.data.batches import EventSequences
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.mim.columns import CONTENT
 from coldstart.methods.mim.config import Interest
 from coldstart.methods.mim.scorer import ContentInterestScorer
 from coldstart.rankers.interface import InteractionRanker
-from coldstart.training.cold_calibration import early_stopping_mask
+from coldstart.training.cold_calibration import cold_validation
 from coldstart.training.ctr_trainer import (
     CTRTrainer,
     TrainerConfig,
     TrainerState,
     TrainingContext,
-    TrainingRows,
-    gauc_of,
-    score_targets,
 )
 from coldstart.training.distributed import device, rank
-from coldstart.training.ranker_training import TARGETS_PER_WINDOW, TRAIN, VALID, IdDropout
+from coldstart.training.ranker_training import id_dropout_rows
 
 
 def train_scorer(
@@ -42,14 +39,12 @@ def train_scorer(
     torch.manual_seed(context.seed)
     scorer = ContentInterestScorer(ranker, items.specs[CONTENT].shape[0], settings).to(device())
     torch.manual_seed(context.seed * 1000 + rank())
-    valid = UserWindows(sequences, history=ranker.max_history, splits=[VALID])
-    score, selected = partial(scorer, items=items), early_stopping_mask(sequences, valid)
-    windows = UserWindows(sequences, history=ranker.max_history, splits=[TRAIN], targets=TARGETS_PER_WINDOW)
+    history, share = ranker.max_history, settings.id_dropout
     trainer = CTRTrainer(
         scorer,
         make_optimizer(scorer),
-        TrainingRows(windows, items, IdDropout(share=settings.id_dropout, seed=context.seed)),
-        lambda: gauc_of(sequences, valid.event_indices, score_targets(score, valid), context.gauc, among=selected),
+        id_dropout_rows(sequences, items, history=history, share=share, seed=context.seed),
+        cold_validation(partial(scorer, items=items), sequences, context.gauc, history=history),
         TrainerConfig(
             epochs=settings.epochs,
             patience=settings.patience,

@@ -70,10 +70,7 @@ def _worker(payload: dict[str, Any]) -> None:
             "method": settings.name,
             "width": scorer.width,
             "fusion": settings.interest.fusion,
-            "valid_gauc": round(state.best, 5),
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch + 1,
-            "rows_per_second": round(state.rows_per_second),
+            **state.summary,
         }
         with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
             save_scorer(scorer, draft, list(dataset.item_index), dataset.item_features)

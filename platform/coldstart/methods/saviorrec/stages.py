@@ -258,10 +258,7 @@ def _scorer_worker(payload: dict[str, Any]) -> None:
             "mode": settings.mode,
             "width": quantizer.width,
             "levels": quantizer.levels,
-            "valid_gauc": round(state.best, 5),
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch + 1,
-            "rows_per_second": round(state.rows_per_second),
+            **state.summary,
         }
         with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
             save_scorer(scorer, draft, Catalog(list(dataset.item_index), dataset.item_features))
