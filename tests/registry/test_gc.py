@@ -27,11 +27,8 @@ def test_needed_versions_stay_and_others_are_deleted_with_files(many_versions):
         many_versions.registry.download_artifact("scorer", 4).path,
         many_versions.registry.download_item_table(4).path,
     )
-    assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1, dry_run=True) == {
-        "ranker": [],
-        "encoder": [],
-        "scorer": [4, 5],
-    }
+    planned = delete_old_versions(many_versions.registry, keep=1, rollback_window=1, dry_run=True)
+    assert {kind: versions for kind, versions in planned.items() if versions} == {"scorer": [4, 5]}
     assert remaining(many_versions) == [6, 5, 4, 3, 2, 1]
     assert delete_old_versions(many_versions.registry, keep=1, rollback_window=1)["scorer"] == [4, 5]
     assert remaining(many_versions) == [6, 3, 2, 1]

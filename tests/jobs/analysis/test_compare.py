@@ -35,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"names": ["fien"], "count": 1}, r"--only fien: .*allowed: oov,.* fine,"), ({"count": 0}, "--seeds 0")],
+    [({"names": ["fien"], "count": 1}, r"--methods fien: .*allowed: oov,.* fine,"), ({"count": 0}, "--seeds 0")],
 )
 def test_mistakes_are_reported_before_anything_is_trained(recipe: Recipe, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
