@@ -3,7 +3,7 @@
 from coldstart.config.artifact import Artifact, read_artifact, write_artifact
 from coldstart.config.directories import check_run_dir, check_writable
 from coldstart.config.errors import UserError
-from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe, store_recipe
+from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe, resolve_recipe, store_recipe
 from coldstart.config.metrics_log import MetricsLog
 from coldstart.config.recipe import Recipe
 
@@ -19,6 +19,7 @@ __all__ = [
     "flatten_keys",
     "load_recipe",
     "read_artifact",
+    "resolve_recipe",
     "store_recipe",
     "write_artifact",
 ]

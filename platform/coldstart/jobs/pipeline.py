@@ -1,8 +1,10 @@
 """Runs all stages in order, from the user's files to registered models, and skips stages with unchanged inputs."""
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
 
 def run_outdated_stages(
-    recipe: Recipe, dataset: Artifact | None = None, *, kinds: Collection[str] | None = None
+    recipe: Recipe,
+    dataset: Artifact | None = None,
+    *,
+    kinds: Collection[str] | None = None,
+    lenders: Iterable[Path] = (),
 ) -> tuple["_PipelineState", dict[str, Artifact]]:
     """Runs every stage whose inputs have changed.
 
@@ -95,6 +101,7 @@ def run_outdated_stages(
         recipe: Recipe of the run.
         dataset: A dataset that another run prepared and that is already in the run directory.
         kinds: Run only the stages that write these kinds; `None` runs all.
+        lenders: Directories of other runs. What a stage of theirs made from the same inputs is linked, not made again.
 
     Returns:
         The inputs and seconds of each stage, and the artifacts by kind.
@@ -105,8 +112,11 @@ def run_outdated_stages(
         if stage.output in artifacts or (kinds is not None and stage.output not in kinds):
             continue
         inputs = _inputs_digest(stage, recipe, artifacts)
-        artifact = state.find_current(stage, inputs, recipe.run_dir / stage.output)
+        path = recipe.run_dir / stage.output
+        artifact = state.find_current(stage, inputs, path) or state.borrow(stage, inputs, path, lenders)
         if artifact is None:
+            if path.is_symlink():
+                path.unlink()
             started = time.monotonic()
             artifact = run_stage(stage.name, stage.run, recipe)
             state.record(stage, inputs, artifact, time.monotonic() - started)
@@ -150,6 +160,22 @@ def _inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact])
     return digest(facts)
 
 
+def stage_seconds(run_dir: Path, names: Iterable[str]) -> float:
+    """Seconds that stages of a run took, in this run or in that which made their artifacts; 0 for those not run."""
+    entries = _PipelineState(run_dir / "pipeline.json").stages
+    return sum(float(entries[name]["seconds"]) for name in names if name in entries)
+
+
+def link_artifact(artifact: Path, link: Path) -> None:
+    """Links an artifact of one run into the directory of another, in place of what is there."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        shutil.rmtree(link)
+    link.symlink_to(os.path.relpath(artifact, link.parent), target_is_directory=True)
+
+
 def _file_stats(path: Path) -> list[Any]:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -172,6 +198,17 @@ class _PipelineState:
         except UserError:
             return None
         return artifact if artifact.fingerprint == entry["fingerprint"] else None
+
+    def borrow(self, stage: Stage, inputs: str, path: Path, lenders: Iterable[Path]) -> Artifact | None:
+        """Links the artifact that the same stage of another run wrote from the same inputs, if one did."""
+        for lender in lenders:
+            other = _PipelineState(lender / "pipeline.json")
+            found = other.find_current(stage, inputs, lender / stage.output)
+            if found is not None:
+                link_artifact(found.path, path)
+                self.record(stage, inputs, found, other.stages[stage.name]["seconds"])
+                return found
+        return None
 
     def entries(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
         """Returns the entries of the recipe's stages, in order."""

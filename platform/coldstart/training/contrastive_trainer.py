@@ -11,7 +11,7 @@ Legend: `P` pairs, `B` pairs of a step, `b` pairs of a rank, `k` width, `M` mask
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -186,7 +186,7 @@ class ContrastiveTrainer:
         gradients = GradientSum(self.weights)
         order = self._order()
         batches = self.train.stream(order[:, rank()].ravel(), self.share)
-        for pairs in order.reshape(len(order), -1):
+        for pairs in order.reshape(len(order), self.settings.batch):
             self.learner.train()
             metrics = self._take_step(next(batches), pairs, gradients)
             self.step += 1
@@ -349,6 +349,22 @@ class ContrastiveTrainer:
         self.step, self.best, self.curve = saved["step"], saved["best"], saved["curve"]
         self._best_state = saved["best_state"]
         return True
+
+
+def before_and_after(curve: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Retrieval before training and at the best epoch, for a manifest; empty without held-out pairs.
+
+    Args:
+        curve: From `ContrastiveTrainer.run`.
+    """
+    if not curve or not curve[0]:
+        return {}
+    primary = next(name for name in reversed(curve[0]) if name.endswith("_mean_reciprocal_rank"))
+    best = max(curve, key=lambda point: point[primary])
+    return {
+        "before": {name: round(value, 5) for name, value in curve[0].items()},
+        "after": {name: round(value, 5) for name, value in best.items()},
+    }
 
 
 def _check_sizes(pairs: int, settings: Contrastive) -> None:

@@ -36,7 +36,7 @@ def test_every_contender_scores_items_without_an_id(inputs: ContenderInputs, nam
     assert all(values.isfinite().all() for values in contender.items.columns.values())
     assert set(contender.scorer.inputs) == set(contender.items.columns)
     assert not contender.scorer.training
-    assert 0 <= contender.valid_gauc(inputs) <= 1
+    assert 0 <= contender.valid_gauc(inputs.sequences) <= 1
     assert (contender.epochs > 0) == CONTENDERS[name].clicks
     assert contender.parameters > 0 or not CONTENDERS[name].clicks
 

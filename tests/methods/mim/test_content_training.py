@@ -16,7 +16,7 @@ from coldstart.methods.mim.content_encoder import ContentEncoder, FusedContent
 from coldstart.methods.mim.content_training import align_modalities, fine_tune_content
 from coldstart.methods.mim.pairs import next_click_pairs
 from coldstart.training.contrastive_trainer import ContrastiveContext
-from tests.methods.mim.catalog import ITEMS, WIDTH, clicks, contents, create_towers, reader
+from tests.methods.colored_catalog import ITEMS, WIDTH, clicks, contents, create_towers, reader
 
 ALIGN = Contrastive(epochs=8, batch=8, learning_rate=2e-3, holdout_fraction=0.25)
 TUNE = FineTune(epochs=4, batch=16, queue_batches=2, momentum=0.9, learning_rate=2e-3, holdout_fraction=0.2)

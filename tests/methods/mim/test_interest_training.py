@@ -14,7 +14,7 @@ from coldstart.rankers import DinDcn
 from coldstart.rankers.scorer import drop_target_ids
 from coldstart.training.ctr_trainer import TrainingContext, gauc_of, score_targets
 from coldstart.training.ranker_training import VALID
-from tests.methods.mim.catalog import ITEMS, clicks
+from tests.methods.colored_catalog import ITEMS, clicks
 
 WIDTH = 8
 SETTINGS = Interest(epochs=4, patience=4, windows_per_step=4, learning_rate=0.02, id_dropout=0.5)

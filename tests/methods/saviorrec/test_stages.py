@@ -45,6 +45,7 @@ def make_recipe(runs, mode="joint", **rank) -> Recipe:
             "method": {
                 "name": "saviorrec",
                 "mode": mode,
+                "encoder": {"train": "none"},
                 "quantizer": {"sizes": SIZES, "epochs": 2, "batch": 8, "min_steps": 20, "code_width": 4},
                 "rank": {**options, **rank},
             },

@@ -14,7 +14,14 @@ from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, Trainabl
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
 from coldstart.config.recipe.generated import Generated
-from coldstart.config.recipe.method import METHOD_NAMES, SETTINGS, AnyMethod, add_default_name, settings_of
+from coldstart.config.recipe.method import (
+    METHOD_NAMES,
+    SETTINGS,
+    AnyMethod,
+    add_default_name,
+    add_names,
+    settings_of,
+)
 from coldstart.config.recipe.pairs import Pairs
 from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
@@ -83,6 +90,8 @@ class Recipe(Section):
     encoder: Encoder = Encoder()
     method: Annotated[AnyMethod, BeforeValidator(add_default_name)] = SETTINGS[METHOD_NAMES[0]]()
     """One of the methods' settings, see `coldstart.methods`; `method.name` says which."""
+    comparison: Annotated[dict[str, AnyMethod], BeforeValidator(add_names)] = Field(default_factory=dict)
+    """Settings of the other methods in `coldstart run compare`, by their name; by default their own defaults."""
     evaluation: Evaluation = Evaluation()
     registry: Registry = Registry()
     serving: Serving = Serving()

@@ -10,7 +10,8 @@ from coldstart.config.section import Section, Share
 class Contrastive(Section):
     """InfoNCE over pairs: batch, temperature, negatives from earlier steps, and the optimizer."""
 
-    epochs: PositiveInt = 10
+    epochs: NonNegativeInt = 10
+    """Passes over the pairs; 0 leaves the encoder as it was."""
     batch: PositiveInt = 128
     """Global batch in pairs, over all ranks. Partners of other pairs in it are negatives."""
     temperature: PositiveFloat = 0.07

@@ -1,7 +1,7 @@
 """The recipe section `method`: one set of settings per method, chosen by `method.name`."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import reduce
 from importlib import import_module
@@ -39,6 +39,23 @@ class VariantInfo:
     compared_with: tuple[str, ...] = ("oov",)
 
 
+@dataclass(frozen=True)
+class ContenderInfo:
+    """One configuration of a method that `coldstart run compare` trains, beside IDProxy and the baselines.
+
+    Attributes:
+        description: What it is, for people.
+        changes: Settings that differ from the recipe's, by their dotted key in the section `method`.
+        grid: Settings to try, by the same keys.
+        tuned_as: Contender whose chosen setting it takes instead of trying a grid.
+    """
+
+    description: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    grid: tuple[Mapping[str, Any], ...] = ({},)
+    tuned_as: str | None = None
+
+
 class MethodSettings(Section):
     """Settings of one method, the base class of every `methods/<name>/config.py`."""
 
@@ -50,6 +67,8 @@ class MethodSettings(Section):
     """Variants of the evaluation besides those that every method has."""
     headline: ClassVar[str] = RELEASE
     """The variant that the report is about: its gains are explained, and it is compared with `oov`."""
+    contenders: ClassVar[Mapping[str, ContenderInfo]] = {}
+    """Configurations for a comparison; the one that has the method's name always takes part."""
     modalities: ClassVar[tuple[Literal["image", "text"], ...]] = ()
     """Modalities without which the method cannot work; it gets them only if dataset and recipe have them."""
 
@@ -98,6 +117,17 @@ def add_default_name(values: Any) -> Any:
     named = {"name": METHOD_NAMES[0], **values}
     check_method_name(named["name"], METHOD_NAMES)
     return named
+
+
+def add_names(values: Any) -> Any:
+    """Settings by the name of their method; each gets that name.
+
+    Raises:
+        ValueError: there is no method of that name; the message suggests the nearest.
+    """
+    if not isinstance(values, dict) or not all(isinstance(each, dict) for each in values.values()):
+        return values
+    return {name: add_default_name({"name": name, **each}) for name, each in values.items()}
 
 
 def check_method_name(name: Any, allowed: Collection[str]) -> None:

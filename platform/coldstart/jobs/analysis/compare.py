@@ -1,11 +1,12 @@
 """Compares the methods and their baselines: tunes all equally, over seeds, and tests their differences.
 
-The grids are grid_trials with the first seed; the other seeds use the chosen settings. Finished trials are kept. So the
-same command resumes after an interruption, and does nothing if nothing has changed.
+Every contender is tried with all settings of its grid on the first seed; the other seeds use the best. Finished trials
+are kept. So the same command resumes after an interruption, and does nothing if nothing has changed.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import ray
 import torch
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
-from coldstart.config.recipe import settings_of
+from coldstart.config.recipe.method import METHOD_NAMES
 from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TEST
@@ -29,10 +30,16 @@ from coldstart.evaluation.compare.recommendation import recommend
 from coldstart.evaluation.protocol.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.protocol.scoring import score_rows
 from coldstart.evaluation.protocol.variants import BASELINE, GROUND_TRUTH, OOV_SUFFIX, VARIANTS, to_logit
+from coldstart.jobs.analysis.contender_runs import (
+    METHOD_CONTENDERS,
+    contender_recipe,
+    method_recipe,
+    run_contender_stages,
+)
 from coldstart.jobs.analysis.evaluate import has_oracle
-from coldstart.jobs.analysis.multi_seed import share_dataset, with_seed
-from coldstart.jobs.analysis.trials import make_trial, read_trial
-from coldstart.jobs.pipeline import check, run_outdated_stages
+from coldstart.jobs.analysis.multi_seed import with_seed
+from coldstart.jobs.analysis.trials import make_method_trial, make_trial, read_trial
+from coldstart.jobs.pipeline import check, link_artifact, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.methods.base import ITEM_TABLE
@@ -41,43 +48,70 @@ from coldstart.methods.idproxy.config import Settings
 from coldstart.rankers import load_ranker
 from coldstart.training.ctr_trainer import slot_score
 
-SHARED = ("dataset", "ranker", "encoder", ITEM_TABLE, "oracle")
-"""Kinds of artifacts that all variants of a seed share."""
+RANKED = ("dataset", "ranker", "oracle")
+"""Kinds of artifacts that all contenders of a seed share."""
+ENCODED = ("ranker", "encoder", ITEM_TABLE)
+"""Kinds of IDProxy's artifacts that its variants and the baselines share."""
 TRAINED = "trained_oracle"
-TrialSpec = tuple[Recipe, str, Setting]
+NAMES = (*CONTENDERS, *METHOD_CONTENDERS)
+"""All contenders, in the order of report tables."""
+DEFAULT = tuple(name for name in NAMES if name in CONTENDERS or name in METHOD_NAMES)
+"""All but ablations of methods."""
 
 
-def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(CONTENDERS), own_splits: bool = False) -> Artifact:
+@dataclass(frozen=True)
+class Seed:
+    """One repetition of the comparison.
+
+    Attributes:
+        recipe: Its run has the dataset and the ranker.
+        encoded: Recipe of the run with IDProxy's encoder and item table; the same, if that is the recipe's method.
+    """
+
+    recipe: Recipe
+    encoded: Recipe
+
+
+TrialSpec = tuple[Seed, str, Setting]
+
+
+def run(recipe: Recipe, *, count: int, names: Sequence[str] = DEFAULT, own_splits: bool = False) -> Artifact:
     """Runs the missing trials and writes `<run_dir>/comparison`.
 
     Args:
         recipe: Of the run; its seed is the first.
         count: Number of seeds.
-        names: Variants; `oov` is always included.
+        names: Contenders; `oov` is always included, and with an ablation the method whose setting it takes.
         own_splits: Every seed has its own split (and its own generated data), so that the intervals include the
             variance of the split. Otherwise all seeds share the dataset of the first.
 
     Raises:
-        UserError: a variant is unknown, `count` is below 1, or the recipe has an ID table only or another method than
-            IDProxy.
+        UserError: a contender is unknown, `count` is below 1, or the recipe has an ID table only.
     """
-    settings_of(recipe, Settings)
     names = _checked(names, count)
     seeds = _seeds(recipe, count, own_splits=own_splits)
     metrics_log = MetricsLog(recipe.run_dir / "metrics" / "compare.jsonl")
     metrics_log.clear()
     first, *others = seeds
-    grid_trials = [(first, name, setting) for name in names for setting in CONTENDERS[name].grid]
-    total = len(grid_trials) + len(others) * len(names)
+    following = {name: base for name in names if (base := _tuned_as(name)) is not None}
+    grid_trials = [(first, name, point) for name in names if name not in following for point in _grid(name)]
+    total = len(grid_trials) + len(following) + len(others) * len(names)
     tried = _run_trials(grid_trials, metrics_log, 0, total)
-    chosen = {name: max((t for t in tried if t.metadata["variant"] == name), key=_valid) for name in names}
+    chosen = {
+        name: max((t for t in tried if t.metadata["variant"] == name), key=_valid)
+        for name in names
+        if name not in following
+    }
+    ablations = [(first, name, chosen[base].metadata["setting"]) for name, base in following.items()]
+    tried += (followed := _run_trials(ablations, metrics_log, len(tried), total))
+    chosen = {**chosen, **dict(zip(following, followed, strict=True))}
     repetitions = [(other, name, chosen[name].metadata["setting"]) for other in others for name in names]
     made = _run_trials(repetitions, metrics_log, len(tried), total)
-    by_seed = {first.seed: chosen}
+    by_seed = {first.recipe.seed: {name: chosen[name] for name in names}}
     for place, other in enumerate(others):
-        by_seed[other.seed] = dict(zip(names, made[place * len(names) :], strict=False))
-    rows = {one.seed: _rows(one, by_seed[one.seed]) for one in seeds}
-    methods = [name for name in names if CONTENDERS[name].method]
+        by_seed[other.recipe.seed] = dict(zip(names, made[place * len(names) :], strict=False))
+    rows = {one.recipe.seed: _rows(one.recipe, by_seed[one.recipe.seed]) for one in seeds}
+    methods = [name for name in names if name in METHOD_CONTENDERS or CONTENDERS[name].method]
     metadata = compare_methods(rows, recipe.evaluation, methods=methods, seed=recipe.seed, own_splits=own_splits)
     metadata["recommendation"] = recommend(metadata, methods)
     metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
@@ -85,55 +119,84 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = tuple(CONTENDERS),
 
 
 def _checked(names: Sequence[str], count: int) -> list[str]:
-    unknown = [name for name in names if name not in CONTENDERS]
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise UserError(f"--methods {unknown[0]}: unknown; allowed: {', '.join(CONTENDERS)}")
+        raise UserError(f"--methods {unknown[0]}: unknown; allowed: {', '.join(NAMES)}")
     if count < 1:
         raise UserError(f"--seeds {count}: must be 1 or more")
-    return [name for name in CONTENDERS if name in names or name == BASELINE]
+    wanted = {BASELINE, *names, *(base for name in names if (base := _tuned_as(name)) is not None)}
+    return [name for name in NAMES if name in wanted]
 
 
-def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Recipe]:
-    """The recipe of every seed, after bringing its stages up to date."""
+def _grid(name: str) -> tuple[Setting, ...]:
+    return METHOD_CONTENDERS[name][1].grid if name in METHOD_CONTENDERS else CONTENDERS[name].grid
+
+
+def _tuned_as(name: str) -> str | None:
+    return METHOD_CONTENDERS[name][1].tuned_as if name in METHOD_CONTENDERS else None
+
+
+def _seeds(recipe: Recipe, count: int, *, own_splits: bool) -> list[Seed]:
+    """The recipes of every seed, after bringing the stages that contenders share up to date."""
     if recipe.ranker.pretrained.id_table is not None:
         raise UserError(
             "an ID table alone scores nothing; the comparison needs a whole ranker (ranker.pretrained.weights, or none)"
         )
-    _, artifacts = run_outdated_stages(recipe, kinds=SHARED)
-    found = [recipe]
+    _, artifacts = run_outdated_stages(recipe, kinds=RANKED)
+    found = [_encoded(recipe)]
     for seed in range(recipe.seed + 1, recipe.seed + count):
         CONSOLE.print(f"[bold]seed {seed}[/]")
         if own_splits:
             other = with_seed(recipe, seed, folder="splits")
-            run_outdated_stages(other, kinds=SHARED)
+            run_outdated_stages(other, kinds=RANKED)
         else:
             other = with_seed(recipe, seed)
-            share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
-            run_outdated_stages(other, artifacts["dataset"], kinds=SHARED)
-        found.append(other)
+            link_artifact(artifacts["dataset"].path, other.run_dir / "dataset")
+            run_outdated_stages(other, artifacts["dataset"], kinds=RANKED)
+        found.append(_encoded(other))
     return found
+
+
+def _encoded(recipe: Recipe) -> Seed:
+    """The seed of a recipe, after bringing IDProxy's encoder and item table up to date."""
+    if isinstance(recipe.method, Settings):
+        dataset = read_artifact(recipe.run_dir / "dataset", "dataset", verify=False)
+        run_outdated_stages(recipe, dataset, kinds=ENCODED)
+        return Seed(recipe, recipe)
+    name = Settings.model_fields["name"].default
+    encoded = method_recipe(recipe, name, {}, folder=name)
+    run_contender_stages(recipe, encoded, kinds=ENCODED)
+    return Seed(recipe, encoded)
 
 
 def _run_trials(work: Sequence[TrialSpec], metrics_log: MetricsLog, before: int, total: int) -> list[Artifact]:
     """Runs trials, `cluster.workers` at a time; the result has the order of `work`."""
     if not work:
         return []
-    cluster = work[0][0].cluster
+    cluster = work[0][0].recipe.cluster
     # Adaptors and rankers are small, so trials run on the CPU.
-    task = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=3)(make_trial)
     running, found = dict[Any, int](), dict[int, Artifact]()
     todo = iter(enumerate(work))
     metrics_log.write(before, total)
     while len(found) < len(work):
         while len(running) < cluster.workers and (following := next(todo, None)):
-            index, arguments = following
-            running[task.remote(*arguments)] = index
+            index, spec = following
+            running[_start_trial(*spec)] = index
         (done,), _ = ray.wait(list(running))
         trial = ray.get(done)
         found[running.pop(done)] = trial
         name, valid = trial.metadata["variant"], trial.metadata["valid_gauc"]
         metrics_log.write(before + len(found), total, **{f"{name}_valid_gauc": valid})
     return [found[index] for index in range(len(work))]
+
+
+def _start_trial(seed: Seed, name: str, setting: Setting) -> Any:
+    """Starts a trial as a Ray task, after the stages of a method have run on all workers."""
+    make, recipe = make_trial, seed.encoded
+    if name in METHOD_CONTENDERS:
+        make, recipe = make_method_trial, contender_recipe(seed.recipe, name, setting)
+        run_contender_stages(seed.recipe, recipe)
+    return ray.remote(num_cpus=recipe.cluster.cpus_per_worker, max_retries=3)(make).remote(recipe, name, setting)
 
 
 def _valid(trial: Artifact) -> float:
@@ -186,7 +249,10 @@ def _tuned(
 
 
 def _descriptions(variants: Sequence[str]) -> dict[str, str]:
-    return {name: (CONTENDERS if name in CONTENDERS else VARIANTS)[name].description for name in variants}
+    described = {name: info.description for name, info in VARIANTS.items()}
+    described |= {name: spec.description for name, spec in CONTENDERS.items()}
+    described |= {name: info.description for name, (_, info) in METHOD_CONTENDERS.items()}
+    return {name: described[name] for name in variants}
 
 
 def _write(recipe: Recipe, metadata: dict[str, Any], by_seed: Mapping[int, Mapping[str, Artifact]]) -> Artifact:
@@ -208,8 +274,8 @@ def main() -> None:
     """Runs the comparison as a program."""
     parser = recipe_arguments("compare", __doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds to train (default: 3)")
-    only = "only these methods and baselines, and oov"
-    parser.add_argument("--methods", nargs="+", default=list(CONTENDERS), metavar="NAME", help=only)
+    only = f"only these, and oov; allowed: {', '.join(NAMES)} (default: all but ablations of methods)"
+    parser.add_argument("--methods", nargs="+", default=DEFAULT, metavar="NAME", help=only)
     parser.add_argument("--own-splits", action="store_true", help="every seed has its own split of the data")
     arguments = parser.parse_args()
     work = partial(run, count=arguments.seeds, names=arguments.methods, own_splits=arguments.own_splits)

@@ -8,7 +8,7 @@ from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_a
 from coldstart.evaluation.compare.evaluated_runs import EvaluatedRun
 from coldstart.evaluation.compare.seed_aggregation import aggregate_seeds
 from coldstart.evaluation.report.run_report import render_seeds, seeds_table
-from coldstart.jobs.pipeline import run_outdated_stages
+from coldstart.jobs.pipeline import link_artifact, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.registry import Registry
 from coldstart.registry.evaluations import log_evaluation
@@ -32,7 +32,7 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
     for seed in range(recipe.seed + 1, recipe.seed + count):
         CONSOLE.print(f"[bold]seed {seed}[/]")
         other = with_seed(recipe, seed)
-        share_dataset(artifacts["dataset"].path, other.run_dir / "dataset")
+        link_artifact(artifacts["dataset"].path, other.run_dir / "dataset")
         run_outdated_stages(other, artifacts["dataset"])
         runs[seed] = EvaluatedRun.open(other.run_dir)
     metadata = aggregate_seeds(runs)
@@ -54,10 +54,3 @@ def with_seed(recipe: Recipe, seed: int, *, folder: str = "seeds") -> Recipe:
     paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / folder})
     registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
     return recipe.model_copy(update={"name": str(seed), "seed": seed, "paths": paths, "registry": registry})
-
-
-def share_dataset(dataset: Path, link: Path) -> None:
-    """Links a run's dataset into the run directory of another seed."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(os.path.relpath(dataset, link.parent), target_is_directory=True)

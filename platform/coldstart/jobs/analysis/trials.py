@@ -1,4 +1,4 @@
-"""One trial of a comparison: trains a contender with one setting and stores its scores of the test rows as an artifact.
+"""One trial of a comparison: a contender with one setting, whose scores of the test rows are stored as an artifact.
 
 A trial that exists already, with the same inputs, is not repeated, so an interrupted comparison can be resumed. Trials
 are selected by their validation metric only; no test label is read here.
@@ -24,14 +24,19 @@ from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
 from coldstart.evaluation.protocol.scoring import Logits, mean_logits, sample_contexts, score_rows
 from coldstart.evaluation.protocol.variants import OOV_SUFFIX
-from coldstart.methods.base import ITEM_TABLE
-from coldstart.methods.baselines.contenders import Contender, ContenderInputs, Setting, build_contender
+from coldstart.jobs.analysis.contender_runs import open_contender
+from coldstart.jobs.pipeline import stage_seconds
+from coldstart.methods.available import find_method
+from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.baselines.contenders import CONTENDERS, Contender, ContenderInputs, Setting, build_contender
 from coldstart.methods.baselines.content_similarity import text_vectors
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import load_ranker
 from coldstart.rankers.scorer import unknown_targets
 from coldstart.training.ctr_trainer import TrainingContext
 
+ENCODER_STAGES = ("align_coarse", "embed_items")
+"""Stages of IDProxy that make what most contenders read."""
 SOURCES = ("dataset", "ranker", ITEM_TABLE)
 WINDOWS_PER_PASS = 64
 CONTEXTS_PER_ITEM = 64
@@ -49,19 +54,17 @@ def trial_path(run_dir: Path, name: str, setting: Setting, recipe: Recipe) -> Pa
 
 
 def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
-    """Runs a trial, or opens it if it exists.
+    """Runs a trial of IDProxy or a baseline, or opens it if it exists.
 
     Args:
-        recipe: Of the run of one seed, which has ranker and item table.
+        recipe: Of IDProxy's run of one seed, which has ranker and item table.
         name: Key of `CONTENDERS`.
         setting: From the grid of that kind.
     """
     run_dir = recipe.run_dir.absolute()
     path = trial_path(run_dir, name, setting, recipe)
-    try:
-        return read_artifact(path, "trial")
-    except UserError:
-        pass
+    if (made := _find_trial(path)) is not None:
+        return made
     start = time.monotonic()
     torch.set_num_threads(recipe.cluster.threads_per_worker)
     dataset, items, texts = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
@@ -71,21 +74,65 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     context = TrainingContext(seed=recipe.seed, gauc=gauc)
     inputs = ContenderInputs(ranker, dataset.sequences, items, texts, mature, recipe.method.fine, context)
     contender = build_contender(name, inputs, setting)
+    spent = time.monotonic() - start
+    if CONTENDERS[name].reads_encoder:
+        spent += stage_seconds(run_dir, ENCODER_STAGES)
+    return _write_trial(path, _lineage(run_dir), contender, dataset, (name, setting, recipe.seed, spent))
+
+
+def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
+    """Runs the trial of a method whose stages are done, or opens it if it exists.
+
+    Args:
+        recipe: From `contender_recipe`.
+        name: Key of `METHOD_CONTENDERS`.
+        setting: From its grid.
+    """
+    scorer = read_artifact(recipe.run_dir / SCORER, SCORER, verify=False)
+    facts = digest([name, dict(setting), recipe.seed, scorer.fingerprint])
+    path = recipe.run_dir.absolute() / "trials" / f"{name}-{facts[:16]}"
+    if (made := _find_trial(path)) is not None:
+        return made
+    torch.set_num_threads(recipe.cluster.threads_per_worker)
+    dataset = Dataset.open(recipe.run_dir / "dataset", verify=False)
+    stages = [stage.name for stage in find_method(recipe.method.name).stages(recipe)]
+    spent = stage_seconds(recipe.run_dir, stages)
+    lineage = {**scorer.lineage, SCORER: scorer.fingerprint}
+    return _write_trial(path, lineage, open_contender(recipe), dataset, (name, setting, recipe.seed, spent))
+
+
+def _find_trial(path: Path) -> Artifact | None:
+    try:
+        return read_artifact(path, "trial")
+    except UserError:
+        return None
+
+
+def _write_trial(
+    path: Path,
+    lineage: dict[str, str],
+    contender: Contender,
+    dataset: Dataset,
+    facts: tuple[str, Setting, int, float],
+) -> Artifact:
+    """Scores the test rows with a trained contender; `facts` are its name, setting, seed and seconds of training."""
+    name, setting, seed, spent = facts
     metadata = {
         "variant": name,
         "setting": dict(setting),
-        "valid_gauc": round(contender.valid_gauc(inputs), 5),
+        "valid_gauc": round(contender.valid_gauc(dataset.sequences), 5),
         "parameters": contender.parameters,
         "epochs": contender.epochs,
+        "seconds": round(spent, 1),
     }
-    with write_artifact(path, "trial", _lineage(run_dir), metadata) as draft:
-        event, logits, cold, item_effect = _score(contender, dataset, history=ranker.max_history, seed=recipe.seed)
+    history = contender.scorer.max_history
+    with write_artifact(path, "trial", lineage, metadata) as draft:
+        event, logits, cold, item_effect = _score(contender, dataset, history=history, seed=seed)
         pq.write_table(
             pa.table({"event": event, "logit": logits["served"], "oov_logit": logits["unknown"]}), draft / SCORES
         )
         pq.write_table(pa.table({"item_idx": cold, "item_effect": item_effect["served"]}), draft / ITEM_EFFECT)
-        metadata["seconds"] = round(time.monotonic() - start, 1)
-        metadata |= _serving_cost(contender, dataset, history=ranker.max_history)
+        metadata |= _serving_cost(contender, dataset, history=history)
     return read_artifact(path, "trial")
 
 

@@ -30,6 +30,7 @@ from coldstart.methods.idproxy.item_vectors import num_trainable
 from coldstart.methods.idproxy.joint_ranker import check_supports_joint
 from coldstart.methods.idproxy.joint_training import align_joint
 from coldstart.methods.idproxy.scorers import PROXY, FrozenScorer, JointProxies, JointScorer
+from coldstart.metrics.clicks import gauc
 from coldstart.rankers import Ranker
 from coldstart.rankers.scorer import IdScorer, RankerScorer, Scorer, drop_target_ids
 from coldstart.training.cold_calibration import calibrate_table, calibration_shift, cold_validation
@@ -79,15 +80,14 @@ class Contender:
     parameters: int = 0
     epochs: int = 0
 
-    def valid_gauc(self, inputs: ContenderInputs) -> float:
+    def valid_gauc(self, sequences: EventSequences) -> float:
         """GAUC with all target IDs dropped, on the validation rows of `early_stopping_mask`."""
 
         def score(batch: RankBatch) -> Tensor:
             logits: Tensor = self.scorer(drop_target_ids(batch), self.items)
             return logits
 
-        gauc, history = inputs.context.gauc, inputs.ranker.max_history
-        return cold_validation(score, inputs.sequences, gauc, history=history)()
+        return cold_validation(score, sequences, gauc, history=self.scorer.max_history)()
 
 
 class ItemBiasScorer(RankerScorer):
@@ -254,6 +254,7 @@ class ContenderSpec:
         grid: Settings to try.
         clicks: Whether it is trained by clicks; its settings are then keys of `fine`.
         method: Whether it is a method, not a baseline.
+        reads_encoder: Whether it needs the aligned encoder, whose training then counts as its own cost.
     """
 
     description: str
@@ -261,6 +262,7 @@ class ContenderSpec:
     grid: tuple[Setting, ...] = ({},)
     clicks: bool = False
     method: bool = False
+    reads_encoder: bool = True
 
 
 _CLICK_GRID: tuple[Setting, ...] = tuple(
@@ -274,8 +276,8 @@ _SIMILARITY_GRID: tuple[Setting, ...] = tuple({"penalty": penalty} for penalty i
 _PENALTY_GRID: tuple[Setting, ...] = tuple({"penalty": penalty} for penalty in (10.0, 100.0, 1_000.0, 10_000.0))
 
 CONTENDERS: dict[str, ContenderSpec] = {
-    "oov": ContenderSpec("the ranker as it is: its OOV row for every item without an ID", _oov),
-    "mean_row": ContenderSpec("the mean ID row of mature items", _mean_row),
+    "oov": ContenderSpec("the ranker as it is: its OOV row for every item without an ID", _oov, reads_encoder=False),
+    "mean_row": ContenderSpec("the mean ID row of mature items", _mean_row, reads_encoder=False),
     "item_effect": ContenderSpec(
         "the OOV score plus an item bias from content: no personalization", _item_effect, _WEIGHTED_GRID, clicks=True
     ),
@@ -283,6 +285,7 @@ CONTENDERS: dict[str, ContenderSpec] = {
         "the OOV score and the similarity of TF-IDF text vectors to what the user clicked and skipped",
         partial(_similarity, columns=(TEXT,)),
         _SIMILARITY_GRID,
+        reads_encoder=False,
     ),
     "content_similarity": ContenderSpec(
         "the OOV score and the similarity of the encoder's vectors to what the user clicked and skipped",

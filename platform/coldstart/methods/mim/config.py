@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from coldstart.config.recipe.contrastive import Contrastive
 from coldstart.config.recipe.encoder import Layers
-from coldstart.config.recipe.method import MethodSettings, VariantInfo
+from coldstart.config.recipe.method import ContenderInfo, MethodSettings, VariantInfo
 from coldstart.config.section import Section, Share
 
 if TYPE_CHECKING:
@@ -90,6 +90,23 @@ class Settings(MethodSettings):
         "without_content": VariantInfo(
             "the scorer of MIM, with the content of all items removed", "#b98d2f", ("oov", "release")
         ),
+    }
+
+    contenders: ClassVar[dict[str, ContenderInfo]] = {
+        "mim": ContenderInfo(
+            "interest in content, from similarities of target and history (MIM)",
+            grid=tuple(
+                {"interest.learning_rate": rate, "interest.id_dropout": share}
+                for rate in (1e-3, 3e-3)
+                for share in (0.1, 0.3)
+            ),
+        ),
+        "mim_raw": ContenderInfo(
+            "mim with towers as they were before stage 1",
+            {"align.epochs": 0, "fine_tune.epochs": 0},
+            tuned_as="mim",
+        ),
+        "mim_aligned": ContenderInfo("mim with towers as stage 1 left them", {"fine_tune.epochs": 0}, tuned_as="mim"),
     }
 
     def check(self, recipe: "Recipe") -> None:

@@ -19,7 +19,7 @@ from coldstart.methods.mim.config import Settings
 from coldstart.methods.mim.content_encoder import ContentEncoder
 from coldstart.methods.mim.content_training import Curve, align_modalities, fine_tune_content
 from coldstart.methods.mim.pairs import next_click_pairs
-from coldstart.training.contrastive_trainer import ContrastiveContext
+from coldstart.training.contrastive_trainer import ContrastiveContext, before_and_after
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
 
@@ -105,7 +105,7 @@ def _worker(payload: dict[str, Any]) -> None:
         curve = fine_tune_content(encoder, pairs, groups, settings.fine_tune, read, context)
         count = len(pairs)
     if rank() == 0:
-        metadata = {"width": encoder.width, "pairs": count, **_summary(curve)}
+        metadata = {"width": encoder.width, "pairs": count, **before_and_after(curve)}
         with write_artifact(run_dir / payload["kind"], payload["kind"], payload["lineage"], metadata) as draft:
             encoder.save(draft)
 
@@ -133,18 +133,6 @@ def _both_modalities(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray[Any, 
     both = has_text & has_image & recipe.content.use_text & recipe.content.use_image
     groups = np.stack([np.asarray(table[name], np.int64) for name in DIGESTS], axis=1)
     return np.flatnonzero(both) + 1, np.concatenate([np.zeros((1, 2), np.int64), groups])
-
-
-def _summary(curve: Curve) -> dict[str, Any]:
-    """Retrieval before training and at the best epoch; empty without held-out pairs."""
-    if not curve or not curve[0]:
-        return {}
-    primary = next(name for name in reversed(curve[0]) if name.endswith("_mean_reciprocal_rank"))
-    best = max(curve, key=lambda point: point[primary])
-    return {
-        "before": {name: round(value, 5) for name, value in curve[0].items()},
-        "after": {name: round(value, 5) for name, value in best.items()},
-    }
 
 
 def _towers(recipe: Recipe, dataset: Dataset) -> Path:

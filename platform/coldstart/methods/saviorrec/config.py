@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from coldstart.config.recipe.method import MethodSettings, VariantInfo
+from coldstart.config.recipe.contrastive import Contrastive
+from coldstart.config.recipe.method import ContenderInfo, MethodSettings, VariantInfo
 from coldstart.config.recipe.pairs import Pairs
 from coldstart.config.section import Section, Share
 
@@ -18,8 +19,11 @@ CodebookSize = Annotated[int, Field(ge=2, le=2**15 - 1)]
 class ContentEncoder(Section):
     """The content vector `m` of an item."""
 
-    train: Literal["none"] = "none"
-    """none: the frozen MLLM; `m` is the principal components of its pooled states, of unit length."""
+    train: Literal["none", "pairs"] = "pairs"
+    """none: the frozen MLLM; `m` is the principal components of its pooled states, of unit length. pairs: MLLM and
+    projection head are trained from there, so that items that the same users click are similar."""
+    contrast: Contrastive = Contrastive(epochs=3, batch=64, learning_rate=3e-4)
+    """The training on pairs."""
     width: PositiveInt | None = None
     """`k`, width of `m`. None: 128, or the MLLM's hidden width if that is smaller."""
 
@@ -111,15 +115,55 @@ class Settings(MethodSettings):
         ),
     }
 
+    contenders: ClassVar[dict[str, ContenderInfo]] = {
+        "saviorrec": ContenderInfo(
+            "content vectors and semantic IDs of target and history, corrected per code (SaviorRec)",
+            grid=tuple(
+                {"rank.learning_rate": rate, "rank.id_dropout": share} for rate in (1e-3, 3e-3) for share in (0.1, 0.3)
+            ),
+        ),
+        "saviorrec_uncorrected": ContenderInfo(
+            "saviorrec without codes: content vectors stay as the encoder made them",
+            {"rank.ablate.without_mba": True},
+            tuned_as="saviorrec",
+        ),
+        "saviorrec_own_space": ContenderInfo(
+            "saviorrec without the two attentions that read one space with the weights of the other",
+            {"rank.ablate.without_cross_space": True},
+            tuned_as="saviorrec",
+        ),
+        "saviorrec_shuffled": ContenderInfo(
+            "saviorrec with the codes of a random item for each item",
+            {"rank.ablate.shuffled_codes": True},
+            tuned_as="saviorrec",
+        ),
+        "saviorrec_summed": ContenderInfo(
+            "saviorrec with the sum of codebook rows instead of the fusion MLP",
+            {"rank.ablate.sum_codebooks": True},
+            tuned_as="saviorrec",
+        ),
+    }
+
     @property
     def uses_pairs(self) -> bool:
         """Whether a stage reads co-click pairs."""
+        return self.encoder.train == "pairs" or self.quantizer_reads_pairs
+
+    @property
+    def quantizer_reads_pairs(self) -> bool:
+        """Whether the quantizer is trained on pairs, too."""
         return self.quantizer.kind == "rq_vae" and self.quantizer.contrast > 0
 
     def check(self, recipe: "Recipe") -> None:
-        """Compares batch sizes with the number of ranks.
+        """Compares batch sizes with the number of ranks, and the precision with the training of the encoder.
 
         Raises:
             ValueError: they do not fit together.
         """
+        recipe.check_divisible("method.encoder.contrast.batch", self.encoder.contrast.batch)
+        if self.encoder.train == "pairs" and recipe.encoder.dtype == "bfloat16":
+            raise ValueError(
+                "method.encoder.train pairs keeps no float32 copy of bfloat16 weights (encoder.dtype), so small "
+                "updates are lost; set encoder.dtype: float32, or method.encoder.train: none"
+            )
         recipe.check_divisible("method.rank.windows_per_step", self.rank.windows_per_step)

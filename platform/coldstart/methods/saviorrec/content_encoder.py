@@ -1,4 +1,4 @@
-"""The frozen encoder: content vectors are the principal components of the MLLM's pooled states.
+"""The content encoder before training: content vectors are the principal components of the MLLM's pooled states.
 
 The states of an MLLM share a large common part, so that all cosines are near 1. Centering and projection to principal
 components remove it **[I]**. The projection head has the shape of a trained one, so contrastive training can start
@@ -81,7 +81,7 @@ def fit_content_encoder(
             f"method.encoder.width {wanted} exceeds {limit}, the smaller of the MLLM's width {encoder.hidden} and "
             f"{len(contents)} train items; lower it"
         )
-    encoder = encoder.to(device).eval().requires_grad_(False)
+    encoder = encoder.to(device).eval()
     with torch.inference_mode():
         batches = [contents[at : at + ITEMS_PER_BATCH] for at in range(0, len(contents), ITEMS_PER_BATCH)]
         states = [encoder.pooled(encoder.inputs(encoder.prepare(batch), device)) for batch in batches]

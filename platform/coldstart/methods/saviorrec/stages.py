@@ -14,11 +14,13 @@ from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.pairs import CoClickPairs, mine_pairs, pairs_report
+from coldstart.data.streaming import stream_items
 from coldstart.methods.base import ITEM_TABLE, SCORER, Method, Stage
 from coldstart.methods.embed_items import embed_items
 from coldstart.methods.mllm_checkpoint import mllm_checkpoint
 from coldstart.methods.saviorrec.config import Settings
 from coldstart.methods.saviorrec.content_encoder import SAMPLE, fit_content_encoder
+from coldstart.methods.saviorrec.encoder_training import train_on_pairs
 from coldstart.methods.saviorrec.item_encoder import SemanticIds, save_pool
 from coldstart.methods.saviorrec.model import (
     CODES,
@@ -34,6 +36,7 @@ from coldstart.metrics.codes import code_purity, code_report
 from coldstart.modules.residual_quantizer import load_quantizer
 from coldstart.rankers import load_ranker
 from coldstart.rankers.storage import check_has_scorer
+from coldstart.training.contrastive_trainer import ContrastiveContext, before_and_after
 from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
@@ -45,6 +48,9 @@ from coldstart.training.quantizer_training import (
     relative_error,
 )
 
+ENCODE = "fit_encoder"
+BLOCK_ROWS = 256
+"""Items per Ray Data task."""
 PAIRS = "pairs"
 LEVELS, SMALLEST, LARGEST = 3, 16, 256
 """Levels and smallest and largest codebook if the recipe does not name the sizes."""
@@ -56,12 +62,14 @@ def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
     settings = settings_of(recipe, Settings)
     encoder = ("content", "encoder", "method.encoder")
     pairs = (Stage("mine_pairs", PAIRS, run_pairs, ("method.pairs",), ("dataset",)),) if settings.uses_pairs else ()
-    read = ("dataset", ITEM_TABLE, *(PAIRS for _ in pairs))
+    for_encoder = (PAIRS,) if settings.encoder.train == "pairs" else ()
+    for_quantizer = (PAIRS,) if settings.quantizer_reads_pairs else ()
+    quantizer_inputs = ("dataset", ITEM_TABLE, *for_quantizer)
     found = (
-        Stage("fit_encoder", "encoder", run_encoder, encoder, ("dataset",)),
-        Stage("embed_items", ITEM_TABLE, partial(embed_items, method=method), (), ("dataset", "encoder")),
         *pairs,
-        Stage("quantize", QUANTIZER, run_quantizer, ("method.quantizer",), read),
+        Stage(ENCODE, "encoder", run_encoder, encoder, ("dataset", *for_encoder)),
+        Stage("embed_items", ITEM_TABLE, partial(embed_items, method=method), (), ("dataset", "encoder")),
+        Stage("quantize", QUANTIZER, run_quantizer, ("method.quantizer",), quantizer_inputs),
     )
     if recipe.ranker.pretrained.id_table is not None:
         return found
@@ -70,37 +78,54 @@ def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def run_encoder(recipe: Recipe) -> Artifact:
-    """Makes the frozen encoder and writes `<run_dir>/encoder`.
+    """Makes the encoder, trains it on pairs unless it stays frozen, and writes `<run_dir>/encoder`.
+
+    An interrupted training continues from its last checkpoint.
 
     Raises:
-        UserError: there is no dataset, or the MLLM or the content width does not fit.
+        UserError: there is no dataset or no pairs, or the MLLM or the content width does not fit.
     """
-    run_dir = recipe.run_dir.absolute()
+    run_dir, settings = recipe.run_dir.absolute(), settings_of(recipe, Settings).encoder
     dataset = Dataset.open(run_dir / "dataset")
+    lineage = {"dataset": dataset.artifact.fingerprint}
+    if settings.train == "pairs":
+        pairs = read_artifact(run_dir / PAIRS, PAIRS)
+        if pairs.lineage != lineage:
+            raise UserError(f"the pairs in {run_dir} are from another dataset; run mine_pairs again")
+        lineage[PAIRS] = pairs.fingerprint
+    key = digest([settings, recipe.encoder, recipe.content, recipe.seed, lineage])
+    checkpoints = run_dir / "checkpoints" / ENCODE / key[:16]
+    metrics_log = MetricsLog(run_dir / "metrics" / f"{ENCODE}.jsonl")
+    if not checkpoints.exists():
+        metrics_log.clear()
     payload = {
         "recipe": recipe.model_dump(mode="json"),
         "run_dir": str(run_dir),
         "mllm": mllm_checkpoint(recipe, dataset),
-        "dataset": dataset.artifact.fingerprint,
+        "lineage": lineage,
+        "checkpoints": str(checkpoints),
+        "key": key,
     }
-    metrics_log = MetricsLog(run_dir / "metrics" / "fit_encoder.jsonl")
-    metrics_log.clear()
-    launch(_encoder_worker, payload, cluster=recipe.cluster, name="fit_encoder", storage=run_dir / "checkpoints")
+    launch(_encoder_worker, payload, cluster=recipe.cluster, name=ENCODE, storage=run_dir / "checkpoints")
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
     encoder = read_artifact(run_dir / "encoder", "encoder")
-    metrics_log.write(1, 1, variance_kept=encoder.metadata["variance_kept"])
+    if settings.train == "none":
+        metrics_log.write(1, 1, variance_kept=encoder.metadata["variance_kept"])
     return encoder
 
 
 def _encoder_worker(payload: dict[str, Any]) -> None:
-    if rank() != 0:
-        return
     recipe, run_dir = Recipe.model_validate(payload["recipe"]), Path(payload["run_dir"])
+    settings = settings_of(recipe, Settings).encoder
+    if settings.train == "none" and rank() != 0:
+        return
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     seen = np.random.default_rng((recipe.seed, 4)).permutation(np.flatnonzero(dataset.train_counts > 0))[:SAMPLE]
     contents = dataset.contents(np.sort(seen).astype(np.int64))
     encoder, kept = fit_content_encoder(recipe, payload["mllm"], contents, device())
     metadata = {
         "method": recipe.method.name,
+        "train": settings.train,
         "width": encoder.width,
         "hidden": encoder.hidden,
         "groups": 0,
@@ -109,8 +134,17 @@ def _encoder_worker(payload: dict[str, Any]) -> None:
         "items": len(contents),
         "variance_kept": round(kept, 5),
     }
-    with write_artifact(run_dir / "encoder", "encoder", {"dataset": payload["dataset"]}, metadata) as draft:
-        encoder.save(draft)
+    if settings.train == "pairs":
+        pairs = CoClickPairs.read(run_dir / PAIRS)
+        metrics_log = MetricsLog(run_dir / "metrics" / f"{ENCODE}.jsonl")
+        context = ContrastiveContext(recipe.seed, metrics_log, Path(payload["checkpoints"]), payload["key"])
+        read = partial(stream_items, run_dir / "dataset", block_rows=BLOCK_ROWS)
+        groups = dataset.content_groups(recipe.content)
+        curve = train_on_pairs(encoder.to(device()), pairs, groups, settings.contrast, read, context)
+        metadata |= {"pairs": len(pairs), **before_and_after(curve)}
+    if rank() == 0:
+        with write_artifact(run_dir / "encoder", "encoder", payload["lineage"], metadata) as draft:
+            encoder.cpu().save(draft)
 
 
 def run_pairs(recipe: Recipe) -> Artifact:
@@ -144,7 +178,7 @@ def run_quantizer(recipe: Recipe) -> Artifact:
     vectors = ItemTable.open(table.path).columns[CONTENT]
     rows = np.flatnonzero(dataset.train_counts > 0)
     data = QuantizerData(vectors, rows)
-    if settings.uses_pairs:
+    if settings.quantizer_reads_pairs:
         source = read_artifact(run_dir / PAIRS, PAIRS)
         pairs = CoClickPairs.read(source.path)
         lineage[PAIRS] = source.fingerprint
