@@ -27,6 +27,21 @@ VALUES = {
     "evaluation": {"num_resamples": 50},
 }
 
+OTHERS = {
+    "saviorrec": {
+        "encoder": {"contrast": {"epochs": 1, "batch": 32}},
+        "pairs": {"max_per_trigger": 1},
+        "quantizer": {"sizes": [8, 8], "epochs": 1, "min_steps": 20},
+        "rank": {"epochs": 1, "attention_width": 8, "fusion_units": 8, "mlp_units": [8]},
+    },
+    "mim": {
+        "towers": {"width": 16, "image_size": 32},
+        "align": {"epochs": 1, "batch": 32},
+        "fine_tune": {"epochs": 1, "batch": 32, "queue_batches": 0},
+        "interest": {"epochs": 1},
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
@@ -63,6 +78,33 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
     fine = recipe.method.fine.model_copy(update={"mlp_units": 8})
     changed = recipe.model_copy(update={"method": recipe.method.model_copy(update={"fine": fine})})
     assert trial_path(recipe.run_dir.absolute(), "fine", best["setting"], changed) != path
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_methods_and_their_ablations_are_contenders(local_ray: None, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(VALUES | {"paths": {"runs": tmp_path}, "comparison": OTHERS})
+    made = compare.run(recipe, count=1, names=["saviorrec_shuffled", "mim_raw"])
+    tried = {name: made.metadata["tuned"][name]["tried"] for name in made.metadata["tuned"]}
+    assert {name: len(settings) for name, settings in tried.items()} == {
+        "oov": 1,
+        "saviorrec": 4,
+        "saviorrec_shuffled": 1,
+        "mim": 4,
+        "mim_raw": 1,
+    }
+    for ablation, whole in (("saviorrec_shuffled", "saviorrec"), ("mim_raw", "mim")):
+        chosen = made.metadata["tuned"][whole]
+        assert tried[ablation][0]["setting"] == chosen["setting"]
+        assert chosen["parameters"] > 0
+        assert chosen["seconds"][0] > 0
+    runs = [path for path in (recipe.run_dir / "contenders").iterdir() if path.name.startswith("saviorrec")]
+    assert len(runs) == 5
+    assert sum(not (run / "encoder").is_symlink() for run in runs) == 1
+    assert not any((run / "scorer").is_symlink() for run in runs)
+
+    again = compare.run(recipe, count=1, names=["saviorrec_shuffled", "mim_raw"])
+    assert again.fingerprint == made.fingerprint
 
 
 @pytest.mark.ray
