@@ -137,6 +137,7 @@ def test_an_item_is_looked_up(client):
     known = {
         "slot_source": "proxy",
         "proxy_norm": 2,
+        "semantic_id": None,
         "in_catalog": False,
         "origin": "api",
         "title": "abc",

@@ -227,12 +227,14 @@ class Method(ABC):
         kinds: What it registers, in the order of their lineage; the last is `SCORER`.
         encoder_kinds: Kinds that `load_encoder` reads; releases with equal artifacts of these share one deployment.
         neighbor_column: Column of the served item table by which similar items are found.
+        code_column: Column of the served item table with semantic IDs, or None.
     """
 
     name: str
     kinds: tuple[ArtifactKind, ...]
     encoder_kinds: tuple[str, ...]
     neighbor_column: str
+    code_column: str | None = None
 
     @abstractmethod
     def catalog_dir(self, parts: Parts) -> Path:

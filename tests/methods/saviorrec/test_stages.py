@@ -219,6 +219,10 @@ def test_an_item_published_a_second_ago_is_scored_and_read_in_the_history(client
     after = client.post("/v1/rank", json=body).raise_for_status().json()["scores"]
     assert abs(after[0] - before[0]) > 1e-7
     assert abs(after[1] - before[1]) > 1e-7
+    codes = [client.get(f"/v1/items/{name}").raise_for_status().json()["semantic_id"] for name in ("new", IDS[2])]
+    assert codes[0] == codes[1]
+    assert len(codes[0]) == len(SIZES)
+    assert all(1 <= code <= size for code, size in zip(codes[0], SIZES, strict=True))
     neighbors = client.get("/v1/items/new/neighbors?k=3").raise_for_status().json()["neighbors"]
     assert len(neighbors) == 3
 

@@ -15,7 +15,7 @@ from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE, SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
 from coldstart.methods.saviorrec.item_encoder import SemanticIds, check_matches, load_pool
-from coldstart.methods.saviorrec.model import CONTENT, RANKER, load_scorer
+from coldstart.methods.saviorrec.model import CODES, CONTENT, RANKER, load_scorer
 from coldstart.methods.saviorrec.registered import KINDS, QUANTIZER
 from coldstart.modules.residual_quantizer import load_quantizer
 from coldstart.rankers.scorer import Scorer
@@ -29,6 +29,7 @@ class SaviorRec(Method):
     kinds = KINDS
     encoder_kinds = ("encoder",)
     neighbor_column = CONTENT
+    code_column = CODES
 
     def catalog_dir(self, parts: Parts) -> Path:
         """The ranker."""

@@ -252,6 +252,9 @@ class ItemResponse(BaseModel):
     item_id: str
     slot_source: SlotSource
     proxy_norm: float | None = Field(description="norm of its proxy; null if it has none in this release")
+    semantic_id: list[int] | None = Field(
+        description="its code at each level, from the coarsest; null if the method has no codes, or the item no row"
+    )
     in_catalog: bool = Field(description="whether the catalog of the release contains it")
     origin: Literal["api", "catalog"] | None = Field(description="how it was published; null if it was not")
     published_at: float | None = Field(description="Unix seconds")

@@ -33,10 +33,11 @@ class ItemService:
     Args:
         servers: The served releases; the first one answers, the others only store rows of the same items.
         neighbor_column: Column of the first release's rows by which similar items are found.
+        code_column: Column of these rows with semantic IDs, or None.
     """
 
-    def __init__(self, servers: Sequence[ReleaseServer], neighbor_column: str) -> None:
-        self.servers, self.neighbor_column = servers, neighbor_column
+    def __init__(self, servers: Sequence[ReleaseServer], neighbor_column: str, code_column: str | None = None) -> None:
+        self.servers, self.neighbor_column, self.code_column = servers, neighbor_column, code_column
         self._group_commit = _GroupCommit(servers[0].store.publication_log)
 
     async def publish(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome | ApiError]:
@@ -90,6 +91,7 @@ class ItemService:
             item_id=item_id,
             slot_source=catalog.slot_sources(catalog.find([item_id], []))[0],
             proxy_norm=None if row is None else self._norm(row),
+            semantic_id=None if row is None or self.code_column is None else row[self.code_column].tolist(),
             in_catalog=bool(index),
             origin=None if item is None else item.origin,
             published_at=None if item is None else item.published_at,

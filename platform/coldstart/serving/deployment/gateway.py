@@ -88,8 +88,9 @@ class Gateway:
         champion, challenger = (*(self._release_server(spec, store_dir) for spec in specs), None)[:2]
         assert champion is not None
         self.router = ABRouter(champion, challenger, ab_test, settings, self.stats, AggregatorClient(aggregator))
-        column = find_method(specs[0].method).neighbor_column
-        self.items = ItemService([server for server in (champion, challenger) if server], column)
+        method = find_method(specs[0].method)
+        servers = [server for server in (champion, challenger) if server]
+        self.items = ItemService(servers, method.neighbor_column, method.code_column)
 
     def _release_server(self, spec: ReleaseSpec, store_dir: Path) -> ReleaseServer:
         space = spec.release.fingerprints[SCORER]
