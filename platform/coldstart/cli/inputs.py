@@ -1,5 +1,6 @@
 """Verbs that create inputs: a synthetic catalog, a tiny MLLM, a dual encoder."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def create_tiny_mllm(
 
 @app.command(
     "create-dual-encoder",
-    epilog="Example: coldstart create-dual-encoder runs/towers --image models/vit --text models/minilm",
+    epilog="Example: coldstart create-dual-encoder runs/towers --pretrained",
 )
 def create_dual_encoder(
     out: Annotated[Path, typer.Argument(help="Output directory; a recipe names it as method.towers.path.")],
@@ -66,26 +67,45 @@ def create_dual_encoder(
     dataset: Annotated[
         Path | None, typer.Option(help="Instead of --image: prepared dataset, for tiny random towers and a tokenizer.")
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option(help="Instead of --image: MiniLM and EfficientNet-Lite0, from the extra `pretrained`.")
+    ] = False,
+    image_size: Annotated[
+        int, typer.Option(min=32, help="Pixels per side of images, for --pretrained; the cost grows with its square.")
+    ] = 128,
     width: Annotated[int, typer.Option(min=1, help="Width of the common space.")] = 128,
     max_text_tokens: Annotated[int, typer.Option(min=1)] = 48,
     seed: Annotated[int, typer.Option(min=0, help="For new weights.")] = 17,
 ) -> None:
-    """Create a dual encoder of local image and text towers, or a tiny random one."""
-    if (image is None) == (dataset is None):
-        raise UserError("pass --image (and --text) to compose local checkpoints, or --dataset for tiny random towers")
+    """Create a dual encoder of local image and text towers, of pre-trained ones, or a tiny random one."""
+    if [image is not None, dataset is not None, pretrained].count(True) != 1:
+        raise UserError(
+            "pass --image (and --text) to compose local checkpoints, --pretrained for those of the extra, or --dataset "
+            "for tiny random towers"
+        )
     check_writable(out, "choose another directory")
+    import torch
+
     from coldstart.encoders.dual_encoder import DualEncoder
+    from coldstart.encoders.pretrained_towers import text_tower, write_image_tower
     from coldstart.encoders.tiny_dual_encoder import create_tiny_dual_encoder
 
-    out.mkdir(parents=True, exist_ok=True)
-    if dataset is not None:
+    torch.manual_seed(seed)
+    if pretrained:
+        text = text_tower()
+        with tempfile.TemporaryDirectory() as converted:
+            write_image_tower(Path(converted), image_size=image_size)
+            encoder = DualEncoder.compose(Path(converted), text, width=width, max_text_tokens=max_text_tokens)
+        out.mkdir(parents=True, exist_ok=True)
+        encoder.save(out)
+    elif dataset is not None:
         from coldstart.data.dataset import Dataset
 
         texts = Dataset.open(dataset).texts()
+        out.mkdir(parents=True, exist_ok=True)
         create_tiny_dual_encoder(out, texts, width=width, image_size=64, max_text_tokens=max_text_tokens, seed=seed)
     elif image is not None:
-        import torch
-
-        torch.manual_seed(seed)
-        DualEncoder.compose(image, text or image, width=width, max_text_tokens=max_text_tokens).save(out)
+        encoder = DualEncoder.compose(image, text or image, width=width, max_text_tokens=max_text_tokens)
+        out.mkdir(parents=True, exist_ok=True)
+        encoder.save(out)
     OUT.print(f"dual encoder at {out}")

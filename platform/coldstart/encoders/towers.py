@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import logging
 
+import coldstart.encoders.efficientnet_lite  # noqa: F401  AutoModel loads this family, too.
 from coldstart.config import UserError
 
 logging.disable_progress_bar()
@@ -21,7 +22,7 @@ Pooling = Literal["pooler", "mean", "first"]
 Modality = Literal["image", "text"]
 _PARTS = {"image": "vision_model", "text": "text_model"}
 _PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}
-_OWN_POOLING = ("clip", "siglip", "timm")
+_OWN_POOLING = ("clip", "siglip", "timm", "efficientnet_lite")
 """Families whose pooled output is what they were trained with."""
 _DEFAULT_MEAN, _DEFAULT_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
