@@ -24,7 +24,7 @@ def test_a_method_name_with_a_typo_names_the_nearest():
 
 def test_every_shipped_recipe_is_valid_and_starts_with_its_command():
     files = sorted(RECIPES.glob("*.yaml"))
-    assert [file.stem for file in files] == ["demo", "movielens", "qwen2.5-vl-3b", "sparse"]
+    assert [file.stem for file in files] == ["demo", "movielens-pretrained", "movielens", "qwen2.5-vl-3b", "sparse"]
     for file in files:
         recipe = load_recipe(file)
         assert recipe.name == file.stem

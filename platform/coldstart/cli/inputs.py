@@ -1,6 +1,5 @@
 """Verbs that create inputs: a synthetic catalog, a tiny MLLM, a dual encoder."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -84,20 +83,14 @@ def create_dual_encoder(
             "for tiny random towers"
         )
     check_writable(out, "choose another directory")
-    import torch
-
     from coldstart.encoders.dual_encoder import DualEncoder
-    from coldstart.encoders.pretrained_towers import text_tower, write_image_tower
+    from coldstart.encoders.pretrained_towers import create_pretrained_dual_encoder
     from coldstart.encoders.tiny_dual_encoder import create_tiny_dual_encoder
 
-    torch.manual_seed(seed)
     if pretrained:
-        text = text_tower()
-        with tempfile.TemporaryDirectory() as converted:
-            write_image_tower(Path(converted), image_size=image_size)
-            encoder = DualEncoder.compose(Path(converted), text, width=width, max_text_tokens=max_text_tokens)
-        out.mkdir(parents=True, exist_ok=True)
-        encoder.save(out)
+        create_pretrained_dual_encoder(
+            out, width=width, image_size=image_size, max_text_tokens=max_text_tokens, seed=seed
+        )
     elif dataset is not None:
         from coldstart.data.dataset import Dataset
 
@@ -105,6 +98,9 @@ def create_dual_encoder(
         out.mkdir(parents=True, exist_ok=True)
         create_tiny_dual_encoder(out, texts, width=width, image_size=64, max_text_tokens=max_text_tokens, seed=seed)
     elif image is not None:
+        import torch
+
+        torch.manual_seed(seed)
         encoder = DualEncoder.compose(image, text or image, width=width, max_text_tokens=max_text_tokens)
         out.mkdir(parents=True, exist_ok=True)
         encoder.save(out)

@@ -143,18 +143,37 @@ class DualEncoder(nn.Module):
         return self.encode_images(inputs), self.encode_texts(inputs)
 
     def encode_images(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Image vectors `[B, k]`."""
-        pixels = (inputs["pixels"].movedim(-1, 1).float() / 255 - self.mean) / self.std
-        vectors = self.image_projection(self.image(pixel_values=pixels))
+        """Image vectors `[B, k]`, of pixels or of the tower's outputs."""
+        vectors = self.image_projection(self._image_features(inputs))
         return F.normalize(vectors, dim=-1) * inputs["has_image"].unsqueeze(-1)
 
     def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Text vectors `[B, k]`."""
-        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        return F.normalize(self.text_projection(self.text(**tokens)), dim=-1) * inputs["has_text"].unsqueeze(-1)
+        """Text vectors `[B, k]`, of tokens or of the tower's outputs."""
+        vectors = self.text_projection(self._text_features(inputs))
+        return F.normalize(vectors, dim=-1) * inputs["has_text"].unsqueeze(-1)
+
+    def features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Other inputs for the same vectors: the towers' outputs `image_features` and `text_features` `[B, D]`."""
+        found = {"image_features": self._image_features(inputs), "text_features": self._text_features(inputs)}
+        return found | {name: inputs[name] for name in ("has_image", "has_text")}
+
+    def _image_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if "image_features" in inputs:
+            return inputs["image_features"]
+        pixels = (inputs["pixels"].movedim(-1, 1).float() / 255 - self.mean) / self.std
+        out: Tensor = self.image(pixel_values=pixels)
+        return out
+
+    def _text_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if "text_features" in inputs:
+            return inputs["text_features"]
+        out: Tensor = self.text(**{name: inputs[name] for name in ("input_ids", "attention_mask")})
+        return out
 
     def inputs(self, rows: Rows, device: torch.device | str) -> dict[str, Tensor]:
-        """Tensors for `forward` of arrays as `rows` writes them, without padding that all rows have."""
+        """Tensors for `forward` of arrays as `rows` writes them, without padding that all rows have; or of features."""
+        if "attention_mask" not in rows:
+            return {name: torch.as_tensor(values, device=device) for name, values in rows.items()}
         longest = max(int(rows["attention_mask"].sum(axis=1).max(initial=1)), 1)
         cut = {name: rows[name][:, :longest] for name in ("input_ids", "attention_mask")}
         return {name: torch.as_tensor(values, device=device) for name, values in {**rows, **cut}.items()}

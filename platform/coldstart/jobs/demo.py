@@ -151,7 +151,7 @@ def main() -> None:
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
         check_port(recipe.serving)
         pipeline.check(recipe)
-        setup = f"{recipe.cluster.workers} workers, ZeRO {recipe.method.coarse.zero_stage}, seed {recipe.seed}"
+        setup = f"method {recipe.method.name}, {recipe.cluster.workers} workers, seed {recipe.seed}"
         CONSOLE.print(f"[bold]coldstart demo[/]  recipe {recipe.name}, {setup}, into {recipe.run_dir}")
         with ray_cluster(recipe, arguments.address):
             try:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from coldstart.config import MetricsLog, UserError
 from coldstart.config.recipe import Contrastive
+from coldstart.data.streaming import Transform
 from coldstart.metrics.retrieval import alignment, retrieval_metrics
 from coldstart.modules.info_nce import Targets, Temperature, pair_info_nce
 from coldstart.modules.negative_queue import NegativeQueue, update_momentum
@@ -42,6 +43,8 @@ Inputs = Mapping[str, Tensor]
 """What a model reads of some pairs."""
 Stream = Callable[[Ints, int], Iterator[Inputs]]
 """Maps (pair numbers, number per batch) to the inputs of batches of exactly that size, in that order."""
+ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
+"""Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
 MAX_HELD_OUT = 4096
 """Held-out pairs that measure retrieval."""
 

@@ -77,7 +77,7 @@ def test_item_effect_is_the_same_for_every_user(inputs: ContenderInputs) -> None
 
 def test_similarity_of_true_traits_beats_the_oov_row(inputs: ContenderInputs) -> None:
     similar = build_contender("text_similarity", inputs, {"penalty": 1.0})
-    assert similar.valid_gauc(inputs) > build_contender("oov", inputs, {}).valid_gauc(inputs) + 0.05
+    assert similar.valid_gauc(inputs.sequences) > build_contender("oov", inputs, {}).valid_gauc(inputs.sequences) + 0.05
     cold, known = similar.scorer.weights
     assert cold.shape == (8,)
     assert cold[1] > 0 > cold[4]
@@ -96,4 +96,4 @@ def test_labels_of_the_test_part_change_nothing(inputs: ContenderInputs) -> None
         test = UserWindows(clicks, history=12, splits=[2])
         scores = [score_targets(lambda batch, c=each: c.scorer(batch, c.items), test) for each in (one, two)]
         assert np.array_equal(*scores), name
-        assert one.valid_gauc(inputs) == two.valid_gauc(inputs)
+        assert one.valid_gauc(inputs.sequences) == two.valid_gauc(inputs.sequences)

@@ -1,5 +1,6 @@
 """All stages of SaviorRec in this process, and what they make: registered models, a release, a server."""
 
+import base64
 from dataclasses import replace
 
 import numpy as np
@@ -214,7 +215,10 @@ def test_an_item_published_a_second_ago_is_scored_and_read_in_the_history(client
     """It has the content of item 3 and no ID, so it is scored like an item without an ID and with the row of item 3."""
     body = {"history": clicked(IDS[0], "new"), "candidates": [{"item_id": IDS[1]}, {"item_id": "new"}], "now": 100}
     before = client.post("/v1/rank", json=body).raise_for_status().json()["scores"]
-    item = {"item_id": "new", "title": content(3).title, "text": content(3).text}
+    same = content(3)
+    item = {"item_id": "new", "title": same.title, "text": same.text}
+    if same.image:
+        item["image"] = base64.b64encode(same.image).decode()
     client.post("/v1/items", json=item).raise_for_status()
     after = client.post("/v1/rank", json=body).raise_for_status().json()["scores"]
     assert abs(after[0] - before[0]) > 1e-7

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class TrainableTowers(Section):
-    """Layers that stages 1 and 2 train; the projections are always trained."""
+    """Layers that stages 1 and 2 train; the projections are always trained.
+
+    With `none` for both, every item passes the towers once only.
+    """
 
     image: Layers = "all"
     text: Layers = "all"
@@ -24,14 +27,14 @@ class Towers(Section):
     """The image tower and the text tower."""
 
     path: str = "tiny"
-    """`tiny` creates the offline pair for this dataset; otherwise a directory that `coldstart create-dual-encoder`
-    wrote."""
+    """`tiny` creates an untrained pair for this dataset; `pretrained` takes MiniLM and EfficientNet-Lite0 from the
+    extra of that name; otherwise a directory that `coldstart create-dual-encoder` wrote."""
     width: PositiveInt = 128
-    """Width of the common space (k); of `tiny`, other directories have their own."""
+    """Width of the common space (k). It and the next two are for `tiny` and `pretrained`; others have their own."""
     image_size: PositiveInt = 64
-    """Pixels per side; of `tiny`."""
+    """Pixels per side."""
     max_text_tokens: PositiveInt = 48
-    """Longest text in tokens; of `tiny`."""
+    """Longest text in tokens."""
     trainable: TrainableTowers = TrainableTowers()
 
 

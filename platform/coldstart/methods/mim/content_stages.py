@@ -14,12 +14,14 @@ from coldstart.data.dataset import Dataset
 from coldstart.data.schema import DIGESTS
 from coldstart.data.streaming import stream_items
 from coldstart.encoders.dual_encoder import DualEncoder
+from coldstart.encoders.pretrained_towers import create_pretrained_dual_encoder
 from coldstart.encoders.tiny_dual_encoder import create_tiny_dual_encoder
 from coldstart.methods.mim.config import Settings
 from coldstart.methods.mim.content_encoder import ContentEncoder
 from coldstart.methods.mim.content_training import Curve, align_modalities, fine_tune_content
 from coldstart.methods.mim.pairs import next_click_pairs
-from coldstart.training.contrastive_trainer import ContrastiveContext, before_and_after
+from coldstart.methods.mim.tower_features import TowerFeatures, are_frozen, compute_features
+from coldstart.training.contrastive_trainer import ContrastiveContext, ItemStream, before_and_after
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
 
@@ -90,7 +92,12 @@ def _worker(payload: dict[str, Any]) -> None:
     context = ContrastiveContext(
         recipe.seed, MetricsLog(run_dir / "metrics" / f"{stage}.jsonl"), Path(payload["checkpoints"]), payload["key"]
     )
-    read = partial(stream_items, run_dir / "dataset", block_rows=BLOCK_ROWS)
+    read: ItemStream = partial(stream_items, run_dir / "dataset", block_rows=BLOCK_ROWS)
+    features = None
+    if are_frozen(encoder.towers):
+        features = TowerFeatures.load(Path(payload["start"])) if stage == FINE_TUNE else None
+        features = features or compute_features(encoder.towers.eval(), dataset.num_items, read)
+        read = features.read
     if stage == ALIGN:
         both, groups = _both_modalities(recipe, dataset)
         curve: Curve = []
@@ -108,6 +115,8 @@ def _worker(payload: dict[str, Any]) -> None:
         metadata = {"width": encoder.width, "pairs": count, **before_and_after(curve)}
         with write_artifact(run_dir / payload["kind"], payload["kind"], payload["lineage"], metadata) as draft:
             encoder.save(draft)
+            if features is not None and stage == ALIGN:
+                features.save(draft)
 
 
 def _start(recipe: Recipe, path: Path, stage: str) -> ContentEncoder:
@@ -136,20 +145,23 @@ def _both_modalities(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray[Any, 
 
 
 def _towers(recipe: Recipe, dataset: Dataset) -> Path:
-    """Directory of the dual encoder; creates the tiny one if this run does not have it yet."""
+    """Directory of the dual encoder; creates the tiny or the pre-trained one if this run does not have it yet."""
     towers = settings_of(recipe, Settings).towers
-    if towers.path != "tiny":
+    if towers.path not in ("tiny", "pretrained"):
         path = Path(towers.path).absolute()
         DualEncoder.load(path)
         return path
     path = recipe.run_dir.absolute() / TOWERS
     lineage = {"dataset": dataset.artifact.fingerprint}
     sizes = {"width": towers.width, "image_size": towers.image_size, "max_text_tokens": towers.max_text_tokens}
-    metadata = {**sizes, "seed": recipe.seed}
+    metadata = {**sizes, "seed": recipe.seed, "towers": towers.path}
     if path.is_dir():
         existing = read_artifact(path, TOWERS)
         if existing.lineage == lineage and existing.metadata == metadata:
             return path
     with write_artifact(path, TOWERS, lineage, metadata) as draft:
-        create_tiny_dual_encoder(draft, dataset.texts(), **sizes, seed=recipe.seed)
+        if towers.path == "tiny":
+            create_tiny_dual_encoder(draft, dataset.texts(), **sizes, seed=recipe.seed)
+        else:
+            create_pretrained_dual_encoder(draft, **sizes, seed=recipe.seed)
     return path

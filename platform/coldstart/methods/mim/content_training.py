@@ -13,17 +13,21 @@ from torch import Tensor
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Contrastive
-from coldstart.data.streaming import Transform
 from coldstart.encoders.dual_encoder import DualEncoder
 from coldstart.methods.mim.config import FineTune
 from coldstart.methods.mim.content_encoder import ContentEncoder
 from coldstart.methods.mim.pairs import ClickPairs
-from coldstart.training.contrastive_trainer import ContrastiveContext, ContrastiveTrainer, Inputs, PairModel, Pairs
+from coldstart.training.contrastive_trainer import (
+    ContrastiveContext,
+    ContrastiveTrainer,
+    Inputs,
+    Ints,
+    ItemStream,
+    PairModel,
+    Pairs,
+)
 from coldstart.training.distributed import device
 
-Ints = NDArray[np.int64]
-ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
-"""Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
 Curve = list[dict[str, float]]
 QUERY, ITEM = "query.", "item."
 

@@ -3,8 +3,7 @@
 Legend: `b` pairs of a rank, `k` content width, `V` items + 1.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,21 +13,18 @@ from torch import Tensor
 from coldstart.config import UserError
 from coldstart.config.recipe import Contrastive
 from coldstart.data.pairs import CoClickPairs
-from coldstart.data.streaming import Transform
 from coldstart.encoders import Encoder
 from coldstart.training.contrastive_trainer import (
     ContrastiveContext,
     ContrastiveTrainer,
     Inputs,
+    Ints,
+    ItemStream,
     PairModel,
     Pairs,
     Stream,
 )
 from coldstart.training.distributed import device
-
-Ints = NDArray[np.int64]
-ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
-"""Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
 
 
 class CoClickModel(PairModel):
