@@ -123,6 +123,7 @@ def test_a_user_that_the_system_does_not_know_needs_no_home(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_prepare_runs_for_an_unknown_user_with_a_long_tmpdir(tmp_path: Path, unknown_user: tuple[str, ...]) -> None:
     directory = tmp_path / ("x" * 60)
     directory.mkdir()

@@ -15,7 +15,7 @@ from coldstart.config import read_artifact
 ROOT = Path(__file__).parents[2]
 KINDS = ("dataset", "ranker", "encoder", "item_table", "scorer", "evaluation")
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

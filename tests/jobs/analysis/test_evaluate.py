@@ -269,6 +269,7 @@ def test_single_modality_proxies_are_scored_on_the_same_rows(evaluated: Artifact
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_second_run_gives_the_same_metrics(evaluated: Artifact, recipe: Recipe) -> None:
     again = evaluate.run(recipe)
     metrics = again.metadata["metrics"]["fine"]["cold"]
@@ -292,6 +293,7 @@ def test_the_evaluate_verb_evaluates_a_run(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_oracle_is_scored_by_itself(evaluated: Artifact, recipe: Recipe) -> None:
     """The oracle is the ranker itself here, so its metrics equal those of `id`."""
     data = recipe.data.model_copy(update={"split": Split(kind="item_holdout")})

@@ -45,17 +45,40 @@ def run(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "coarse": COARSE | more, "dtype": dtype, **faults}
 
 
+def stages(quick: Sequence[int], of: Sequence[int] = range(4)) -> list[Any]:
+    """Parameters of a test: the ZeRO stages that `make test` covers, and the others, which are slow."""
+    return [stage if stage in quick else pytest.param(stage, marks=pytest.mark.slow) for stage in of]
+
+
+def passes(stage: int) -> dict[str, Any]:
+    return run(f"passes{stage}", zero_stage=stage, micro_batch=4, **ALL_OPTIONS)
+
+
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two ranks at every ZeRO stage, and of one rank, on a catalog with missing images and texts."""
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two ranks, and of one, on a catalog with missing images and texts."""
     path = tmp_path_factory.mktemp("coarse")
     create_tiny_mllm(path / "mllm", ["red round vase blue lamp steel"] * 9, image_size=32, seed=1)
-    stages = [run(f"zero{stage}", zero_stage=stage) for stage in range(4)]
-    passes = [run(f"passes{stage}", zero_stage=stage, micro_batch=4, **ALL_OPTIONS) for stage in range(4)]
-    halves = [run(f"half{stage}", zero_stage=stage, micro_batch=4, dtype="bfloat16") for stage in (1, 2, 3)]
-    assert start(path, 2, *stages, *passes, *halves, run("corrupted", corrupted=7)) == [0, 0]
+    sharded = [run(f"zero{stage}", zero_stage=stage) for stage in (0, 2, 3)]
+    assert start(path, 2, *sharded, passes(2), run("corrupted", corrupted=7)) == [0, 0]
     assert start(path, 1, run("alone"), run("at once", **ALL_OPTIONS)) == [0]
     return path
+
+
+@pytest.fixture(scope="module")
+def every_stage(quick: Path) -> Path:
+    """The other ZeRO stages, and training in bfloat16."""
+    halves = [run(f"half{stage}", zero_stage=stage, micro_batch=4, dtype="bfloat16") for stage in (1, 2, 3)]
+    assert start(quick, 2, run("zero1", zero_stage=1), *map(passes, (0, 1, 3)), *halves) == [0, 0]
+    return quick
+
+
+@pytest.fixture
+def root(quick: Path, request: pytest.FixtureRequest) -> Path:
+    """The runs that a test needs."""
+    if request.node.get_closest_marker("slow"):
+        request.getfixturevalue("every_stage")
+    return quick
 
 
 def losses(root: Path, name: str) -> list[float]:
@@ -64,12 +87,13 @@ def losses(root: Path, name: str) -> list[float]:
     return [loss for _, loss in sorted({line["done"]: line["loss"] for line in lines}.items())]
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", stages([2, 3], [1, 2, 3]))
 def test_zero_stages_learn_alike(root: Path, stage: int):
     assert len(losses(root, "zero0")) == 6
     np.testing.assert_allclose(losses(root, f"zero{stage}"), losses(root, "zero0"), rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bfloat16_learns_like_float32_to_its_precision(root: Path, stage: int):
     np.testing.assert_allclose(losses(root, f"half{stage}"), losses(root, "zero0"), rtol=3e-2)
@@ -83,7 +107,7 @@ def test_one_rank_learns_like_two(root: Path):
     np.testing.assert_allclose(losses(root, "alone"), losses(root, "zero2"), rtol=2e-5)
 
 
-@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("stage", stages([2]))
 def test_micro_batches_learn_like_one_batch(root: Path, stage: int):
     """With a trained temperature, and sampled negatives with logQ correction."""
     np.testing.assert_allclose(losses(root, f"passes{stage}"), losses(root, "at once"), rtol=2e-5)
@@ -136,8 +160,9 @@ def on_a_small_disk(megabytes: int, path: Path) -> tuple[str | Path, ...]:
 
 
 @pytest.fixture(scope="module")
-def full(root: Path) -> Path:
+def full(quick: Path) -> Path:
     """A run whose disk has space for one checkpoint, and one whose disk has space for none."""
+    root = quick
     if subprocess.run([*on_a_small_disk(1, root / "try"), "true"], check=False, stderr=subprocess.DEVNULL).returncode:
         pytest.skip("no tmpfs may be mounted here")
     steps = run("one", checkpoint_every=1)
@@ -163,24 +188,42 @@ def test_a_result_that_does_not_fit_on_disk_ends_the_run_with_advice(full: Path)
     assert not (full / "none" / "result").exists()
 
 
+def resize(root: Path, name: str, ranks: tuple[int, int], zero_stages: Sequence[int]) -> None:
+    """Runs that switch to another number of ranks after three steps."""
+    runs = [run(f"{name}{stage}", zero_stage=stage, leave_after=3) for stage in zero_stages]
+    before, after = ranks
+    assert start(root, before, *runs) == [0] * before
+    assert start(root, after, *[each | {"leave_after": None} for each in runs]) == [0] * after
+
+
 @pytest.fixture(scope="module")
-def resized(root: Path) -> Path:
-    """Runs at every ZeRO stage that switch from two ranks to one after three steps, or from one to two."""
-    fewer, more = (
-        [run(f"{name}{stage}", zero_stage=stage, leave_after=3) for stage in range(4)] for name in ("fewer", "more")
-    )
-    assert start(root, 2, *fewer) == [0, 0]
-    assert start(root, 1, *more) == [0]
-    assert start(root, 1, *[each | {"leave_after": None} for each in fewer]) == [0]
-    assert start(root, 2, *[each | {"leave_after": None} for each in more]) == [0, 0]
-    return root
+def fewer(quick: Path) -> None:
+    resize(quick, "fewer", (2, 1), [3])
 
 
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize(("name", "before", "after"), [("fewer", 2, 1), ("more", 1, 2)])
+@pytest.fixture(scope="module")
+def resized(quick: Path) -> None:
+    resize(quick, "fewer", (2, 1), [0, 1, 2])
+    resize(quick, "more", (1, 2), range(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "stage"),
+    [
+        ("fewer", 2, 1, 3),
+        *(
+            pytest.param(*each, stage, marks=pytest.mark.slow)
+            for each in (("fewer", 2, 1), ("more", 1, 2))
+            for stage in range(4)
+            if (each[0], stage) != ("fewer", 3)
+        ),
+    ],
+)
 def test_resuming_with_another_number_of_ranks_does_not_change_the_result(
-    resized: Path, name: str, before: int, after: int, stage: int
+    quick: Path, name: str, before: int, after: int, stage: int, request: pytest.FixtureRequest
 ):
+    request.getfixturevalue("resized" if request.node.get_closest_marker("slow") else "fewer")
+    resized = quick
     lines = MetricsLog(resized / f"{name}{stage}" / "metrics.jsonl").read()
     assert [line["done"] for line in lines if "note" not in line] == [1, 2, 3, 4, 5, 6]
     notes = [line["note"] for line in lines if "note" in line]
@@ -214,7 +257,7 @@ def test_epochs_end_with_retrieval_metrics_of_held_out_items(root: Path):
     assert measured[0]["uniformity"] < 0
 
 
-@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("stage", stages([0, 2, 3]))
 def test_checkpoint_stalls_are_logged(root: Path, stage: int):
     """In the line after each checkpoint: every second step except the last."""
     lines = MetricsLog(root / f"zero{stage}" / "metrics.jsonl").read()
@@ -222,7 +265,7 @@ def test_checkpoint_stalls_are_logged(root: Path, stage: int):
 
 
 def test_every_step_logs_its_metrics(root: Path):
-    for stage in range(4):
+    for stage in (0, 2, 3):
         lines = MetricsLog(root / f"zero{stage}" / "metrics.jsonl").read()
         assert all(line["gradient_norm"] > 0 and 0 <= line["data_wait"] < 1 for line in lines)
         assert [line["temperature"] for line in lines] == [pytest.approx(0.2)] * 6
