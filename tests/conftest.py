@@ -5,6 +5,7 @@ import pytest
 import ray
 from hypothesis import settings
 
+from coldstart.config import runtime_env
 from coldstart.jobs.progress import CONSOLE
 
 # A property must not fail because the machine is busy.
@@ -21,6 +22,7 @@ def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
+    runtime_env.set_ray_defaults()
     ray.init(
         address="local",
         num_cpus=8,

@@ -20,6 +20,8 @@ RAY = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     # Ray's core logs restartable actors with arguments as errors. Real errors arrive as exceptions.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # A driver would start a process per logical CPU before it has work for it: 15 s of processor time on a laptop.
+    "RAY_prestart_worker_first_driver": "0",
 }
 RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
