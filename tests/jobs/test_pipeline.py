@@ -4,7 +4,7 @@ import pytest
 
 from coldstart.config import Artifact, Recipe, UserError
 from coldstart.data import schema
-from coldstart.jobs.pipeline import PREPARE, _inputs_digest, check_modalities
+from coldstart.jobs.pipeline import PREPARE, check_modalities, inputs_digest
 from coldstart.methods.idproxy.config import Settings
 
 
@@ -20,17 +20,17 @@ def recipe(tmp_path):
 
 @pytest.mark.parametrize("table", ["items", "events", "users"])
 def test_prepare_runs_again_if_a_table_changed(recipe, table):
-    before = _inputs_digest(PREPARE, recipe, {})
-    assert before == _inputs_digest(PREPARE, recipe, {})
+    before = inputs_digest(PREPARE, recipe, {})
+    assert before == inputs_digest(PREPARE, recipe, {})
     with (recipe.data.files.root / f"{table}.csv").open("a") as file:
         file.write("2\n")
-    assert before != _inputs_digest(PREPARE, recipe, {})
+    assert before != inputs_digest(PREPARE, recipe, {})
 
 
 def test_prepare_runs_again_if_the_layout_version_changed(recipe, monkeypatch):
-    before = _inputs_digest(PREPARE, recipe, {})
+    before = inputs_digest(PREPARE, recipe, {})
     monkeypatch.setattr(schema, "LAYOUT", schema.LAYOUT + 1)
-    assert before != _inputs_digest(PREPARE, recipe, {})
+    assert before != inputs_digest(PREPARE, recipe, {})
 
 
 @pytest.mark.parametrize(

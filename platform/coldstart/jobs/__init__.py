@@ -12,6 +12,7 @@ PROGRAMS = {
         "train_oracle": "stages.train_oracle",
         "import_ranker": "stages.import_ranker",
         "register": "stages.register",
+        "update": "stages.update",
         "evaluate": "analysis.evaluate",
         "compare": "analysis.compare",
         "compare_releases": "analysis.compare_releases",

@@ -111,7 +111,7 @@ def run_outdated_stages(
     for stage in stages(recipe):
         if stage.output in artifacts or (kinds is not None and stage.output not in kinds):
             continue
-        inputs = _inputs_digest(stage, recipe, artifacts)
+        inputs = inputs_digest(stage, recipe, artifacts)
         path = recipe.run_dir / stage.output
         artifact = state.find_current(stage, inputs, path) or state.borrow(stage, inputs, path, lenders)
         if artifact is None:
@@ -145,7 +145,8 @@ def check_modalities(recipe: Recipe, dataset: Artifact) -> None:
             )
 
 
-def _inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
+def inputs_digest(stage: Stage, recipe: Recipe, artifacts: dict[str, Artifact]) -> str:
+    """Digest of all that a stage reads; with another one it runs again."""
     facts: dict[str, Any] = {name: digest(attrgetter(name)(recipe)) for name in stage.sections}
     facts["seed"] = recipe.seed
     facts |= {kind: artifacts[kind].fingerprint for kind in stage.inputs}

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coldstart.config import Artifact, Recipe
+from coldstart.config import Artifact, Recipe, UserError
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ColumnSpecs, ItemTable
@@ -151,6 +151,7 @@ class Stage:
         run: The workload.
         sections: Recipe keys, besides the seed, whose change makes the stage run again.
         inputs: Kinds of the artifacts that it reads.
+        intermediate: Whether only other stages read what it writes, and evaluation and serving do not.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Stage:
     run: Callable[[Recipe], Artifact]
     sections: tuple[str, ...] = ()
     inputs: tuple[str, ...] = field(default=())
+    intermediate: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,26 @@ class Diagnostics:
     held_out: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, np.int64))
     slots: tuple[str, ...] = ()
     findings: Mapping[str, Finding] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What an update starts from.
+
+    Attributes:
+        scorer: Its artifact.
+        last_event_at: Unix seconds of the last event that it was trained on.
+        datasets: Fingerprints of the datasets that the new one continues, see `continued_datasets`.
+    """
+
+    scorer: Artifact
+    last_event_at: int
+    datasets: tuple[str, ...]
+
+
+def continued_datasets(scorer: Artifact) -> tuple[str, ...]:
+    """Datasets with the same catalog and older events, on which other parts of an updated scorer's release are made."""
+    return tuple(scorer.metadata.get("continues", ()))
 
 
 def load_slot_scorer(parts: Parts) -> Scorer:
@@ -269,6 +291,20 @@ class Method(ABC):
             dataset: Of the run.
             parts: Kind -> directory of the run's artifacts.
         """
+
+    def update(self, recipe: Recipe, champion: Champion) -> Artifact:
+        """Trains what follows changing behavior on newer events, and writes a scorer.
+
+        Args:
+            recipe: Of the update; its run directory has the new dataset and all other parts of the champion.
+            champion: What to start from.
+
+        Raises:
+            UserError: the method has no such part.
+        """
+        raise UserError(
+            f"the method {self.name} has no part that is updated alone; run the pipeline on the newer events instead"
+        )
 
     def diagnostics(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> Diagnostics:
         """What the report measures of a run of this method, besides what it measures of each.

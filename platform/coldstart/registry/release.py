@@ -9,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from coldstart.config import Artifact, UserError
 from coldstart.data.item_table import ItemTable, check_columns
 from coldstart.methods.available import METHODS, find_method
-from coldstart.methods.base import ITEM_TABLE, SCORER, Method
+from coldstart.methods.base import ITEM_TABLE, SCORER, Method, continued_datasets
 from coldstart.methods.kinds import find_kind
 from coldstart.registry.registry import Registry
 from coldstart.registry.version_tags import DATASET, FINGERPRINT, METHOD, lineage_tag, upstream_versions
@@ -137,9 +137,10 @@ def check_consistent(release: Release) -> None:
             f"'{named}'; register the scorer again"
         )
     fingerprints = release.fingerprints | {"dataset": release.dataset}
+    continued = continued_datasets(release.scorer)
     for part in (*release.parts.values(), release.items):
         for source, used in part.lineage.items():
-            if fingerprints.get(source, used) != used:
+            if fingerprints.get(source, used) != used and not (source == "dataset" and used in continued):
                 raise UserError(
                     f"release {release.name}: the {part.kind} was made with {source} {used[:12]}, but the release has "
                     f"{fingerprints[source][:12]}; run the stages from the {part.kind} on again"

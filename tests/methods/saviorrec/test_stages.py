@@ -54,9 +54,9 @@ def make_recipe(runs, mode="joint", **rank) -> Recipe:
     )
 
 
-def write_dataset(run) -> None:
+def write_dataset(run, seed=0) -> None:
     """Users who like even or odd items; the last items occur after training only."""
-    rng, rows = np.random.default_rng(0), []
+    rng, rows = np.random.default_rng(seed), []
     split = np.repeat([0, 1, 2], [14, 4, 6])
     for user in range(24):
         last = np.where(split == 0, TRAINED, ITEMS)

@@ -35,7 +35,7 @@ from coldstart.jobs.analysis.scoring import score_test_rows
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.jobs.stages import train_oracle
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, Method, Parts, Stage, Variant
+from coldstart.methods.base import ITEM_TABLE, SCORER, Method, Parts, Stage, Variant, continued_datasets
 from coldstart.methods.baselines.variants import baseline_variants
 from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import load_ranker
@@ -118,10 +118,14 @@ def open_artifacts(recipe: Recipe) -> dict[str, Artifact]:
     Raises:
         UserError: an artifact is missing or damaged, or its lineage does not match the other artifacts.
     """
-    writers = {"dataset": "prepare", "ranker": "train_ranker"} | {one.output: one.name for one in stages(recipe)}
+    writers = {"dataset": "prepare", "ranker": "train_ranker"}
+    writers |= {one.output: one.name for one in stages(recipe) if not one.intermediate}
     artifacts = {kind: read_artifact(recipe.run_dir / kind, kind) for kind in writers}
+    continued = continued_datasets(artifacts[SCORER]) if SCORER in artifacts else ()
     for kind, artifact in artifacts.items():
         for source, fingerprint in artifact.lineage.items():
+            if source == "dataset" and fingerprint in continued:
+                continue
             if source in artifacts and artifacts[source].fingerprint != fingerprint:
                 raise UserError(
                     f"the {kind} in {recipe.run_dir} was made from {source} {fingerprint[:12]}, but {source} "

@@ -12,7 +12,7 @@ from coldstart.methods.mim.content_stages import ALIGN, ALIGNED, ENCODER, FINE_T
 def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
     """The stages after the ranker; an ID table alone cannot be the ID-interest unit, so it has no third stage."""
     content = (
-        Stage(ALIGN, ALIGNED, run_align, ("content", "method.towers", "method.align"), ("dataset",)),
+        Stage(ALIGN, ALIGNED, run_align, ("content", "method.towers", "method.align"), ("dataset",), intermediate=True),
         Stage(FINE_TUNE, ENCODER, run_fine_tune, ("content", "method.fine_tune"), ("dataset", ALIGNED)),
         Stage("embed_items", ITEM_TABLE, partial(embed_items, method=method), (), ("dataset", ENCODER)),
     )

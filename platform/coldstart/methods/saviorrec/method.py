@@ -10,10 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.config import Recipe
+from coldstart.config import Artifact, Recipe
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
-from coldstart.methods.base import ITEM_TABLE, SCORER, ItemAdaptor, ItemEncoder, Method, Parts, Stage, Variant
+from coldstart.methods.base import (
+    ITEM_TABLE,
+    SCORER,
+    Champion,
+    ItemAdaptor,
+    ItemEncoder,
+    Method,
+    Parts,
+    Stage,
+    Variant,
+)
 from coldstart.methods.saviorrec.item_encoder import SemanticIds, check_matches, load_pool
 from coldstart.methods.saviorrec.model import CODES, CONTENT, RANKER, load_scorer
 from coldstart.methods.saviorrec.registered import KINDS, QUANTIZER
@@ -61,6 +71,12 @@ class SaviorRec(Method):
         from coldstart.methods.saviorrec.stages import stages
 
         return stages(self, recipe)
+
+    def update(self, recipe: Recipe, champion: Champion) -> Artifact:
+        """Codebooks and fusion MLP of the correction."""
+        from coldstart.methods.saviorrec.update import run
+
+        return run(recipe, champion)
 
     def variants(self, recipe: Recipe, dataset: Dataset, parts: Parts) -> list[Variant]:
         """The served scorer, with and without its correction."""

@@ -61,7 +61,8 @@ def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
     """The stages after the ranker; pairs are mined only if the quantizer reads them."""
     settings = settings_of(recipe, Settings)
     encoder = ("content", "encoder", "method.encoder")
-    pairs = (Stage("mine_pairs", PAIRS, run_pairs, ("method.pairs",), ("dataset",)),) if settings.uses_pairs else ()
+    mine = Stage("mine_pairs", PAIRS, run_pairs, ("method.pairs",), ("dataset",), intermediate=True)
+    pairs = (mine,) if settings.uses_pairs else ()
     for_encoder = (PAIRS,) if settings.encoder.train == "pairs" else ()
     for_quantizer = (PAIRS,) if settings.quantizer_reads_pairs else ()
     quantizer_inputs = ("dataset", ITEM_TABLE, *for_quantizer)

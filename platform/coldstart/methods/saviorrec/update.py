@@ -1,0 +1,157 @@
+"""The update of SaviorRec: newer events train the codebooks and the fusion MLP of the correction, and nothing else.
+
+Items that share codes share their correction, so behavior that drifts is followed at the cost of small tables
+**[P]**; encoder, semantic IDs, attentions and ranker stay as they are.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config.recipe import settings_of
+from coldstart.data.batches import RankBatch
+from coldstart.data.dataset import Dataset
+from coldstart.data.item_table import ItemTable
+from coldstart.data.schema import TRAIN
+from coldstart.data.sequences import Sequences
+from coldstart.methods.base import ITEM_TABLE, SCORER, Champion, adapt
+from coldstart.methods.saviorrec.config import Settings
+from coldstart.methods.saviorrec.item_encoder import SemanticIds, load_pool, save_pool
+from coldstart.methods.saviorrec.model import Catalog, SaviorScorer, load_scorer, save_scorer
+from coldstart.methods.saviorrec.registered import QUANTIZER
+from coldstart.metrics.clicks import gauc
+from coldstart.modules.residual_quantizer import load_quantizer
+from coldstart.rankers.scorer import drop_target_ids
+from coldstart.training.cold_calibration import cold_validation
+from coldstart.training.ctr_trainer import CTRTrainer, TrainerConfig, TrainerState, TrainingContext
+from coldstart.training.distributed import device, rank
+from coldstart.training.launch import launch
+from coldstart.training.ranker_training import id_dropout_rows
+
+STAGE = "update"
+USED_BEFORE = -1
+"""Split code of events that the champion was trained on: they are history, and no targets."""
+
+
+def run(recipe: Recipe, champion: Champion) -> Artifact:
+    """Trains the champion's correction on newer events and writes `<run_dir>/scorer`.
+
+    Args:
+        recipe: Of the update, whose run directory has the new dataset and the champion's other parts.
+        champion: The scorer to start from.
+
+    Raises:
+        UserError: the champion has no correction.
+    """
+    run_dir, settings = recipe.run_dir.absolute(), settings_of(recipe, Settings)
+    if load_scorer(champion.scorer.path, run_dir / "ranker").mba is None:
+        raise UserError("the champion was trained with method.rank.ablate.without_mba, so it has nothing to update")
+    lineage = {kind: read_artifact(run_dir / kind, kind).fingerprint for kind in champion.scorer.lineage}
+    key = digest([settings.rank, recipe.seed, champion.scorer.fingerprint, lineage])
+    checkpoints = run_dir / "checkpoints" / STAGE / key[:16]
+    metrics_log = MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl")
+    if not checkpoints.exists():
+        metrics_log.clear()
+        metrics_log.write(0, settings.rank.epochs)
+    payload = {
+        "recipe": recipe.model_dump(mode="json"),
+        "run_dir": str(run_dir),
+        "champion": str(champion.scorer.path.absolute()),
+        "since": champion.last_event_at,
+        "continues": list(champion.datasets),
+        "lineage": lineage,
+        "checkpoints": str(checkpoints),
+    }
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return read_artifact(run_dir / SCORER, SCORER)
+
+
+def _worker(payload: dict[str, Any]) -> None:
+    recipe, run_dir, path = (
+        Recipe.model_validate(payload["recipe"]),
+        Path(payload["run_dir"]),
+        Path(payload["champion"]),
+    )
+    settings = settings_of(recipe, Settings)
+    dataset = Dataset.open(run_dir / "dataset", verify=False)
+    context = TrainingContext(
+        seed=recipe.seed,
+        gauc=gauc,
+        metrics_log=MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl"),
+        checkpoints=Path(payload["checkpoints"]),
+    )
+    scorer, pool = load_scorer(path, run_dir / "ranker"), load_pool(path)
+    items = adapt(SemanticIds(load_quantizer(run_dir / QUANTIZER), pool).eval(), ItemTable.open(run_dir / ITEM_TABLE))
+    state = train_correction(scorer, dataset.sequences, items, payload["since"], settings, context)
+    if rank() == 0:
+        metadata = {
+            "method": settings.name,
+            "mode": "frozen" if scorer.frozen else "joint",
+            "width": scorer.width,
+            "levels": len(scorer.sizes),
+            "continues": payload["continues"],
+            **state.summary,
+        }
+        with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
+            save_scorer(scorer.cpu(), draft, Catalog(list(dataset.item_index), dataset.item_features))
+            if pool is not None:
+                save_pool(pool, draft)
+
+
+def train_correction(
+    scorer: SaviorScorer,
+    sequences: Sequences,
+    items: ItemTable,
+    since: int,
+    settings: Settings,
+    context: TrainingContext,
+) -> TrainerState:
+    """Trains codebooks and fusion MLP on the train events after a time, with early stopping. Call it on all ranks.
+
+    Args:
+        scorer: Trained in place; in eval mode afterwards, with the weights of the best epoch.
+        sequences: Events of all users; older ones are in the histories.
+        items: Content vectors [V, k] and codes [V, Lq].
+        since: Unix seconds.
+        settings: The recipe section `method`.
+        context: Seed, metric, metrics log and checkpoints.
+    """
+    assert scorer.mba is not None
+    older = (sequences.split == TRAIN) & (sequences.timestamp <= since)
+    newer = replace(sequences, split=np.where(older, USED_BEFORE, sequences.split).astype(sequences.split.dtype))
+    scorer.to(device()).requires_grad_(False)
+    scorer.mba.requires_grad_(True)
+    options, history = settings.rank, scorer.max_history
+    codebooks, own = list(scorer.mba.codebooks.parameters()), {id(book) for book in scorer.mba.codebooks.parameters()}
+    fusion = [weight for weight in scorer.mba.parameters() if id(weight) not in own]
+    groups = [{"params": fusion, "weight_decay": options.weight_decay}, {"params": codebooks, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=options.learning_rate, fused=True)
+    torch.manual_seed(context.seed * 1000 + rank())
+
+    def score_cold(batch: RankBatch) -> Tensor:
+        logits: Tensor = scorer(drop_target_ids(batch), items)
+        return logits
+
+    trainer = CTRTrainer(
+        scorer,
+        optimizer,
+        id_dropout_rows(newer, items, history=history, share=options.id_dropout, seed=context.seed),
+        cold_validation(score_cold, newer, context.gauc, history=history),
+        TrainerConfig(
+            epochs=options.epochs,
+            patience=options.patience,
+            windows_per_step=options.windows_per_step,
+            seed=context.seed,
+        ),
+        context,
+    )
+    state = trainer.run()
+    scorer.eval()
+    return state
