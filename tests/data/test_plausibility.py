@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from coldstart.config import UserError
+from coldstart.config.recipe import Files
 from coldstart.data import cleaning
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, check_users, explain_rejection
 from coldstart.data.readers import SourceTable
@@ -28,7 +29,7 @@ def _events(times: Any, labels: Any = (0, 1), reason: str | None = None) -> pa.T
 
 
 def _check(events: pa.Table, kind: pa.DataType | None = None, threshold: float | None = None) -> None:
-    check_events(events, kind or pa.int64(), threshold)
+    check_events(events, kind or pa.int64(), Files(positive_threshold=threshold))
 
 
 def test_usual_events_pass() -> None:

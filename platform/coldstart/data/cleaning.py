@@ -152,7 +152,9 @@ def clean_events(
     user_id, item_id = as_ids(raw[columns.user_id]), as_ids(raw[columns.item_id])
     index = pc.index_in(item_id, value_set=known_items)
     timestamp, late = as_unix_seconds(raw[columns.timestamp])
-    label, bad_label, no_number = _labels(raw[columns.label], positive_threshold)
+    label, bad_label, no_number = (
+        _all_clicks(raw.num_rows) if columns.label is None else _labels(raw[columns.label], positive_threshold)
+    )
     lost_user, lost_item = _lossy_ids(raw[columns.user_id]), _lossy_ids(raw[columns.item_id])
     future = ~late & (timestamp > (time.time() + _DAY if latest is None else latest))
     checks = {
@@ -185,6 +187,11 @@ def clean_events(
     return pa.concat_tables([kept, _malformed(batch, kept.schema)])
 
 
+def _all_clicks(count: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """What `_labels` returns for a log of clicks only."""
+    return np.ones(count), np.zeros(count, bool), np.zeros(count, bool)
+
+
 def _labels(
     column: pa.ChunkedArray, positive_threshold: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
@@ -215,7 +222,9 @@ def _reason_values(
 ) -> pa.Array:
     """The raw value that the reason of each event is about; null for kept events and missing values."""
     about = dict.fromkeys((BAD_TIME, FAR_TIME, FUTURE_TIME), columns.timestamp)
-    about |= dict.fromkeys((BAD_LABEL, NO_RATING), columns.label) | {UNKNOWN_ITEM: columns.item_id}
+    about[UNKNOWN_ITEM] = columns.item_id
+    if columns.label is not None:
+        about |= dict.fromkeys((BAD_LABEL, NO_RATING), columns.label)
     values = np.full(len(reason), None, object)
     for row in np.flatnonzero(reason != None):  # noqa: E711 - element by element
         name = (

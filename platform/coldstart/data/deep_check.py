@@ -22,6 +22,7 @@ from coldstart.data.cleaning import (
     with_digests,
 )
 from coldstart.data.features import OWNERS, FeatureColumn, features_of
+from coldstart.data.negatives import ClickPool, add_negatives
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, explain_rejection
 from coldstart.data.quarantine import Quarantine
 from coldstart.data.readers import RawBatch, SourceTable, check_files, clean_file_split, file_splits
@@ -98,7 +99,7 @@ def _check_events(
 
     events = _clean(table, clean)
     quarantine.add("events", events, len(events), partial(explain_rejection, known_items=known))
-    check_events(events, table.types[columns.timestamp], threshold)
+    check_events(events, table.types[columns.timestamp], data.files)
     valid = events.filter(pc.field("reason").is_null())
     held_out = held_out_items(data, len(known), seed)
     plan = draw_split(users_of(valid, held_out), lambda: np.asarray(valid["timestamp"]), held_out, data, seed)
@@ -107,7 +108,12 @@ def _check_events(
     quarantine.add("events", rows, len(events))
     excluded = rows_per_file(table, np.asarray(plan.excluded(events)["row"]))
     accounting.use_counts("events", rows_per_file(table, np.asarray(ordered["row"])), excluded)
-    check_splits(split_counts(ordered), int(np.bincount(np.asarray(ordered["user_idx"])).max()))
+    longest = int(np.bincount(np.asarray(ordered["user_idx"])).max())
+    if data.negatives is not None:
+        clicks = plan.assign(events)
+        pool = ClickPool.of(clicks, data.negatives)
+        ordered = add_negatives(ordered, pool, data.negatives, np.random.default_rng(seed))
+    check_splits(split_counts(ordered), longest)
 
 
 def _clean(table: SourceTable, clean: Callable[[RawBatch], pa.Table]) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coldstart.config.errors import UserError
+from coldstart.config.recipe import Files
 from coldstart.data.arrow_types import is_text, plain_type, text_or_plain
 from coldstart.data.cleaning import (
     BAD_LABEL,
@@ -30,8 +31,9 @@ _MIXED = 0.05
 """More of both kinds are not single bad rows."""
 _EARLIEST_DATE = 631_152_000  # 1990-01-01
 _NO_NEGATIVES = (
-    "a log of clicks only teaches nothing about what users ignore, and no setting draws negatives: add the impressions "
-    "without a click with label 0, or draw items that each user did not click and add them with label 0"
+    "a log of clicks only teaches nothing about what users ignore: set data.files.columns.label: null and "
+    "data.negatives: {per_click: 4} to draw items that others clicked about that time, or, better, add the impressions "
+    "without a click with label 0"
 )
 _FORMS = "Unix seconds or ISO 8601 text (2024-01-31T12:00:00Z) are expected"
 
@@ -67,13 +69,13 @@ def _number(value: str) -> float:
     return float(value) if re.fullmatch(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*", value) else np.nan
 
 
-def check_events(events: pa.Table, kind: pa.DataType, positive_threshold: float | None) -> None:
+def check_events(events: pa.Table, kind: pa.DataType, files: Files) -> None:
     """Checks the events that cleaning kept.
 
     Args:
         events: Columns reason, timestamp and label of all events.
         kind: Type of the user's column of times.
-        positive_threshold: Setting data.files.positive_threshold.
+        files: The recipe section `data.files`.
 
     Raises:
         UserError: there is no event, all have one label, or the times have another unit.
@@ -82,7 +84,8 @@ def check_events(events: pa.Table, kind: pa.DataType, positive_threshold: float 
     count, clicks = len(kept), pc.sum(kept["label"].cast(pa.int64())).as_py() or 0
     if count == 0:
         raise UserError("data.files.events: no event is valid; see the reasons in the quarantine, and mend the table")
-    if clicks in (0, count):
+    if files.columns.label is not None and clicks in (0, count):
+        positive_threshold = files.positive_threshold
         label = int(clicks > 0)
         message = f"data.files.columns.label: all {count} valid events have label {label}"
         if positive_threshold is not None:

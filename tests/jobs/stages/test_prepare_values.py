@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from coldstart.config import Recipe, UserError
+from coldstart.config import MetricsLog, Recipe, UserError
 from coldstart.data.cleaning import (
     CONFLICTING_ITEM,
     CONFLICTING_USER,
@@ -55,7 +55,7 @@ def _prepare(root: Path, events: pd.DataFrame, suffix: str = "parquet", **files:
         {"item_id": [f"AB-{n:03}" for n in range(ITEMS)], "title": [f"film {n}" for n in range(ITEMS)]}
     )
     files.pop("items", items).to_parquet(root / "items.parquet")
-    limit = {"max_rejected_fraction": files.pop("max_rejected_fraction", 0.05)}
+    limit = {"max_rejected_fraction": files.pop("max_rejected_fraction", 0.05)} | files.pop("data", {})
     if suffix == "csv":
         events.to_csv(root / "events.csv", index=False)
     else:
@@ -89,13 +89,32 @@ def test_a_click_after_its_impression_of_the_same_second_stays_a_click(tmp_path:
     assert merged.row.tolist() == list(range(len(impressions)))
 
 
+def test_a_log_of_clicks_gets_negatives_and_every_row_stays_accounted(tmp_path: Path) -> None:
+    clicks = _events().drop(columns="label")
+    settings = {"negatives": {"per_click": 2}, "split": {"valid": 0.2, "test": 0.2}}
+    prepared = _prepare(tmp_path, clicks, columns={"label": None}, data=settings)
+    metadata = prepared.attrs["metadata"]
+    assert prepared.label.sum() == len(clicks)
+    assert metadata["drawn_negatives"] == len(prepared) - len(clicks) > len(clicks)
+    assert metadata["events"] == len(prepared)
+    assert metadata["excluded_events"] == 0
+    assert all(0 < split["clicks"] < split["events"] for split in metadata["splits"].values())
+    lines = MetricsLog(tmp_path / "runs" / "values" / "metrics" / "prepare.jsonl").read()
+    assert any(f"negatives drawn for {len(clicks)} clicks" in line.get("note", "") for line in lines)
+    again = _prepare(tmp_path, clicks, columns={"label": None}, data=settings)
+    pd.testing.assert_frame_equal(again, prepared)
+
+
 def _zoned(events: pd.DataFrame) -> Iterator[tuple[pd.Timestamp, str]]:
     for row, time in enumerate(pd.to_datetime(events.timestamp, unit="s")):
         yield time, "" if row % 4 == 1 else "+01:00"
 
 
 REFUSED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
-    "clicks only": (lambda e: e.assign(label=1), r"all 1200 valid events have label 1: .*no setting draws negatives"),
+    "clicks only": (
+        lambda e: e.assign(label=1),
+        r"all 1200 valid events have label 1: .*data\.negatives: \{per_click: 4\}",
+    ),
     "no click": (lambda e: e.assign(label=0), r"all 1200 valid events have label 0: without a click"),
     "clicks in train only": (
         lambda e: e.assign(label=np.where(np.arange(EVENTS) < 900, e.label, 0)),

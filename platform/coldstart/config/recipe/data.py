@@ -24,7 +24,8 @@ class Columns(Section):
     user_id: str = "user_id"
     timestamp: str = "timestamp"
     """Unix seconds, or an Arrow timestamp."""
-    label: str = "label"
+    label: str | None = "label"
+    """`None`: every row is a click; needs `data.negatives`."""
     item_features: tuple[str, ...] = ()
     """Columns of the items table that the ranker reads in addition to the item id: brand, price."""
     user_features: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class Columns(Section):
     @model_validator(mode="after")
     def _check_features(self) -> Self:
         roles = {getattr(self, name): name for name in ("item_id", "user_id", "timestamp", "label")}
+        roles.pop(None, None)
         named = {field: getattr(self, field) for field in ("item_features", "user_features", "context_features")}
         for field, columns in named.items():
             for column in columns:
@@ -92,17 +94,47 @@ class Split(Section):
     """item_holdout only: seeded fraction of items that training never sees."""
 
 
+class DrawnNegatives(Section):
+    """Negatives for a log that has clicks only: items that the user could have clicked at that moment and did not."""
+
+    per_click: PositiveInt = 4
+    by: Literal["popularity", "uniform"] = "popularity"
+    """popularity: an item is drawn as often as it was clicked about that time, so popularity alone predicts nothing.
+    uniform: every item that was clicked about that time is drawn alike, so popular items are predicted."""
+    window_s: PositiveInt = 7 * 86_400
+    """An item can be drawn if somebody clicked it at most so many seconds before or after, in the same split."""
+
+
 class Data(Section):
     """Source, limits and split of the dataset."""
 
     source: Literal["generated", "files"] = "generated"
     generated: Generated = Generated()
     files: Files = Files()
+    negatives: DrawnNegatives | None = None
+    """For a log of clicks only (`files.columns.label: null`); None for a log that has impressions without clicks."""
     split: Split = Split()
     max_rejected_fraction: Share = 0.05
     """Prepare fails if it rejects a larger fraction of the rows of a table."""
     max_image_bytes: PositiveInt = 10_000_000
     max_image_pixels: PositiveInt = 16_000_000
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Self:
+        clicks_only = self.source == "files" and self.files.columns.label is None
+        if clicks_only and self.negatives is None:
+            raise ValueError(
+                "files.columns.label is null, so every row is a click and there is nothing to tell clicks from; set "
+                "negatives: {per_click: 4}, or name the column that says what was clicked"
+            )
+        if self.negatives is not None and not clicks_only:
+            raise ValueError(
+                "negatives are drawn for logs of clicks only; set files.columns.label: null if every row is a click, "
+                "or remove negatives"
+            )
+        if clicks_only and self.files.positive_threshold is not None:
+            raise ValueError("files.positive_threshold needs files.columns.label; name that column, or remove it")
+        return self
 
     @model_validator(mode="after")
     def _check_train_fraction(self) -> Self:

@@ -1,6 +1,7 @@
 """Writes the parts of a dataset, each in one Ray task: the sequences of some users, the content of some items."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from coldstart.config.recipe import DrawnNegatives
 from coldstart.data.accounting import rows_per_file
 from coldstart.data.dataset import part_path
 from coldstart.data.features import FeatureSchema
+from coldstart.data.negatives import ClickPool, add_negatives
 from coldstart.data.readers import SourceTable
 from coldstart.data.schema import (
     ITEMS,
@@ -27,7 +30,7 @@ from coldstart.data.schema import (
 from coldstart.data.sequences import order_events, sequence_rows
 from coldstart.data.splits import SplitPlan, split_counts
 from coldstart.jobs.serving.item_rows import item_rows, item_writer, text_statistics
-from coldstart.jobs.stages.ray_tables import write_parts
+from coldstart.jobs.stages.ray_tables import to_table, write_parts
 
 _REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
 _TRAIN_COUNTS = pa.schema(
@@ -38,14 +41,28 @@ _PART_STATISTICS = pa.schema(
         pa.field("part", pa.int32()),
         pa.field("last_event_at", pa.int64()),
         pa.field("used", pa.list_(pa.int64())),
+        pa.field("drawn", pa.int64()),
         pa.field("longest", pa.int64()),
         *(pa.field(name, pa.list_(pa.int64())) for name in SPLITS),
         pa.field("train_counts", pa.list_(pa.struct(_TRAIN_COUNTS))),
         pa.field("repeated", pa.list_(pa.struct(_REPEATED))),
     ]
 )
-"""Statistics of one part of the sequences: last event time, used rows per file, length of the longest sequence, events
-and clicks per split, train counts per item, repeated rows."""
+"""Statistics of one part of the sequences: last event time, used rows per file, drawn negatives, length of the longest
+sequence, events and clicks per split, train counts per item, repeated rows."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How negatives are drawn.
+
+    Attributes:
+        settings: The recipe section `data.negatives`.
+        seed: Of the run.
+    """
+
+    settings: DrawnNegatives
+    seed: int
 
 
 def write_sequences(
@@ -53,11 +70,13 @@ def write_sequences(
     source: SourceTable,
     schema: FeatureSchema,
     users: dict[str, pa.Array],
+    drawing: Drawing | None,
     plan: SplitPlan,
     directory: Path,
 ) -> pa.Table:
     """Groups events by user, writes one row per user, and returns statistics of each part."""
     shared = ray.put((plan, schema.of("context"), schema.of("user").encode(users)))
+    pool = None if drawing is None else ray.put(_pool(rows, plan, drawing))
 
     def assign(block: pa.Table) -> pa.Table:
         plan, contexts, _ = ray.get(shared)
@@ -69,20 +88,34 @@ def write_sequences(
     def write(group: pa.Table) -> pa.Table:
         part = group["part"][0].as_py()
         ordered, repeated = order_events(group)
+        used = rows_per_file(source, np.asarray(ordered["row"]))
+        clicks, longest = len(ordered), int(np.bincount(np.asarray(ordered["user_idx"])).max())
+        if drawing is not None and pool is not None:
+            rng = np.random.default_rng((drawing.seed, 7, part))
+            ordered = add_negatives(ordered, ray.get(pool), drawing.settings, rng)
         table = sequence_rows(ordered)
         for key, codes in ray.get(shared)[2].items():
             table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
         pq.write_table(table, part_path(directory, part), compression="zstd")
-        used = rows_per_file(source, np.asarray(ordered["row"]))
-        statistics = {"part": part, "used": used, **_part_statistics(ordered, repeated)}
+        statistics = {"part": part, "used": used, "longest": longest, "drawn": len(ordered) - clicks}
+        statistics |= _part_statistics(ordered, repeated)
         return pa.Table.from_pylist([statistics], schema=_PART_STATISTICS)
 
     return write_parts(rows, assign, write)
 
 
+def _pool(rows: ray.data.Dataset, plan: SplitPlan, drawing: Drawing) -> ClickPool:
+    """All clicks that the plan assigns to a split."""
+    shared = ray.put(plan)
+
+    def clicks(block: pa.Table) -> pa.Table:
+        return ray.get(shared).assign(block).select(["timestamp", "item_idx", "split"])
+
+    return ClickPool.of(to_table(rows.map_batches(clicks, batch_size=None, batch_format="pyarrow")), drawing.settings)
+
+
 def _part_statistics(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
     statistics: dict[str, Any] = {**split_counts(events)}
-    statistics["longest"] = int(np.bincount(np.asarray(events["user_idx"])).max())
     statistics["last_event_at"] = pc.max(events["timestamp"]).as_py()
     train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
     sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])

@@ -45,7 +45,7 @@ from coldstart.data.splits import SplitPlan
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.data.synthetic import REVISION, generate
 from coldstart.jobs.runner import stage_program
-from coldstart.jobs.stages.dataset_parts import merge_train_counts, write_items, write_sequences
+from coldstart.jobs.stages.dataset_parts import Drawing, merge_train_counts, write_items, write_sequences
 from coldstart.jobs.stages.ray_tables import map_file_splits, select_columns, to_table
 from coldstart.jobs.stages.split_plan import plan_split
 
@@ -122,13 +122,14 @@ def _prepare(
     total = event_rows.count()
     checked = select_columns(event_rows, ["row", "key", "reason", "value", "timestamp", "label"])
     quarantine.add("events", checked, total, partial(explain_rejection, known_items=known))
-    check_events(checked, tables.events.types[files.columns.timestamp], files.positive_threshold)
+    check_events(checked, tables.events.types[files.columns.timestamp], files)
     metrics_log.write(3, _STEPS, items=len(catalog), events=total)
 
     plan = plan_split(event_rows, recipe.data, len(catalog), recipe.seed)
     users = _align_users(accounting, files.columns, features_of(declared, "user"), plan.users, quarantine)
     schema = _fit_features(declared, item_rows, catalog, users, event_rows, plan)
-    write = partial(write_sequences, event_rows, tables.events, schema, users)
+    draw = None if recipe.data.negatives is None else Drawing(recipe.data.negatives, recipe.seed)
+    write = partial(write_sequences, event_rows, tables.events, schema, users, draw)
     parts = write(plan, draft / "sequences")
     _account_events(accounting, event_rows, plan, parts)
     quarantine.add("events", pa.Table.from_struct_array(pc.list_flatten(parts["repeated"].combine_chunks())), total)
@@ -144,11 +145,15 @@ def _prepare(
     if schema:
         (draft / FEATURES).write_text(schema.model_dump_json(indent=2))
     written = sum(number for number, _ in splits.values())
+    drawn = pc.sum(parts["drawn"]).as_py()
+    if drawn:
+        metrics_log.write(4, _STEPS, note=f"events: {drawn} negatives drawn for {written - drawn} clicks")
     return {
         "items": len(catalog),
         "users": len(plan.users),
         "events": written,
-        "excluded_events": total - sum(quarantine.reasons("events").values()) - written,
+        "excluded_events": total - sum(quarantine.reasons("events").values()) - (written - drawn),
+        **({"drawn_negatives": drawn} if drawn else {}),
         "splits": {name: {"events": number, "clicks": clicks} for name, (number, clicks) in splits.items()},
         "cold_items": int((train_counts["num_train_events"].to_numpy() == 0).sum()),
         "label_rate": round(sum(clicks for _, clicks in splits.values()) / max(written, 1), 6),
