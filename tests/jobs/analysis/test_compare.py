@@ -81,7 +81,8 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_methods_and_their_ablations_are_contenders(local_ray: None, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(VALUES | {"paths": {"runs": tmp_path}, "comparison": OTHERS})
     made = compare.run(recipe, count=1, names=["saviorrec_shuffled", "mim_raw"])
