@@ -1,6 +1,7 @@
 """Stages 1 and 2 of MIM as workloads: the content encoder is trained on Ray Train, with items from Ray Data."""
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _worker(payload: dict[str, Any]) -> None:
     features = None
     if are_frozen(encoder.towers):
         features = TowerFeatures.load(Path(payload["start"])) if stage == FINE_TUNE else None
-        features = features or compute_features(encoder.towers.eval(), dataset.num_items, read)
+        features = features or compute_features(encoder.towers.eval(), dataset.num_items, read, _progress(context))
         read = features.read
     if stage == ALIGN:
         both, groups = _both_modalities(recipe, dataset)
@@ -117,6 +118,16 @@ def _worker(payload: dict[str, Any]) -> None:
             encoder.save(draft)
             if features is not None and stage == ALIGN:
                 features.save(draft)
+
+
+def _progress(context: ContrastiveContext) -> Callable[[int, int], None]:
+    """Tells on the first rank how many items have passed the frozen towers."""
+
+    def write(done: int, total: int) -> None:
+        if rank() == 0 and context.metrics_log is not None:
+            context.metrics_log.write(0, 1, items_encoded=done, items=total)
+
+    return write
 
 
 def _start(recipe: Recipe, path: Path, stage: str) -> ContentEncoder:

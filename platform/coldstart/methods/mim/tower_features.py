@@ -3,7 +3,7 @@
 Legend: `V` items + 1, `D` width of a tower.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,28 @@ def are_frozen(towers: DualEncoder) -> bool:
 
 
 @torch.inference_mode()
-def compute_features(towers: DualEncoder, num_items: int, read: ItemStream) -> TowerFeatures:
+def compute_features(
+    towers: DualEncoder,
+    num_items: int,
+    read: ItemStream,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TowerFeatures:
     """Encodes all items, an equal share on each rank. Call it on all ranks.
 
     Args:
         towers: On this rank's device, in eval mode.
         num_items: Items of the catalog.
         read: Source of prepared items.
+        progress: Called with the encoded and all items of this rank.
     """
     share = -(-num_items // world_size())
     own = np.resize(np.arange(1, num_items + 1), share * world_size())[rank() * share :][:share]
-    parts = []
+    parts, done = [], 0
     for batch in read(own, towers.rows, ITEMS_PER_BATCH):
         rows = {name: values for name, values in batch.items() if name != "item_idx"}
         parts.append({name: value.cpu() for name, value in towers.features(towers.inputs(rows, device())).items()})
+        done += len(batch["item_idx"])
+        progress(done, share)
     found = {}
     for name in parts[0]:
         gathered = all_gather(torch.cat([part[name] for part in parts]).to(device())).cpu()[:num_items]
