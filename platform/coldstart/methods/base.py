@@ -70,6 +70,27 @@ class KeepColumns(ItemAdaptor):
         return {name: columns[name] for name in self.outputs}
 
 
+class JoinedColumns(ItemAdaptor):
+    """Writes the columns of several adaptors.
+
+    Args:
+        adaptors: They read columns of the same encoder.
+
+    Attributes:
+        parts: The adaptors.
+    """
+
+    def __init__(self, *adaptors: ItemAdaptor) -> None:
+        super().__init__()
+        self.parts, self.adaptors = adaptors, torch.nn.ModuleList(adaptors)
+        self.inputs = {name: spec for adaptor in adaptors for name, spec in adaptor.inputs.items()}
+        self.outputs = {name: spec for adaptor in adaptors for name, spec in adaptor.outputs.items()}
+
+    def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The columns of all."""
+        return {name: values for part in self.parts for name, values in part(columns).items()}
+
+
 @torch.inference_mode()
 def adapt(adaptor: ItemAdaptor, items: ItemTable) -> ItemTable:
     """The columns that an adaptor writes, for all rows of a table."""

@@ -4,6 +4,7 @@ import torch
 
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import UserWindows
+from coldstart.data.item_table import ItemTable
 from coldstart.methods.baselines.contenders import CONTENDERS, ContenderInputs, build_contender
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import weights_sha256
@@ -19,9 +20,9 @@ def inputs() -> ContenderInputs:
     ranker = small_ranker(clicks, epochs=2)[0]
     fine = Fine(**FINE | {"epochs": 1, "joint": {"epochs": 1}})
     context = TrainingContext(seed=1, gauc=gauc)
-    items = item_table(clicks)
-    texts = items.columns["states"][:, 0, :2]
-    return ContenderInputs(ranker, clicks, items, texts, ranker.trained.numpy(), fine, context)
+    columns = item_table(clicks).columns
+    items = ItemTable({**columns, "text": columns["states"][:, 0, :2]})
+    return ContenderInputs(ranker, clicks, items, ranker.trained.numpy(), fine, context)
 
 
 def test_grids_are_equally_large() -> None:

@@ -12,8 +12,8 @@ from coldstart.config.recipe.method import SETTINGS, ContenderInfo
 from coldstart.data.item_table import ItemTable
 from coldstart.jobs.pipeline import link_artifact, run_outdated_stages
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
-from coldstart.methods.baselines.contenders import Contender, Setting
+from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.baselines.contenders import Contender, Setting, make_contender
 from coldstart.rankers import load_ranker
 
 FOLDER = "contenders"
@@ -78,8 +78,8 @@ def open_contender(contender: Recipe) -> Contender:
     method = find_method(contender.method.name)
     parts = {kind: contender.run_dir / kind for kind in ("ranker", *method.upstream, ITEM_TABLE, SCORER)}
     scorer = method.load_scorer(parts)
-    items = adapt(method.load_adaptor(parts), ItemTable.open(parts[ITEM_TABLE]))
     of_ranker = sum(weight.numel() for weight in load_ranker(parts["ranker"]).parameters())
     added = sum(weight.numel() for weight in scorer.parameters()) - of_ranker
     epochs = read_artifact(parts[SCORER], SCORER, verify=False).metadata["epochs"]
-    return Contender(scorer, items, added, epochs)
+    encoded = ItemTable.open(parts[ITEM_TABLE])
+    return make_contender(method.load_adaptor(parts), scorer, encoded, parameters=added, epochs=epochs)

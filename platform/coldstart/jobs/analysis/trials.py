@@ -30,6 +30,7 @@ from coldstart.methods.available import find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.methods.baselines.contenders import CONTENDERS, Contender, ContenderInputs, Setting, build_contender
 from coldstart.methods.baselines.content_similarity import text_vectors
+from coldstart.methods.baselines.similarity_scorer import TEXT
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import load_ranker
 from coldstart.rankers.scorer import unknown_targets
@@ -67,12 +68,12 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
         return made
     start = time.monotonic()
     torch.set_num_threads(recipe.cluster.threads_per_worker)
-    dataset, items, texts = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
+    dataset, items = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
     # Loaded for every trial, because a contender may change it.
     ranker = load_ranker(run_dir / "ranker")
     mature = dataset.mature(ranker.trained.numpy(), recipe.mature_events)
     context = TrainingContext(seed=recipe.seed, gauc=gauc)
-    inputs = ContenderInputs(ranker, dataset.sequences, items, texts, mature, recipe.method.fine, context)
+    inputs = ContenderInputs(ranker, dataset.sequences, items, mature, recipe.method.fine, context)
     contender = build_contender(name, inputs, setting)
     spent = time.monotonic() - start
     if CONTENDERS[name].reads_encoder:
@@ -166,10 +167,11 @@ def _lineage(run_dir: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, ItemTable, Tensor]:
-    """Dataset, item table and text vectors [V, w], cached between the trials of a process."""
+def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, ItemTable]:
+    """Dataset, and item table with text vectors [V, w], cached between the trials of a process."""
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    return dataset, ItemTable.open(run_dir / ITEM_TABLE), text_vectors(dataset, seed=seed)
+    encoded = ItemTable.open(run_dir / ITEM_TABLE).columns
+    return dataset, ItemTable({**encoded, TEXT: text_vectors(dataset, seed=seed)})
 
 
 def _score(

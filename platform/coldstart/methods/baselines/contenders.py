@@ -15,28 +15,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import EventSequences, RankBatch
-from coldstart.data.item_table import ColumnSpec, ItemTable
-from coldstart.methods.base import adapt
+from coldstart.data.item_table import ItemTable
+from coldstart.methods.base import ItemAdaptor, JoinedColumns, KeepColumns, adapt
+from coldstart.methods.baselines.adaptors import MappedColumn, item_bias, predicted_row, same_row, scaled_proxy
 from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
-from coldstart.methods.baselines.content_to_id_regression import content_to_id_regression
+from coldstart.methods.baselines.content_to_id_regression import fit_content_to_id
+from coldstart.methods.baselines.item_bias import (
+    BIAS,
+    ContentBias,
+    ItemBiasScorer,
+    RankerWithItemBias,
+    UnknownWithBias,
+)
 from coldstart.methods.baselines.similarity_scorer import CONTENT, TEXT, CenteredStates, SimilarityScorer
-from coldstart.methods.idproxy.adaptor import content_mlp, fine_proxies, normalize_groups
 from coldstart.methods.idproxy.fine_training import FrozenRankerWithProxies, align_fine, train_with_frozen_ranker
 from coldstart.methods.idproxy.item_vectors import num_trainable
 from coldstart.methods.idproxy.joint_ranker import check_supports_joint
 from coldstart.methods.idproxy.joint_training import align_joint
-from coldstart.methods.idproxy.scorers import PROXY, FrozenScorer, JointProxies, JointScorer
+from coldstart.methods.idproxy.scorers import (
+    COARSE,
+    PROXY,
+    STATES,
+    FineProxies,
+    FrozenScorer,
+    JointProxies,
+    JointScorer,
+)
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import Ranker
-from coldstart.rankers.scorer import IdScorer, RankerScorer, Scorer, drop_target_ids
-from coldstart.training.cold_calibration import calibrate_table, calibration_shift, cold_validation
+from coldstart.rankers.scorer import IdScorer, Scorer, drop_target_ids
+from coldstart.training.cold_calibration import SlotModel, calibration_shift, cold_validation
 from coldstart.training.ctr_trainer import TrainingContext
 
-BIAS = "bias"
 Setting = Mapping[str, Any]
 """One point of a contender's grid: names and values."""
 
@@ -48,8 +62,8 @@ class ContenderInputs:
     Attributes:
         ranker: Trained, in eval mode; a contender that trains it works on a copy.
         sequences: Events of all users.
-        items: The encoder's columns: coarse proxies [V, d] and layer states [V, G, D].
-        texts: [V, w] text vectors of the items (`encoders.text_svd`); row 0 is zero.
+        items: The encoder's columns: text vectors [V, w], coarse proxies [V, d] and layer states [V, G, D], each if a
+            contender reads it.
         mature: [V] whether an item's ID row is a regression target.
         fine: The recipe section `fine`.
         context: Seed and metric.
@@ -58,10 +72,14 @@ class ContenderInputs:
     ranker: Ranker
     sequences: EventSequences
     items: ItemTable
-    texts: Tensor
     mature: npt.NDArray[np.bool_]
     fine: Fine
     context: TrainingContext
+
+    @property
+    def aligned(self) -> ItemTable:
+        """The columns of the aligned encoder."""
+        return self.items.select((COARSE, STATES))
 
 
 @dataclass(frozen=True)
@@ -69,12 +87,14 @@ class Contender:
     """A trained contender.
 
     Attributes:
+        adaptor: Maps the encoder's columns to those that the scorer reads, and maybe to others.
         scorer: In eval mode.
-        items: The columns that it reads; row 0 is the unknown item.
+        items: The columns that the scorer reads; row 0 is the unknown item.
         parameters: Number of trained parameters besides the ranker's.
         epochs: Number of training epochs; 0 if not trained by clicks.
     """
 
+    adaptor: ItemAdaptor
     scorer: Scorer
     items: ItemTable
     parameters: int = 0
@@ -90,81 +110,50 @@ class Contender:
         return cold_validation(score, sequences, gauc, history=self.scorer.max_history)()
 
 
-class ItemBiasScorer(RankerScorer):
-    """The ranker's logit and, for items without an ID row, a bias from content that is the same for all users.
-
-    Args:
-        ranker: The ranker.
-    """
-
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__(ranker)
-        self.inputs = {BIAS: ColumnSpec("float32", (1,))}
-
-    def forward(self, batch: RankBatch, items: ItemTable) -> Tensor:
-        """Click logits `[B, T]`."""
-        bias = items.gather(batch.target_row)[BIAS].squeeze(-1)
-        logits: Tensor = self.ranker(batch, self.ranker.id_slots(batch.target_idx))
-        return logits + bias * ~self.ranker.trained[batch.target_idx]
-
-
-class RankerWithItemBias(nn.Module):
-    """The ranker's logit plus an item bias from content, the same for all users."""
-
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__()
-        self.ranker = ranker
-
-    def forward(self, batch: RankBatch, slots: Tensor) -> Tensor:
-        """Logits `[B, T]` of slots `[B, T, d + 1]`: an ID row and a bias."""
-        logits: Tensor = self.ranker(batch, slots[..., :-1]) + slots[..., -1]
-        return logits
-
-
-class ContentItemBias(nn.Module):
-    """The OOV row and a bias that an MLP computes from the layer states."""
-
-    def __init__(self, unknown: Tensor, groups: int, state_width: int, *, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.register_buffer("unknown", unknown)
-        self.norms = nn.ModuleList(nn.LayerNorm(state_width) for _ in range(groups))
-        self.mlp = content_mlp(groups * state_width, hidden, 1, dropout)
-
-    def forward(self, coarse: Tensor, states: Tensor) -> Tensor:
-        """`[n, d + 1]` from layer states `[n, G, D]`; the coarse proxies are ignored."""
-        bias = self.mlp(normalize_groups(self.norms, states))
-        return torch.cat([self.get_buffer("unknown").expand(len(bias), -1), bias], dim=-1)
+def make_contender(
+    adaptor: ItemAdaptor, scorer: Scorer, encoded: ItemTable, *, parameters: int = 0, epochs: int = 0
+) -> Contender:
+    """A contender that reads an encoder's columns."""
+    adaptor, scorer = adaptor.eval(), scorer.eval()
+    return Contender(adaptor, scorer, adapt(adaptor, encoded).select(scorer.inputs), parameters, epochs)
 
 
 def _oov(inputs: ContenderInputs, fine: Fine) -> Contender:
-    return Contender(IdScorer(inputs.ranker).eval(), ItemTable({}))
+    return _with_neighbors(inputs, _id_alone(inputs), TEXT)
+
+
+def _id_alone(inputs: ContenderInputs) -> Contender:
+    return make_contender(KeepColumns({}), IdScorer(inputs.ranker), inputs.items)
 
 
 def _mean_row(inputs: ContenderInputs, fine: Fine) -> Contender:
     mean = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].mean(0)
-    return _calibrated(inputs, mean.repeat(len(inputs.items), 1))
+    return _with_neighbors(inputs, _calibrated(inputs, same_row(mean, inputs.items.specs[TEXT])), TEXT)
 
 
 def _item_effect(inputs: ContenderInputs, fine: Fine) -> Contender:
-    groups, state_width = inputs.items.specs["states"].shape
-    ids = _ids(inputs.ranker)
+    return _with_neighbors(inputs, _content_bias(inputs, fine), COARSE)
+
+
+def _content_bias(inputs: ContenderInputs, fine: Fine) -> Contender:
+    unknown = _ids(inputs.ranker)[0]
     torch.manual_seed(inputs.context.seed)
-    content_bias = ContentItemBias(ids[0], groups, state_width, hidden=fine.mlp_units, dropout=fine.dropout)
+    states = inputs.items.specs[STATES]
+    groups, state_width = states.shape
+    bias = ContentBias(groups, state_width, units=fine.mlp_units, dropout=fine.dropout)
     model = RankerWithItemBias(inputs.ranker)
-    scorer = FrozenRankerWithProxies(content_bias, inputs.ranker, model)
-    state = train_with_frozen_ranker(scorer, inputs.sequences, inputs.items, fine, inputs.context)
-    with torch.no_grad():
-        cold = content_bias(inputs.items.columns["coarse"], inputs.items.columns["states"])[:, -1:]
+    scorer = FrozenRankerWithProxies(UnknownWithBias(unknown, bias), inputs.ranker, model)
+    state = train_with_frozen_ranker(scorer, inputs.sequences, inputs.aligned, fine, inputs.context)
+    scorer.cpu()
 
     def score(batch: RankBatch, bias: Tensor) -> Tensor:
-        logits: Tensor = model(batch, torch.cat([ids[0].expand(*bias.shape[:-1], -1), bias], dim=-1))
+        logits: Tensor = model(batch, torch.cat([unknown.expand(*bias.shape[:-1], -1), bias], dim=-1))
         return logits
 
-    cold += calibration_shift(cold, score, torch.zeros(1), inputs.sequences, history=inputs.ranker.max_history)
-    cold[0] = 0.0
-    return Contender(
-        ItemBiasScorer(inputs.ranker).eval(), ItemTable({BIAS: cold}), num_trainable(content_bias), state.epoch
-    )
+    adaptor = item_bias(bias.eval(), states)
+    _calibrate(inputs, adaptor, BIAS, score, torch.zeros(1))
+    trained, effect = num_trainable(bias), ItemBiasScorer(inputs.ranker)
+    return make_contender(adaptor, effect, inputs.items, parameters=trained, epochs=state.epoch)
 
 
 def _ridge_map(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contender:
@@ -177,29 +166,31 @@ def _mlp_map(inputs: ContenderInputs, fine: Fine, *, penalty: float) -> Contende
 
 def _coarse(inputs: ContenderInputs, fine: Fine, *, length: float) -> Contender:
     lengths = _ids(inputs.ranker)[torch.from_numpy(inputs.mature)].norm(dim=-1)
-    return _calibrated(inputs, inputs.items.columns["coarse"] * lengths.mean() * length)
+    return _calibrated(inputs, scaled_proxy(lengths.mean() * length, inputs.items.specs[COARSE]))
 
 
 def _fine(inputs: ContenderInputs, fine: Fine) -> Contender:
-    adaptor, state = align_fine(inputs.ranker, inputs.sequences, inputs.items, fine, inputs.context)
-    return _in_slot(inputs, fine_proxies(adaptor, inputs.items), num_trainable(adaptor), state.epoch)
+    adaptor, state = align_fine(inputs.ranker, inputs.sequences, inputs.aligned, fine, inputs.context)
+    return _in_slot(inputs, FineProxies(adaptor), num_trainable(adaptor), state.epoch)
 
 
 def _joint(inputs: ContenderInputs, fine: Fine, *, structure_reuse: bool, content: bool = False) -> Contender:
     """A joint ranker with proxies or, with `content`, with vectors from the layer states alone."""
     fine = fine.model_copy(update={"joint": fine.joint.model_copy(update={"structure_reuse": structure_reuse})})
     ranker = check_supports_joint(copy.deepcopy(inputs.ranker))
-    joint, state = align_joint(ranker, inputs.sequences, inputs.items, fine, inputs.context, content=content)
-    items = adapt(JointProxies(joint.vectors).eval(), inputs.items)
-    return Contender(JointScorer(joint).eval(), items, num_trainable(joint.vectors), state.epoch)
+    joint, state = align_joint(ranker, inputs.sequences, inputs.aligned, fine, inputs.context, content=content)
+    parameters = num_trainable(joint.vectors)
+    return make_contender(
+        JointProxies(joint.vectors), JointScorer(joint), inputs.items, parameters=parameters, epochs=state.epoch
+    )
 
 
 def _similarity(inputs: ContenderInputs, fine: Fine, *, columns: Sequence[str], penalty: float) -> Contender:
-    return _with_similarity(inputs, _oov(inputs, fine), columns, penalty)
+    return _with_similarity(inputs, _id_alone(inputs), columns, penalty)
 
 
 def _item_effect_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
-    return _with_similarity(inputs, _item_effect(inputs, fine), (TEXT, CONTENT), DEFAULT_PENALTY)
+    return _with_similarity(inputs, _content_bias(inputs, fine), (TEXT, CONTENT), DEFAULT_PENALTY)
 
 
 def _fine_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
@@ -208,35 +199,53 @@ def _fine_similarity(inputs: ContenderInputs, fine: Fine) -> Contender:
 
 def _with_similarity(inputs: ContenderInputs, base: Contender, columns: Sequence[str], penalty: float) -> Contender:
     """A contender with the similarity of target and history in these columns as further inputs of its scorer."""
-    vectors = {TEXT: inputs.texts, **adapt(CenteredStates.of(inputs.items), inputs.items).columns}
-    items = ItemTable({**base.items.columns, **{name: vectors[name] for name in columns}})
-    scorer = SimilarityScorer(base.scorer, {name: vectors[name].shape[-1] for name in columns})
-    fit_similarity(scorer, items, inputs.sequences, penalty=penalty, seed=inputs.context.seed)
-    return replace(base, scorer=scorer.eval(), items=items, parameters=base.parameters + scorer.weights.numel())
+    vectors: dict[str, Callable[[], ItemAdaptor]] = {
+        TEXT: lambda: _keep(inputs, TEXT),
+        CONTENT: lambda: CenteredStates.of(inputs.items),
+    }
+    adaptor = JoinedColumns(base.adaptor, *(vectors[name]() for name in columns))
+    scorer = SimilarityScorer(base.scorer, {name: adaptor.outputs[name].shape[0] for name in columns})
+    found = make_contender(
+        adaptor, scorer, inputs.items, parameters=base.parameters + scorer.weights.numel(), epochs=base.epochs
+    )
+    fit_similarity(scorer, found.items, inputs.sequences, penalty=penalty, seed=inputs.context.seed)
+    return found
 
 
-def _calibrated(inputs: ContenderInputs, cold: Tensor) -> Contender:
+def _with_neighbors(inputs: ContenderInputs, base: Contender, column: str) -> Contender:
+    """A contender that is served with a column of the encoder, by which similar items are found."""
+    return replace(base, adaptor=JoinedColumns(base.adaptor, _keep(inputs, column)).eval())
+
+
+def _keep(inputs: ContenderInputs, column: str) -> KeepColumns:
+    return KeepColumns({column: inputs.items.specs[column]})
+
+
+def _calibrated(inputs: ContenderInputs, adaptor: MappedColumn) -> Contender:
     """Like `_in_slot`, for vectors that were not trained by clicks; they are calibrated like fine proxies."""
-    return _in_slot(inputs, calibrate_table(cold, inputs.ranker, inputs.sequences))
+    _calibrate(inputs, adaptor, PROXY, inputs.ranker, inputs.ranker.id_rows()[0])
+    return _in_slot(inputs, adaptor)
 
 
-def _in_slot(inputs: ContenderInputs, cold: Tensor, trained: int = 0, epochs: int = 0) -> Contender:
-    """A contender that puts `cold` vectors into the item slots of the unchanged ranker."""
-    cold = torch.cat([_ids(inputs.ranker)[:1], cold[1:]])
-    scorer = FrozenScorer(inputs.ranker, inputs.ranker.trained.float()).eval()
-    return Contender(scorer, ItemTable({PROXY: cold}), trained, epochs)
+def _calibrate(inputs: ContenderInputs, adaptor: MappedColumn, column: str, model: SlotModel, unknown: Tensor) -> None:
+    """Shifts what an adaptor writes, so that cold items have the mean CTR of the OOV prediction."""
+    # Copied, because gradients cannot be taken of tensors from inference mode.
+    table = adapt(adaptor, inputs.items).columns[column].clone()
+    shift = calibration_shift(table, model, unknown, inputs.sequences, history=inputs.ranker.max_history)
+    adaptor.shift.add_(shift)
+
+
+def _in_slot(inputs: ContenderInputs, adaptor: ItemAdaptor, trained: int = 0, epochs: int = 0) -> Contender:
+    """A contender that puts vectors into the item slots of the unchanged ranker, if an item has no ID row."""
+    scorer = FrozenScorer(inputs.ranker, inputs.ranker.trained.float())
+    return make_contender(adaptor, scorer, inputs.items, parameters=trained, epochs=epochs)
 
 
 def _regression(inputs: ContenderInputs, kind: str, penalty: float) -> Contender:
-    rows = content_to_id_regression(
-        inputs.items.columns["states"],
-        inputs.ranker.id_rows(),
-        inputs.mature,
-        kind=kind,
-        penalty=penalty,
-        seed=inputs.context.seed,
-    )
-    return _calibrated(inputs, rows)
+    states, rows = inputs.items.columns[STATES], inputs.ranker.id_rows()
+    options: dict[str, Any] = {"kind": kind, "penalty": penalty, "seed": inputs.context.seed}
+    regression = fit_content_to_id(states, rows, inputs.mature, **options)
+    return _calibrated(inputs, predicted_row(regression, inputs.items.specs[STATES]))
 
 
 def _ids(ranker: Ranker) -> Tensor:

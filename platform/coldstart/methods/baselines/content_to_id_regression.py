@@ -12,12 +12,16 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from coldstart.methods.baselines.adaptors import ContentToRow
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 RIDGE_PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 MLP_PENALTIES = (0.1, 1.0, 10.0)
 HOLDOUT_FRACTION = 0.15
+UNITS = 256
+"""Hidden units of the MLP."""
 MIN_MATURE = 10
 """Minimum number of mature items; with fewer, every item gets the OOV row."""
 
@@ -49,32 +53,59 @@ def best_content_to_id_regression(
     return _predicted(states, id_rows, items, *grid[int(np.argmin(errors))], seed)
 
 
-def content_to_id_regression(
+def fit_content_to_id(
     states: Tensor, id_rows: Tensor, mature: npt.NDArray[np.bool_], *, kind: str, penalty: float, seed: int
-) -> Tensor:
-    """Like `best_content_to_id_regression`, with one given kind of regression (`ridge`, `mlp`) and penalty."""
+) -> ContentToRow:
+    """A regression from content to ID rows, of one kind (`ridge`, `mlp`); arguments as above.
+
+    Fitted to fewer than `MIN_MATURE` items it predicts the OOV row.
+    """
     items = np.flatnonzero(mature[1:]) + 1
     if len(items) < MIN_MATURE:
-        return id_rows[:1].repeat(len(id_rows), 1)
-    return _predicted(states, id_rows, items, kind, penalty, seed)
+        unknown = ContentToRow(states.shape[1], states.shape[2], id_rows.shape[1], units=0)
+        unknown.offset.copy_(id_rows[0])
+        unknown.spread.zero_()
+        return unknown
+    return _fit(states, id_rows, items, kind, penalty, seed)
 
 
+@torch.no_grad()
 def _predicted(states: Tensor, id_rows: Tensor, items: Ints, kind: str, penalty: float, seed: int) -> Tensor:
     """Rows [N + 1, d] predicted by a regression that is fitted on `items`; row 0 (OOV) is unchanged."""
-    rows, content = id_rows.numpy(), states.flatten(1).numpy()
-    inputs = StandardScaler().fit(content[items]).transform(content).astype(np.float32)
+    predicted: Tensor = _fit(states, id_rows, items, kind, penalty, seed)(states)
+    return torch.cat([id_rows[:1], predicted[1:]])
+
+
+@torch.no_grad()
+def _fit(states: Tensor, id_rows: Tensor, items: Ints, kind: str, penalty: float, seed: int) -> ContentToRow:
+    rows, content = id_rows.numpy()[items], states.flatten(1).numpy()[items]
+    inputs = StandardScaler().fit(content)
     # One scale for all columns, so that directions with a large variance keep a large weight in the error.
-    mean, scale = rows[items].mean(0), max(float(rows[items].std()), 1e-6)
-    model = _fit(kind, penalty, inputs[items], (rows[items] - mean) / scale, seed)
-    predicted = np.asarray(model.predict(inputs)) * scale + mean
-    predicted[0] = rows[0]
-    return torch.from_numpy(predicted.astype(np.float32))
+    mean, scale = rows.mean(0), max(float(rows.std()), 1e-6)
+    standardized: Floats = inputs.transform(content).astype(np.float32)
+    weights, biases = _regress(kind, penalty, standardized, (rows - mean) / scale, seed)
+    units = UNITS if len(weights) > 1 else 0
+    fitted = ContentToRow(states.shape[1], states.shape[2], rows.shape[1], units=units)
+    fitted.mean.copy_(torch.from_numpy(inputs.mean_))
+    fitted.scale.copy_(torch.from_numpy(inputs.scale_))
+    fitted.offset.copy_(torch.from_numpy(mean))
+    fitted.spread.fill_(scale)
+    linear = [layer for layer in fitted.layers if isinstance(layer, torch.nn.Linear)]
+    for layer, weight, bias in zip(linear, weights, biases, strict=True):
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+    return fitted
 
 
-def _fit(name: str, penalty: float, content: Floats, target: Floats, seed: int) -> Any:
-    if name == "ridge":
-        return Ridge(alpha=penalty).fit(content, target)
-    model = MLPRegressor(hidden_layer_sizes=(256,), alpha=penalty, max_iter=80, early_stopping=True, random_state=seed)
+def _regress(
+    kind: str, penalty: float, content: Floats, target: Floats, seed: int
+) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
+    """Weights `[out, in]` and biases `[out]` of each layer."""
+    if kind == "ridge":
+        ridge = Ridge(alpha=penalty).fit(content, target)
+        return [ridge.coef_.reshape(-1, content.shape[1])], [np.atleast_1d(ridge.intercept_)]
+    options = {"alpha": penalty, "max_iter": 80, "early_stopping": True, "random_state": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(content, target)
+        mlp = MLPRegressor(hidden_layer_sizes=(UNITS,), **options).fit(content, target)
+    return [weight.T for weight in mlp.coefs_], list(mlp.intercepts_)

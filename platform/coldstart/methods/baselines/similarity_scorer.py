@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coldstart.data.batches import RankBatch
 from coldstart.data.item_table import ColumnSpec, ColumnSpecs, ItemTable
-from coldstart.methods.base import ItemAdaptor
+from coldstart.methods.base import ItemAdaptor, JoinedColumns
 from coldstart.modules.content_similarity import FEATURES, similarity_features
 from coldstart.rankers.feature_embedding import FeatureSchema
 from coldstart.rankers.scorer import Scorer
@@ -112,25 +112,6 @@ class SimilarityScorer(Scorer):
         return torch.cat([self.base(batch, items).unsqueeze(-1), *similar], dim=-1)
 
 
-class WithContent(ItemAdaptor):
-    """Writes the columns of an adaptor, and the content vectors of the same layer states.
-
-    Args:
-        adaptor: Reads layer states, maybe among others.
-        content: Makes the content vectors.
-    """
-
-    def __init__(self, adaptor: ItemAdaptor, content: CenteredStates) -> None:
-        super().__init__()
-        self.adaptor, self.content = adaptor, content
-        self.inputs = {**adaptor.inputs, **content.inputs}
-        self.outputs = {**adaptor.outputs, **content.outputs}
-
-    def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`[n, ...]` of both."""
-        return {**self.adaptor(columns), **self.content(columns)}
-
-
 def save_similarity(scorer: SimilarityScorer, content: CenteredStates, directory: Path) -> None:
     """Writes the weights and the mean states into the directory of the base scorer."""
     tensors = {"weights": scorer.weights, "mean": content.mean}
@@ -144,7 +125,7 @@ def has_similarity(directory: Path) -> bool:
 
 def with_content(adaptor: ItemAdaptor, directory: Path) -> ItemAdaptor:
     """The adaptor, with content vectors as `save_similarity` wrote them, in eval mode."""
-    return WithContent(adaptor, CenteredStates(load_file(directory / FILE)["mean"])).eval()
+    return JoinedColumns(adaptor, CenteredStates(load_file(directory / FILE)["mean"])).eval()
 
 
 def with_similarity(base: Scorer, directory: Path) -> Scorer:
