@@ -289,6 +289,15 @@ def test_a_part_that_means_another_model_in_its_method_is_refused(champion, dumm
     assert read_release(champion.registry, 1).versions["encoder"] == 1
 
 
+def test_an_encoder_that_another_method_aligned_the_same_way_is_kept(champion):
+    """A run whose method changes from IDProxy to a baseline, or back, keeps its encoder."""
+    set_tags(champion, "encoder", 1, method="baselines")
+    assert read_release(champion.registry, 1).versions["encoder"] == 1
+    set_tags(champion, "encoder", 1, method="saviorrec")
+    with pytest.raises(UserError, match=r"its encoder, .* version 1, is of method 'saviorrec', whose encoder is a"):
+        read_release(champion.registry, 1)
+
+
 def test_a_release_of_mixed_lineage_is_refused(run):
     run.make(ITEM_TABLE, "of another ranker", ranker="0" * 64)
     run.make(SCORER, "two")

@@ -70,7 +70,7 @@ class ContentMatch(Scorer):
 
 
 class Matching(Method):
-    name, encoder_kinds, neighbor_column = "matching", (SCORER,), "content"
+    name, encoder_kinds = "matching", (SCORER,)
     kinds = (ArtifactKind(SCORER, (), (), load=None, example=None, evaluated_as="release"),)
 
     def catalog_dir(self, parts):
@@ -90,6 +90,9 @@ class Matching(Method):
 
     def variants(self, recipe, dataset, parts):
         return []
+
+    def neighbor_column(self, parts):
+        return "content"
 
     def neighbor_rows(self, parts):
         return np.arange(1, ITEMS + 1), 2 * Titles().encode([content(index) for index in range(1, ITEMS + 1)])["raw"]

@@ -63,7 +63,8 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"ranker.pretrained: {path} does not exist; correct the path in the recipe")
     allow_import(recipe.ranker.kind)
     ranker_class(recipe.ranker.kind)
-    check_mllm(recipe.encoder)
+    if recipe.method.uses_mllm:
+        check_mllm(recipe.encoder)
     Registry(recipe.tracking_uri, recipe.project)
 
 
@@ -136,7 +137,7 @@ def check_modalities(recipe: Recipe, dataset: Artifact) -> None:
     """
     counts = dataset.metadata["text"]
     found = {"image": counts["with_image"], "text": counts["with_title"] + counts["with_text"]}
-    for modality in recipe.method.modalities:
+    for modality in recipe.method.required_modalities:
         if not found[modality]:
             raise UserError(
                 f"method.name {recipe.method.name} reads the {modality} of items, but none of the "

@@ -149,6 +149,7 @@ class ArtifactKind:
         purpose: What such a model does; the first paragraph of its model card.
         reads: Columns of the item table that an artifact reads, as far as its manifest tells.
         limitations: Sentences for the model card, besides those that hold for every model.
+        shared_with: Other methods whose artifacts of this kind it loads, too, because the same stage makes them.
     """
 
     name: str
@@ -160,6 +161,7 @@ class ArtifactKind:
     purpose: str = ""
     reads: Callable[[Artifact], ColumnSpecs] = reads_nothing
     limitations: Callable[[Recipe], Sequence[str]] = no_limitations
+    shared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -269,14 +271,12 @@ class Method(ABC):
         name: As in the recipe's `method.name`.
         kinds: What it registers, in the order of their lineage; the last is `SCORER`.
         encoder_kinds: Kinds that `load_encoder` reads; releases with equal artifacts of these share one deployment.
-        neighbor_column: Column of the served item table by which similar items are found.
         code_column: Column of the served item table with semantic IDs, or None.
     """
 
     name: str
     kinds: tuple[ArtifactKind, ...]
     encoder_kinds: tuple[str, ...]
-    neighbor_column: str
     code_column: str | None = None
 
     @abstractmethod
@@ -294,6 +294,10 @@ class Method(ABC):
     @abstractmethod
     def load_scorer(self, parts: Parts) -> Scorer:
         """The scorer of a release, in eval mode on the CPU."""
+
+    @abstractmethod
+    def neighbor_column(self, parts: Parts) -> str:
+        """Column of a release's item rows by which similar items are found."""
 
     @abstractmethod
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -116,8 +116,8 @@ def _check_versions(registry: Registry, entry: MlflowVersion, method: Method, ve
                 f"{label} was made with {kind} {str(used)[:12]}, but {part.name} version {part.version} is "
                 f"{str(registered)[:12]}; register the scorer again with its own {kind}"
             )
-        other = part.tags.get(METHOD)
-        if other != method.name and (other not in METHODS or find_kind(other, kind) != find_kind(method.name, kind)):
+        own, other = find_kind(method.name, kind), part.tags.get(METHOD)
+        if other not in (method.name, *own.shared_with) and (other not in METHODS or find_kind(other, kind) != own):
             raise UserError(
                 f"{label} is of method '{method.name}', but its {kind}, {part.name} version {part.version}, is of "
                 f"method '{other}', whose {kind} is a different model; register both with one method"

@@ -1,11 +1,19 @@
+import json
+from pathlib import Path
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from coldstart.config import UserError
 from coldstart.config.recipe import Fine
 from coldstart.data.batches import UserWindows
 from coldstart.data.item_table import ItemTable
+from coldstart.methods.base import adapt
+from coldstart.methods.baselines.config import Settings
 from coldstart.methods.baselines.contenders import CONTENDERS, ContenderInputs, build_contender
+from coldstart.methods.baselines.saved import load_adaptor, load_scorer, save_baseline
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import weights_sha256
 from coldstart.rankers.scorer import drop_target_ids, unknown_targets
@@ -98,3 +106,33 @@ def test_labels_of_the_test_part_change_nothing(inputs: ContenderInputs) -> None
         scores = [score_targets(lambda batch, c=each: c.scorer(batch, c.items), test) for each in (one, two)]
         assert np.array_equal(*scores), name
         assert one.valid_gauc(inputs.sequences) == two.valid_gauc(inputs.sequences)
+
+
+@pytest.mark.parametrize("name", get_args(Settings.model_fields["use"].annotation))
+def test_a_saved_baseline_scores_as_in_the_comparison(inputs: ContenderInputs, name: str, tmp_path: Path) -> None:
+    settings = Settings(use=name)
+    contender = build_contender(name, inputs, settings.point)
+    save_baseline(contender.adaptor, contender.scorer, tmp_path)
+    adaptor, scorer = load_adaptor(tmp_path), load_scorer(tmp_path, inputs.ranker)
+    served = adapt(adaptor, inputs.items)
+    batch = UserWindows(inputs.sequences, history=12, splits=[2]).batch([0, 1, 2])
+    with torch.inference_mode():
+        for seen_as in (batch, drop_target_ids(batch), unknown_targets(batch)):
+            assert torch.equal(scorer(seen_as, served), contender.scorer(seen_as, contender.items))
+    assert not adaptor.training
+    assert not scorer.training
+    reads = CONTENDERS[name].reads_encoder
+    assert settings.reads_aligned == reads == bool({"coarse", "states"} & set(adaptor.inputs))
+    assert settings.reads_text == ("text" in adaptor.inputs)
+
+
+def test_a_damaged_baseline_is_refused(inputs: ContenderInputs, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"baseline\.json or .* is missing; run the fit_baseline stage"):
+        load_adaptor(tmp_path)
+    contender = build_contender("mean_row", inputs, {})
+    save_baseline(contender.adaptor, contender.scorer, tmp_path)
+    config = json.loads((tmp_path / "baseline.json").read_text())
+    config["adaptor"]["parts"][0]["map"]["width"] += 1
+    (tmp_path / "baseline.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not hold a complete baseline .* run the fit_baseline stage again"):
+        load_adaptor(tmp_path)

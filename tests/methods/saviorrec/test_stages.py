@@ -17,7 +17,7 @@ from coldstart.data.item_table import ItemTable, write_item_table
 from coldstart.data.schema import ITEMS as ITEM_SCHEMA
 from coldstart.data.schema import SEQUENCES
 from coldstart.methods.available import METHODS
-from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
+from coldstart.methods.base import ITEM_TABLE, SCORER, Method, adapt
 from coldstart.methods.saviorrec import stages
 from coldstart.methods.saviorrec.config import Settings
 from coldstart.methods.saviorrec.model import CODES, CONTENT
@@ -54,18 +54,18 @@ def make_recipe(runs, mode="joint", **rank) -> Recipe:
     )
 
 
-def write_dataset(run, seed=0) -> None:
+def write_dataset(run, *, seed: int = 0, users: int = 24, images: bool = True) -> None:
     """Users who like even or odd items; the last items occur after training only."""
     rng, rows = np.random.default_rng(seed), []
     split = np.repeat([0, 1, 2], [14, 4, 6])
-    for user in range(24):
+    for user in range(users):
         last = np.where(split == 0, TRAINED, ITEMS)
         item = rng.integers(1, last + 1)
         lists = {"item_idx": item, "label": (item + user) % 2, "timestamp": np.arange(24) * 100, "split": split}
         rows.append({"user_idx": user, "user_id": f"u{user}", **{name: v.tolist() for name, v in lists.items()}})
     seen = np.concatenate([np.array(row["item_idx"])[split == 0] for row in rows])
     counts = np.bincount(seen, minlength=ITEMS + 1)[1:]
-    contents = [content(index) for index in range(1, ITEMS + 1)]
+    contents = [content(index) if images else replace(content(index), image=None) for index in range(1, ITEMS + 1)]
     items = {
         "item_idx": np.arange(1, ITEMS + 1),
         "item_id": IDS,
@@ -74,7 +74,7 @@ def write_dataset(run, seed=0) -> None:
         "num_train_events": counts,
         "num_train_clicks": counts // 2,
     }
-    with write_artifact(run / "dataset", "dataset", {}, {"items": ITEMS, "users": 24}) as draft:
+    with write_artifact(run / "dataset", "dataset", {}, {"items": ITEMS, "users": users}) as draft:
         tables = {"items": pa.table(items, schema=ITEM_SCHEMA), "sequences": pa.Table.from_pylist(rows, SEQUENCES)}
         for name, table in tables.items():
             (draft / name).mkdir()
@@ -91,11 +91,11 @@ def write_ranker(recipe: Recipe) -> None:
         save_ranker(ranker, draft, IDS)
 
 
-def embed(recipe: Recipe) -> None:
+def embed(recipe: Recipe, method: Method = METHOD) -> None:
     """What the embed job does, without its actors."""
     encoder = read_artifact(recipe.run_dir / "encoder", "encoder")
     dataset = Dataset.open(recipe.run_dir / "dataset")
-    columns = METHOD.load_encoder({"encoder": encoder.path}, "cpu").encode(dataset.contents(np.arange(1, ITEMS + 1)))
+    columns = method.load_encoder({"encoder": encoder.path}, "cpu").encode(dataset.contents(np.arange(1, ITEMS + 1)))
     lineage = {"dataset": dataset.artifact.fingerprint, "encoder": encoder.fingerprint}
     with write_artifact(recipe.run_dir / ITEM_TABLE, ITEM_TABLE, lineage, {}) as draft:
         write_item_table(draft, {name: np.concatenate([0 * v[:1], v]) for name, v in columns.items()})

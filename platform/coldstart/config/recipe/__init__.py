@@ -133,7 +133,7 @@ class Recipe(Section):
         """The method's modalities are in use, and the user's tables have columns for them."""
         columns = self.data.files.columns
         named = {"image": (columns.image,), "text": (columns.title, columns.text)}
-        for modality in self.method.modalities:
+        for modality in self.method.required_modalities:
             if not getattr(self.content, f"use_{modality}"):
                 raise ValueError(
                     f"method.name {self.method.name} reads the {modality} of items, but content.use_{modality} is "

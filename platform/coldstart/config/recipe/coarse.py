@@ -1,10 +1,14 @@
 """Coarse alignment of content to ID rows."""
 
-from typing import Annotated, Literal, Self
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from coldstart.config.section import LocalPath, Section, Share
+
+if TYPE_CHECKING:
+    from coldstart.config.recipe import Recipe
 
 
 class Negatives(Section):
@@ -93,3 +97,27 @@ class Coarse(Section):
                 "method.coarse.offload"
             )
         return self
+
+    def check(self, recipe: "Recipe") -> None:
+        """Compares the batch with the number of ranks, and the precision with the optimizer.
+
+        Args:
+            recipe: Whose method has these settings as `method.coarse`.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        ranks, sizes = recipe.cluster.workers, recipe.cluster.sizes
+        divisor = math.lcm(*sizes) * (self.micro_batch or 1)
+        if self.batch % divisor:
+            times = f" x method.coarse.micro_batch {self.micro_batch}" if self.micro_batch else ""
+            elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
+            raise ValueError(
+                f"method.coarse.batch {self.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; "
+                f"choose a multiple of {divisor}"
+            )
+        if recipe.encoder.dtype == "bfloat16" and self.zero_stage == 0:
+            raise ValueError(
+                "method.coarse.zero_stage 0 keeps no float32 copy of bfloat16 weights (encoder.dtype), so small "
+                "updates are lost; set method.coarse.zero_stage: 1 (with one rank it needs nothing more)"
+            )

@@ -16,7 +16,7 @@ from coldstart.config.section import Section
 if TYPE_CHECKING:
     from coldstart.config.recipe import Recipe
 
-METHOD_NAMES = ("idproxy", "saviorrec", "mim")
+METHOD_NAMES = ("idproxy", "saviorrec", "mim", "baselines")
 """Every method: its package is `coldstart.methods.<name>`. The first is the default."""
 
 
@@ -71,6 +71,16 @@ class MethodSettings(Section):
     """Configurations for a comparison; the one that has the method's name always takes part."""
     modalities: ClassVar[tuple[Literal["image", "text"], ...]] = ()
     """Modalities without which the method cannot work; it gets them only if dataset and recipe have them."""
+
+    @property
+    def required_modalities(self) -> tuple[Literal["image", "text"], ...]:
+        """Those of `modalities` that it cannot work without with these settings."""
+        return self.modalities
+
+    @property
+    def uses_mllm(self) -> bool:
+        """Whether the recipe section `encoder` matters with these settings."""
+        return True
 
     def check(self, recipe: "Recipe") -> None:
         """Compares these settings with the other sections.

@@ -162,7 +162,7 @@ def _geometry(run: DiagnosticsInputs) -> Geometry | None:
 def _neighbors(run: DiagnosticsInputs, method: Method, served: Variant) -> list[ItemNeighbors]:
     """Mature items next to cold ones, by the same vectors as the served search for similar items."""
     known, vectors = method.neighbor_rows(run.parts)
-    rows = served.items.columns[method.neighbor_column].clone()
+    rows = served.items.columns[method.neighbor_column(run.parts)].clone()
     rows[known] = torch.from_numpy(vectors)
     mature = known[run.mature[known]]
     space = NeighborSpace(rows, mature, run.dataset.cold_items)

@@ -3,6 +3,8 @@
 Legend: `V` vocabulary (items + 1; row 0 is the unknown item).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -30,12 +32,29 @@ MAX_ROWS = 500_000
 
 def text_vectors(dataset: Dataset, *, seed: int) -> Tensor:
     """TF-IDF vectors of all items, `[V, w]`; zeros for row 0 and, if the catalog has no text, for all items."""
-    table = dataset.items(["title", "text"])
-    texts = [text_of(Content(*parts)) for parts in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    texts = _texts(dataset)
     if not any(texts):
         return torch.zeros(len(texts) + 1, 1)
-    vectors = TextSvd.fit(texts, width=TEXT_WIDTH, seed=seed)(texts)
+    vectors = _fit(texts, seed)(texts)
     return torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors]))
+
+
+def fit_text(dataset: Dataset, *, seed: int) -> TextSvd:
+    """The map from texts to `text_vectors`.
+
+    Raises:
+        UserError: the catalog has too little text.
+    """
+    return _fit(_texts(dataset), seed)
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    table = dataset.items(["title", "text"])
+    return [text_of(Content(*parts)) for parts in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def _fit(texts: Iterable[str], seed: int) -> TextSvd:
+    return TextSvd.fit(texts, width=TEXT_WIDTH, seed=seed)
 
 
 def fit_similarity(

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ _BLOCK_BYTES = 128 * 2**20
 """Target size of a Ray Data block."""
 
 
-def run(recipe: Recipe) -> Artifact:
+def run(recipe: Recipe, extend: Callable[[Path], None] | None = None) -> Artifact:
     """Trains on the run's mature items and writes `<run_dir>/encoder`.
 
     An interrupted run continues from its newest complete checkpoint.
+
+    Args:
+        recipe: Of IDProxy.
+        extend: Adds files of another encoder to the directory, before it becomes visible.
 
     Raises:
         UserError: the result of an earlier stage or the MLLM is missing, or too few items are mature.
@@ -71,6 +76,8 @@ def run(recipe: Recipe) -> Artifact:
         run_dir / "encoder", "encoder", lineage, {**_metadata(job, metrics_log), **parameters}
     ) as draft:
         shutil.copytree(job.result, draft, dirs_exist_ok=True)
+        if extend is not None:
+            extend(draft)
     shutil.rmtree(job.checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / "encoder", "encoder")
 

@@ -1,6 +1,5 @@
 """The settings of IDProxy."""
 
-import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from coldstart.config.recipe.coarse import Coarse
@@ -50,18 +49,5 @@ class Settings(MethodSettings):
         Raises:
             ValueError: they do not fit together.
         """
-        ranks, sizes, coarse = recipe.cluster.workers, recipe.cluster.sizes, self.coarse
-        divisor = math.lcm(*sizes) * (coarse.micro_batch or 1)
-        if coarse.batch % divisor:
-            times = f" x method.coarse.micro_batch {coarse.micro_batch}" if coarse.micro_batch else ""
-            elastic = f"every number from cluster.min_workers {sizes[0]} to " if len(sizes) > 1 else ""
-            raise ValueError(
-                f"method.coarse.batch {coarse.batch} is not divisible by {elastic}cluster.workers {ranks}{times}; "
-                f"choose a multiple of {divisor}"
-            )
+        self.coarse.check(recipe)
         recipe.check_divisible("method.fine.windows_per_step", self.fine.windows_per_step)
-        if recipe.encoder.dtype == "bfloat16" and coarse.zero_stage == 0:
-            raise ValueError(
-                "method.coarse.zero_stage 0 keeps no float32 copy of bfloat16 weights (encoder.dtype), so small "
-                "updates are lost; set method.coarse.zero_stage: 1 (with one rank it needs nothing more)"
-            )

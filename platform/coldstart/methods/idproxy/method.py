@@ -36,7 +36,6 @@ class IDProxy(Method):
     name = "idproxy"
     kinds = KINDS
     encoder_kinds = ("encoder",)
-    neighbor_column = PROXY
 
     def catalog_dir(self, parts: Parts) -> Path:
         """The ranker."""
@@ -82,6 +81,10 @@ class IDProxy(Method):
         from coldstart.methods.idproxy.variants import diagnostics
 
         return diagnostics(recipe, dataset, parts)
+
+    def neighbor_column(self, parts: Parts) -> str:
+        """Fine proxies."""
+        return PROXY
 
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
         """Items with a trained ID row, and these rows: proxies lie in the same space."""

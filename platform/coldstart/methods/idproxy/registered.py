@@ -77,6 +77,7 @@ KINDS = (
         evaluated_as="coarse",
         purpose="Maps an item's image and text to a coarse proxy in the ranker's ID space, and to layer states.",
         limitations=encoder_limitations,
+        shared_with=("baselines",),
     ),
     ArtifactKind(
         SCORER,

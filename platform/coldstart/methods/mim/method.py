@@ -36,7 +36,6 @@ class MIM(Method):
     name = "mim"
     kinds = KINDS
     encoder_kinds = ("encoder",)
-    neighbor_column = CONTENT
 
     def catalog_dir(self, parts: Parts) -> Path:
         """The scorer's own ranker."""
@@ -67,6 +66,10 @@ class MIM(Method):
         from coldstart.methods.mim.variants import variants
 
         return variants(self, parts)
+
+    def neighbor_column(self, parts: Parts) -> str:
+        """Content vectors."""
+        return CONTENT
 
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
         """All items of the catalog that have content, and their vectors."""

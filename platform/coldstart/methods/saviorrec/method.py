@@ -38,7 +38,6 @@ class SaviorRec(Method):
     name = "saviorrec"
     kinds = KINDS
     encoder_kinds = ("encoder",)
-    neighbor_column = CONTENT
     code_column = CODES
 
     def catalog_dir(self, parts: Parts) -> Path:
@@ -83,6 +82,10 @@ class SaviorRec(Method):
         from coldstart.methods.saviorrec.variants import variants
 
         return variants(self, parts)
+
+    def neighbor_column(self, parts: Parts) -> str:
+        """Content vectors."""
+        return CONTENT
 
     def neighbor_rows(self, parts: Parts) -> tuple[NDArray[Any], NDArray[Any]]:
         """Items with a trained ID row, and their content vectors."""

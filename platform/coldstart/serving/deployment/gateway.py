@@ -90,7 +90,7 @@ class Gateway:
         self.router = ABRouter(champion, challenger, ab_test, settings, self.stats, AggregatorClient(aggregator))
         method = find_method(specs[0].method)
         servers = [server for server in (champion, challenger) if server]
-        self.items = ItemService(servers, method.neighbor_column, method.code_column)
+        self.items = ItemService(servers, method.neighbor_column(specs[0].parts), method.code_column)
 
     def _release_server(self, spec: ReleaseSpec, store_dir: Path) -> ReleaseServer:
         space = spec.release.fingerprints[SCORER]

@@ -40,7 +40,8 @@ def proxy_quality(before: Release, after: Release, store: ItemStore) -> ProxyQua
     index = read_item_index(method.catalog_dir(before.paths))
     store.catch_up()
     rows = {item_id: store.row(item_id, index.get(item_id, 0)) for item_id in new.keys() - old.keys()}
-    proxies = {item_id: row[method.neighbor_column].ravel() for item_id, row in rows.items() if row is not None}
+    column = method.neighbor_column(before.paths)
+    proxies = {item_id: row[column].ravel() for item_id, row in rows.items() if row is not None}
     gained = sorted(proxies)
     if not gained or not shared or not len(shared) >= len(old[shared[0]]) == len(new[shared[0]]):
         return None
