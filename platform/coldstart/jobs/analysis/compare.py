@@ -34,7 +34,9 @@ from coldstart.jobs.analysis.contender_runs import (
     METHOD_CONTENDERS,
     contender_recipe,
     method_recipe,
+    recipe_line,
     run_contender_stages,
+    serving_settings,
 )
 from coldstart.jobs.analysis.evaluate import has_oracle
 from coldstart.jobs.analysis.multi_seed import with_seed
@@ -113,9 +115,22 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = DEFAULT, own_split
     rows = {one.recipe.seed: _rows(one.recipe, by_seed[one.recipe.seed]) for one in seeds}
     methods = [name for name in names if name in METHOD_CONTENDERS or CONTENDERS[name].method]
     metadata = compare_methods(rows, recipe.evaluation, methods=methods, seed=recipe.seed, own_splits=own_splits)
-    metadata["recommendation"] = recommend(metadata, methods)
+    metadata["recommendation"] = _recommendation(first, metadata, methods, chosen)
     metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
     return _write(recipe, metadata, by_seed)
+
+
+def _recommendation(
+    seed: Seed, metadata: Mapping[str, Any], methods: Sequence[str], chosen: Mapping[str, Artifact]
+) -> dict[str, Any]:
+    """The variant to use, with the line of a recipe that serves it, as it was chosen on the first seed."""
+    found = recommend(metadata, methods)
+    name = found["variant"]
+    settings = serving_settings(seed.recipe, seed.encoded.method, name, chosen[name].metadata["setting"])
+    if settings is not None:
+        found["recipe"] = recipe_line(settings)
+        found["text"] += f" In a recipe: {found['recipe']}"
+    return found
 
 
 def _checked(names: Sequence[str], count: int) -> list[str]:

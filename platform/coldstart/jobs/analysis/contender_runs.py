@@ -4,16 +4,22 @@ IDProxy and the baselines are cheap variations over one encoder, see `methods.ba
 encoders of their own, so a contender of theirs is a whole run, up to the scorer.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import yaml
+
 from coldstart.config import Artifact, Recipe, digest, read_artifact, resolve_recipe
-from coldstart.config.recipe.method import SETTINGS, ContenderInfo
+from coldstart.config.recipe.method import SETTINGS, ContenderInfo, MethodSettings
 from coldstart.data.item_table import ItemTable
 from coldstart.jobs.pipeline import link_artifact, run_outdated_stages
 from coldstart.methods.available import find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER
-from coldstart.methods.baselines.contenders import Contender, Setting, make_contender
+from coldstart.methods.baselines.config import READS_ALIGNED, READS_TEXT
+from coldstart.methods.baselines.config import Settings as BaselineSettings
+from coldstart.methods.baselines.contenders import CONTENDERS, Contender, Setting, make_contender
+from coldstart.methods.idproxy.config import Settings as IDProxySettings
 from coldstart.rankers import load_ranker
 
 FOLDER = "contenders"
@@ -24,6 +30,8 @@ METHOD_CONTENDERS: Mapping[str, tuple[str, ContenderInfo]] = {
     for contender, info in settings.contenders.items()
 }
 """Contender -> its method and its configuration."""
+JOINT_CONTENDERS = {"joint": True, "joint_plain": False}
+"""Contenders that IDProxy serves in joint mode, and their `method.fine.joint.structure_reuse`."""
 
 
 def method_recipe(recipe: Recipe, method: str, changes: Mapping[str, Any], *, folder: str) -> Recipe:
@@ -83,3 +91,36 @@ def open_contender(contender: Recipe) -> Contender:
     epochs = read_artifact(parts[SCORER], SCORER, verify=False).metadata["epochs"]
     encoded = ItemTable.open(parts[ITEM_TABLE])
     return make_contender(method.load_adaptor(parts), scorer, encoded, parameters=added, epochs=epochs)
+
+
+def serving_settings(recipe: Recipe, encoded: IDProxySettings, name: str, setting: Setting) -> MethodSettings | None:
+    """The section `method` of a recipe that serves a contender.
+
+    Args:
+        recipe: Of the compared run.
+        encoded: IDProxy's settings in the comparison.
+        name: The contender.
+        setting: The point of its grid that was chosen.
+
+    Returns:
+        None if no method serves it.
+    """
+    if name in METHOD_CONTENDERS:
+        found: MethodSettings = contender_recipe(recipe, name, setting).method
+        return found
+    clicks = CONTENDERS[name].clicks
+    fine = encoded.fine.model_copy(update=dict(setting)) if clicks else encoded.fine
+    if name in READS_TEXT + READS_ALIGNED:
+        sections = {"coarse": encoded.coarse} if name in READS_ALIGNED else {}
+        return BaselineSettings.model_validate({"use": name, **sections, **({"fine": fine} if clicks else setting)})
+    if name in JOINT_CONTENDERS:
+        joint = fine.joint.model_copy(update={"structure_reuse": JOINT_CONTENDERS[name]})
+        return encoded.model_copy(update={"mode": "joint", "fine": fine.model_copy(update={"joint": joint})})
+    return encoded.model_copy(update={"mode": "frozen", "fine": fine}) if name == "fine" else None
+
+
+def recipe_line(settings: MethodSettings) -> str:
+    """Settings as one line of a recipe, without those that have their default value."""
+    chosen = {"use": settings.use} if isinstance(settings, BaselineSettings) else {}
+    values = {"name": settings.name, **chosen, **settings.model_dump(mode="json", exclude_defaults=True)}
+    return f"method: {yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=sys.maxsize).strip()}"
