@@ -4,10 +4,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from coldstart.config import MetricsLog, UserError, read_artifact, write_artifact
+from coldstart.config import MetricsLog, UserError, check_same_artifact, read_artifact, write_artifact
 
 
 def write(path, text="hello"):
@@ -59,7 +61,7 @@ with write_artifact(pathlib.Path({str(path)!r}), "dataset", {{}}, {{}}) as draft
 
 def test_what_a_killed_process_left_is_cleared_by_the_next_one(tmp_path):
     killed_while_writing(tmp_path / "dataset")
-    assert [path.name.startswith(".dataset.draft-") for path in tmp_path.iterdir()] == [True]
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {".dataset.draft", ".dataset.lock"}
     write(tmp_path / "dataset")
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
@@ -75,11 +77,62 @@ def test_an_artifact_that_a_killed_process_had_moved_aside_is_restored(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 
 
-@pytest.mark.parametrize("owner", [f"{socket.gethostname()}-{os.getppid()}", "another-machine-1", "not-a-pid"])
-def test_drafts_of_living_processes_and_of_other_machines_stay(tmp_path, owner):
-    (tmp_path / f".dataset.draft-{owner}").mkdir()
+def test_the_draft_of_a_living_writer_stays(tmp_path):
+    program = f"""
+import pathlib, sys
+from coldstart.config import write_artifact
+with write_artifact(pathlib.Path({str(tmp_path / "dataset")!r}), "dataset", {{}}, {{}}) as draft:
+    print(draft, flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    draft = Path(other.stdout.readline().strip())
     write(tmp_path / "dataset")
-    assert (tmp_path / f".dataset.draft-{owner}").is_dir()
+    with write_artifact(tmp_path / "dataset", "dataset", {}, {}) as mine:
+        write(tmp_path / "dataset", "other")
+        assert mine.is_dir()
+    assert draft.is_dir()
+    other.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "days", "stays"),
+    [
+        (socket.gethostname(), 0, False),
+        (socket.gethostname(), 30, False),
+        (f"other-{socket.gethostname()}", 0, True),
+        (f"other-{socket.gethostname()}", 30, False),
+    ],
+)
+def test_a_draft_of_another_host_stays_until_it_is_old(tmp_path, owner, days, stays):
+    draft = tmp_path / f".dataset.draft-{owner}-0123"
+    draft.mkdir()
+    (draft / "part.txt").write_text("half")
+    then = time.time() - days * 86_400
+    for path in (draft / "part.txt", draft):
+        os.utime(path, (then, then))
+    write(tmp_path / "dataset")
+    assert draft.is_dir() == stays
+
+
+def test_a_draft_of_another_host_that_is_still_written_stays(tmp_path):
+    draft = tmp_path / ".dataset.draft-other-0123"
+    draft.mkdir()
+    (draft / "part.txt").write_text("half")
+    os.utime(draft, (0, 0))
+    write(tmp_path / "dataset")
+    assert draft.is_dir()
+
+
+def test_a_node_with_another_copy_is_named(tmp_path):
+    write(tmp_path / "dataset")
+    fingerprint = read_artifact(tmp_path / "dataset", "dataset").fingerprint
+    check_same_artifact(tmp_path / "dataset", "dataset", fingerprint)
+    with pytest.raises(UserError, match=rf"node {socket.gethostname()} has another dataset .* out of date; mount"):
+        check_same_artifact(tmp_path / "dataset", "dataset", "0" * 64)
+    with pytest.raises(UserError, match=rf"node {socket.gethostname()} does not see the dataset .*; mount"):
+        check_same_artifact(tmp_path / "nowhere", "dataset", fingerprint)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

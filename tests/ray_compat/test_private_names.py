@@ -26,6 +26,8 @@ NAMES = [
     (ray.experimental.internal_kv, "_internal_kv_get"),
     (ray.experimental.internal_kv, "_internal_kv_put"),
     (ray._private.state.state, "get_draining_nodes"),
+    (ray._private.state.state, "get_max_resources_from_cluster_config"),
+    (ray._private.runtime_env.packaging, "_dir_travel"),
     (ray.actor.ActorHandle, "_actor_id"),
     (ServeController, "graceful_shutdown"),
     (DynamicHandleOptions, "copy_and_update"),

@@ -1,10 +1,11 @@
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coldstart.config import UserError
+from coldstart.config import UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Cluster
 from coldstart.training.launch import launch
 
@@ -98,6 +99,23 @@ def test_user_error_of_a_rank_reaches_the_caller_without_a_retry(tmp_path: Path)
             worker, {"out": str(tmp_path)}, cluster=Cluster(workers=2), name="user-error", storage=tmp_path / "store"
         )
     assert (tmp_path / "calls-1").read_text() == "x"
+
+
+def test_a_node_with_another_copy_of_an_input_is_named_before_the_worker_runs(tmp_path: Path) -> None:
+    def worker(payload: dict[str, Any]) -> None:
+        Path(payload["ran"]).touch()
+
+    with write_artifact(tmp_path / "dataset", "dataset", {}, {}):
+        pass
+    fingerprint = read_artifact(tmp_path / "dataset", "dataset").fingerprint
+    payload, cluster = {"ran": str(tmp_path / "ran")}, Cluster(workers=2)
+    stale = {"dataset": "0" * 64}
+    with pytest.raises(UserError, match=rf"node {socket.gethostname()} has another dataset .* out of date; mount"):
+        launch(worker, payload, cluster=cluster, name="stale", storage=tmp_path / "checkpoints", inputs=stale)
+    assert not (tmp_path / "ran").exists()
+    inputs = {"dataset": fingerprint}
+    launch(worker, payload, cluster=cluster, name="same", storage=tmp_path / "checkpoints", inputs=inputs)
+    assert (tmp_path / "ran").exists()
 
 
 def test_too_small_cluster_is_refused_with_the_missing_amount(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Typed recipes, and what every package uses: the error class, artifacts, metrics logs."""
 
-from coldstart.config.artifact import Artifact, read_artifact, write_artifact
+from coldstart.config.artifact import Artifact, check_same_artifact, read_artifact, write_artifact
 from coldstart.config.directories import check_run_dir, check_writable
 from coldstart.config.errors import UserError
 from coldstart.config.loading import digest, dump_recipe, flatten_keys, load_recipe, resolve_recipe, store_recipe
@@ -13,6 +13,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "check_run_dir",
+    "check_same_artifact",
     "check_writable",
     "digest",
     "dump_recipe",

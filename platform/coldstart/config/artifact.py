@@ -3,11 +3,14 @@
 A stage writes a temporary directory next to the final one and renames it, so a reader never sees a partial artifact.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
-import os
 import shutil
 import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from coldstart.config.errors import UserError
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+ABANDONED_SECONDS = 7 * 86_400
+"""A draft of another host is abandoned if nothing in it has changed for so long."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,15 @@ def write_artifact(path: Path, kind: str, lineage: dict[str, str], metadata: dic
     Raises:
         UserError: the directory of `path` is not writable.
     """
-    owner = f"{socket.gethostname()}-{os.getpid()}"
+    owner = f"{socket.gethostname()}-{uuid.uuid4().hex}"
     draft = path.with_name(f".{path.name}.draft-{owner}")
+    lock = path.with_name(f".{path.name}.lock-{owner}")
     try:
         _clear_leftovers(path)
-        draft.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+        _is_locked_by_me(stream.fileno())
+        draft.mkdir()
     except OSError as error:
         raise UserError(
             f"{path.parent} is not writable ({error.strerror}); set paths.runs to a directory that is"
@@ -68,27 +77,47 @@ def write_artifact(path: Path, kind: str, lineage: dict[str, str], metadata: dic
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        stream.close()
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Removes drafts of dead processes of this machine; restores an artifact that one of them had moved aside."""
+    """Removes drafts that no process writes any more; restores an artifact that one of them had moved aside."""
     for old in path.parent.glob(f".{path.name}.old-*"):
-        if _is_abandoned(old):
+        if _is_abandoned(old, path.name):
             if path.exists():
                 shutil.rmtree(old)
             else:
                 old.rename(path)
     for draft in path.parent.glob(f".{path.name}.draft-*"):
-        if _is_abandoned(draft):
+        if _is_abandoned(draft, path.name):
             shutil.rmtree(draft)
+            draft.with_name(draft.name.replace(".draft-", ".lock-")).unlink(missing_ok=True)
 
 
-def _is_abandoned(leftover: Path) -> bool:
-    """Whether this process or a dead one of this machine made it; another machine's processes cannot be seen."""
-    host, _, pid = leftover.name.rpartition("-")
-    if not pid.isdigit() or not host.endswith(f"-{socket.gethostname()}"):
-        return False
-    return int(pid) == os.getpid() or not Path("/proc", pid).exists()
+def _is_abandoned(leftover: Path, name: str) -> bool:
+    """Whether its writer is dead: its lock is free if it ran on this host; on another one, its files are old.
+
+    Process numbers say nothing, since containers of one host name have their own. Locks may be local to a host.
+    """
+    owner = leftover.name.removeprefix(f".{name}.").partition("-")[2]
+    if owner.rpartition("-")[0] != socket.gethostname():
+        files = [leftover, *leftover.rglob("*")]
+        return max(file.lstat().st_mtime for file in files) < time.time() - ABANDONED_SECONDS
+    try:
+        with leftover.with_name(f".{name}.lock-{owner}").open("r+") as stream:
+            return _is_locked_by_me(stream.fileno())
+    except FileNotFoundError:
+        return True
+
+
+def _is_locked_by_me(descriptor: int) -> bool:
+    """Locks a file unless another process has; on storage without locks, nobody has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+    return True
 
 
 def write_manifest(path: Path, kind: str, lineage: dict[str, str], metadata: dict[str, Any]) -> None:
@@ -132,6 +161,24 @@ def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
             if not file.is_file() or _sha256(file) != expected:
                 raise UserError(f"{file} is missing or differs from its manifest; create the {kind} again")
     return Artifact(path, kind, body["fingerprint"], body["lineage"], body["metadata"])
+
+
+def check_same_artifact(path: Path, kind: str, fingerprint: str) -> None:
+    """Checks that this node sees the artifact that a run uses, and not a copy of its own.
+
+    Raises:
+        UserError: it sees another one, or none; the message names the node.
+    """
+    advice = f"mount the storage of paths.runs at {path.parent} on every node"
+    try:
+        found = read_artifact(path, kind, verify=False).fingerprint
+    except UserError as error:
+        raise UserError(f"node {socket.gethostname()} does not see the {kind} of the run: {error}; {advice}") from error
+    if found != fingerprint:
+        raise UserError(
+            f"node {socket.gethostname()} has another {kind} at {path} ({found[:12]}) than the run uses "
+            f"({fingerprint[:12]}), a copy that is out of date; {advice}"
+        )
 
 
 def _fingerprint(body: dict[str, Any]) -> str:

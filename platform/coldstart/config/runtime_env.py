@@ -6,6 +6,8 @@ Ray Train sets in its workers.
 
 import getpass
 import os
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import gettempdir
 from urllib.request import getproxies_environment
@@ -42,6 +44,10 @@ RAY_TMPDIR = "RAY_TMPDIR"
 _SHORT_TMPDIR = "/tmp"
 _MAX_RAY_TMPDIR = 107 - len("/ray/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store")
 """Bytes: a Unix socket has a path of at most 107."""
+DRIVER_CPUS = "COLDSTART_DRIVER_CPUS"
+"""Set by `coldstart submit`: logical CPUs that the driver of this job holds."""
+RECIPE = "COLDSTART_RECIPE"
+"""Set by `coldstart submit`: the resolved recipe of the job, as JSON."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -118,6 +124,25 @@ def set_mlflow_defaults() -> None:
 def set_lance_defaults() -> None:
     """Must run before Lance is imported."""
     _set_defaults(LANCE)
+
+
+def driver_cpus() -> float:
+    """Logical CPUs of the cluster that this process holds as the driver of a submitted job; 0 elsewhere."""
+    return float(os.environ.get(DRIVER_CPUS, 0))
+
+
+def check_secrets(names: Iterable[str]) -> None:
+    """Checks, in a submitted job, that its node has the environment variables that the recipe counts on.
+
+    Raises:
+        UserError: one is missing.
+    """
+    absent = [name for name in names if name not in os.environ]
+    if absent and RECIPE in os.environ:
+        raise UserError(
+            f"submit.secrets: {', '.join(absent)} not set on node {socket.gethostname()}; add it to the environment in "
+            "which Ray is started on every node"
+        )
 
 
 def exempt_loopback_from_proxies() -> None:

@@ -11,6 +11,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext
 
+from coldstart.config import check_same_artifact, read_artifact
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_contents
 
@@ -48,6 +49,9 @@ def stream_items(
         block_rows: Items per task.
         num_cpus: Logical CPUs per task.
 
+    Raises:
+        UserError: the node of a task sees another dataset.
+
     Yields:
         `item_idx` [rows] int64 and the arrays of `transform` [rows, ...].
     """
@@ -57,8 +61,10 @@ def stream_items(
         return
     path = Path(dataset_path).absolute()
     shared = ray.put(order)
+    fingerprint = read_artifact(path, "dataset", verify=False).fingerprint
 
     def read(block: pa.Table) -> dict[str, NDArray[np.generic]]:
+        check_same_artifact(path, "dataset", fingerprint)
         item_idx = ray.get(shared)[np.asarray(block["id"])]
         return {"item_idx": item_idx, **transform(read_contents(path, item_idx))}
 

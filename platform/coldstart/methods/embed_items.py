@@ -3,19 +3,30 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, MetricsLog, Recipe, digest, read_artifact, write_artifact
+from coldstart.config import (
+    Artifact,
+    MetricsLog,
+    Recipe,
+    UserError,
+    check_same_artifact,
+    digest,
+    read_artifact,
+    write_artifact,
+)
 from coldstart.data.content import Content
 from coldstart.data.dataset import Dataset, read_contents
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.encoders.item_embeddings import MODALITIES, join_parts, part_file, single_modality_dir, write_part
-from coldstart.methods.base import ITEM_TABLE, Method, Parts
+from coldstart.methods.base import ITEM_TABLE, Method
 from coldstart.methods.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
 
 STAGE = "embed_items"
@@ -56,7 +67,7 @@ def embed_items(recipe: Recipe, method: Method) -> Artifact:
     missing = [task for task in tasks if not part_file(parts, task["part"]).is_file()]
     metrics_log.write(0, dataset.num_items)
     done = dataset.num_items - sum(task["last"] - task["first"] + 1 for task in missing)
-    source = _Source({kind: one.path for kind, one in encoder.items()}, dataset.artifact.path, parts, sample)
+    source = _Source(encoder, dataset.artifact, parts, sample)
     for rows in _embed(recipe, method, missing, source):
         done += rows
         metrics_log.write(done, dataset.num_items)
@@ -84,10 +95,10 @@ def parts_dir(run_dir: Path, lineage: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class _Source:
-    """What the encoder is loaded from, dataset, finished parts, and the items to encode from each modality."""
+    """Artifacts of the encoder, dataset, finished parts, and the items to encode from each modality."""
 
-    encoder: Parts
-    dataset: Path
+    encoder: Mapping[str, Artifact]
+    dataset: Artifact
     parts: Path
     sample: NDArray[np.int64]
 
@@ -96,15 +107,22 @@ class _Embedder:
     """An actor that loads the encoder once and writes parts."""
 
     def __init__(self, method: Method, threads: int, source: _Source) -> None:
-        self.encoder = EncoderActor(method, source.encoder, threads)
-        self.source = source
+        self.method, self.threads, self.source = method, threads, source
+
+    @cached_property
+    def encoder(self) -> EncoderActor:
+        """Loaded on first use: what the constructor of an actor raises reaches the driver as text only."""
+        parts = {kind: artifact.path for kind, artifact in self.source.encoder.items()}
+        return EncoderActor(self.method, parts, self.threads)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for artifact in (self.source.dataset, *self.source.encoder.values()):
+            check_same_artifact(artifact.path, artifact.kind, artifact.fingerprint)
         rows = []
         for part, first, last in zip(*(batch[name].tolist() for name in ("part", "first", "last")), strict=True):
             # The batches are the same in every run, so the results are the same too.
             index = np.arange(first, last + 1)
-            contents = read_contents(self.source.dataset, index)
+            contents = read_contents(self.source.dataset.path, index)
             columns = self.encoder.encode(contents)
             sample = self.source.sample
             self._encode_single_modality(sample[(sample >= first) & (sample <= last)], part)
@@ -115,7 +133,7 @@ class _Embedder:
 
     def _encode_single_modality(self, index: NDArray[np.int64], part: int) -> None:
         """Encodes those items that have image and text from each of them alone."""
-        contents = read_contents(self.source.dataset, index)
+        contents = read_contents(self.source.dataset.path, index)
         has_both = np.array([bool(item.image and (item.title or item.text)) for item in contents], bool)
         if not has_both.any():
             return
@@ -140,5 +158,10 @@ def _embed(recipe: Recipe, method: Method, missing: list[dict[str, int]], source
         batch_size=1,
         **actor_pool_options(recipe.cluster, len(missing)),
     )
-    for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
-        yield int(batch["rows"].sum())
+    try:
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            yield int(batch["rows"].sum())
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from error
+        raise

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import ray.data
 import torch
 from numpy.typing import NDArray
 
-from coldstart.config import UserError
+from coldstart.config import UserError, runtime_env
 from coldstart.config.recipe import Cluster
 from coldstart.data.content import Content
 from coldstart.methods.base import Method
+from coldstart.ray_compat.core import attainable_resources
 
 ITEMS_PER_BATCH = 64
 
@@ -58,14 +58,18 @@ def check_actor_capacity(cluster: Cluster) -> None:
     """Checks that this Ray cluster can schedule the actors.
 
     Raises:
-        UserError: it cannot; the message holds the missing amount.
+        UserError: it cannot, and cannot grow so far; the message holds the missing amount.
     """
-    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    required = {"CPU": cluster.embed_actors, "GPU": cluster.embed_actors * cluster.gpus_per_worker}
+    available, driver = attainable_resources(), runtime_env.driver_cpus()
+    required = {
+        "CPU": cluster.embed_actors + driver,
+        "GPU": cluster.embed_actors * cluster.gpus_per_worker,
+    }
     for kind, amount in required.items():
         if amount > available.get(kind, 0):
+            extra = f" and submit.driver_cpus {driver:g}" if kind == "CPU" and driver else ""
             raise UserError(
                 f"the Ray cluster has {available.get(kind, 0):g} {kind}s but cluster.embed_actors "
-                f"{cluster.embed_actors} need {amount:g}: {amount - available.get(kind, 0):g} missing; lower "
+                f"{cluster.embed_actors}{extra} need {amount:g}: {amount - available.get(kind, 0):g} missing; lower "
                 "cluster.embed_actors or add nodes"
             )

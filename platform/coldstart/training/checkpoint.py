@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from coldstart.config import UserError
 from coldstart.training.distributed import barrier, rank, world_size
 from coldstart.training.resharding import load_resharded
 from coldstart.training.snapshot import PinnedBufferPool, Snapshot, checksum
@@ -163,6 +165,11 @@ class Checkpoints:
 
     def _damaged(self, folder: Path) -> list[str]:
         """Corrupt files among this rank's shards; the ranks divide the shards among them."""
+        if not (folder / "rank-0.json").is_file():
+            raise UserError(
+                f"node {socket.gethostname()} does not see the checkpoint {folder} that rank 0 resumes; mount the "
+                "storage of paths.runs under the same path on every node"
+            )
         damaged = []
         for number in range(rank(), json.loads((folder / "rank-0.json").read_text())["ranks"], world_size()):
             files = json.loads((folder / f"rank-{number}.json").read_text())["files"]

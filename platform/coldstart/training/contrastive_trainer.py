@@ -37,6 +37,7 @@ from coldstart.training.distributed import (
     world_size,
 )
 from coldstart.training.gradients import GradientSum
+from coldstart.training.resume import load_resumable
 
 Ints = NDArray[np.int64]
 Inputs = Mapping[str, Tensor]
@@ -342,10 +343,8 @@ class ContrastiveTrainer:
     def _resume(self) -> bool:
         """Continues from the newest checkpoint of the same key, with any number of ranks; returns whether it did."""
         path = None if self.context.checkpoints is None else self.context.checkpoints / "last.pt"
-        if path is None or not path.is_file():
-            return False
-        saved: dict[str, Any] = torch.load(path, map_location=device(), weights_only=True)
-        if saved["key"] != self.context.key:
+        saved = load_resumable(path, lambda state: state["step"] if state["key"] == self.context.key else None)
+        if saved is None:
             return False
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -19,6 +19,7 @@ from coldstart.data.item_table import ItemTable
 from coldstart.rankers.scorer import Scorer
 from coldstart.training.distributed import barrier, device, rank, world_size
 from coldstart.training.gradients import GradientSum
+from coldstart.training.resume import load_resumable
 
 Gauc = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], float]
 """Maps user, label and score of each row to the mean AUC over users."""
@@ -235,15 +236,18 @@ class CTRTrainer:
 
     def _resume(self) -> None:
         """Continues after the last finished epoch, if it was trained with the same configuration."""
-        if self.checkpoints is None or not (self.checkpoints / "last.pt").is_file():
-            return
-        saved = torch.load(self.checkpoints / "last.pt", map_location=device(), weights_only=True)
-        if saved["config"] != vars(self.config):
+        path = None if self.checkpoints is None else self.checkpoints / "last.pt"
+        saved = load_resumable(path, self._identify)
+        if saved is None:
             return
         self.scorer.load_state_dict(saved["model"], strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = TrainerState(**saved["state"])
         self._best = saved["best"]
+
+    def _identify(self, saved: dict[str, Any]) -> int | None:
+        """Its step, if it was trained with the same configuration."""
+        return int(saved["state"]["step"]) if saved["config"] == vars(self.config) else None
 
 
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -55,6 +55,15 @@ class _Gather(torch.autograd.Function):
         return total[rank() * ctx.length :][: ctx.length]
 
 
+def of_rank_zero(value: Any) -> Any:
+    """The value of rank 0, a small picklable object, on every rank."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, device=device())
+    return values[0]
+
+
 def device() -> torch.device:
     """This rank's GPU, or the CPU."""
     if torch.cuda.is_available():

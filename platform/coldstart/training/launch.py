@@ -1,15 +1,17 @@
 """Launches a worker function on all ranks with Ray Train, and restarts it until it is done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchConfig
 
-from coldstart.config import UserError, runtime_env
+from coldstart.config import UserError, check_same_artifact, runtime_env
 from coldstart.config.recipe import Cluster
+from coldstart.ray_compat.core import attainable_resources
 from coldstart.ray_compat.train import ElasticTorchTrainer, unwrap_exception
 from coldstart.training.distributed import rank, world_size
 from coldstart.training.preemption import GracefulResizeCallback, SigtermCallback, preemption_requested
@@ -29,7 +31,7 @@ def launch(
     cluster: Cluster,
     name: str,
     storage: Path,
-    max_failures: int | None = None,
+    inputs: Mapping[str, str] = MappingProxyType({}),
     elastic: bool = False,
 ) -> None:
     """Runs `worker(payload)` on `cluster.workers` ranks and returns when all have finished.
@@ -44,19 +46,21 @@ def launch(
         payload: Its argument; must be picklable.
         cluster: Number and resources of the ranks.
         name: Name of this launch, unique in `storage`.
-        storage: Directory shared by all machines.
-        max_failures: Number of restarts after failures; None uses `cluster.max_failures`.
+        storage: Directory shared by all machines, in the run directory.
+        inputs: Kind -> fingerprint of the artifacts in the run directory that the ranks open. Each rank first checks
+            that its node sees these, and not an older copy.
         elastic: Whether `worker` can resume with another number of ranks. It then starts with at least
             `cluster.min_workers` ranks, and grows and shrinks with the cluster.
 
     Raises:
-        UserError: the cluster is too small, or a rank raised UserError, which is never retried.
+        UserError: the cluster is too small, a node does not see the inputs, or a rank raised UserError, which is never
+            retried.
         RuntimeError: the ranks failed too often; the message holds the last failure.
     """
     check_capacity(cluster, elastic=elastic)
     runtime_env.set_ray_train_defaults()
-    attempts = 1 + (cluster.max_failures if max_failures is None else max_failures)
-    trainer = _trainer(worker, payload, cluster, name, storage, max_failures=attempts - 1, elastic=elastic)
+    attempts = 1 + cluster.max_failures
+    trainer = _trainer(_checking(worker, storage.absolute().parent, inputs), payload, cluster, name, storage, elastic)
     attempt = 0
     while True:
         try:
@@ -74,14 +78,24 @@ def launch(
             raise RuntimeError(f"{name} failed on its workers: {error}") from error
 
 
+def _checking(worker: Worker, run_dir: Path, inputs: Mapping[str, str]) -> Worker:
+    """The worker, which first compares what its node sees with the inputs."""
+    references = dict(inputs)
+
+    def run(payload: dict[str, Any]) -> str | None:
+        for kind, fingerprint in references.items():
+            check_same_artifact(run_dir / kind, kind, fingerprint)
+        return worker(payload)
+
+    return run
+
+
 def _trainer(
     worker: Worker,
     payload: dict[str, Any],
     cluster: Cluster,
     name: str,
     storage: Path,
-    *,
-    max_failures: int,
     elastic: bool,
 ) -> ElasticTorchTrainer:
     workers = (cluster.min_workers, cluster.workers) if elastic and cluster.min_workers else cluster.workers
@@ -99,7 +113,7 @@ def _trainer(
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             storage_path=str(storage.absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             callbacks=[_StopOnUserError(), SigtermCallback(), GracefulResizeCallback()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": runtime_env.worker_variables(cluster)},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -111,19 +125,21 @@ def check_capacity(cluster: Cluster, *, elastic: bool = False) -> None:
     """Checks that this Ray cluster can schedule the ranks.
 
     Raises:
-        UserError: it cannot; the message holds the missing amount.
+        UserError: it cannot, and cannot grow so far; the message holds the missing amount.
     """
-    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    available = attainable_resources()
     field = "min_workers" if elastic and cluster.min_workers else "workers"
     workers = getattr(cluster, field)
+    driver = runtime_env.driver_cpus()
     required = {
-        "CPU": workers * cluster.cpus_per_worker + cluster.ray_data_cpus,
+        "CPU": workers * cluster.cpus_per_worker + cluster.ray_data_cpus + driver,
         "GPU": workers * cluster.gpus_per_worker,
     }
     for kind, amount in required.items():
         missing = amount - available.get(kind, 0)
         if missing > 0:
             extra = f" + cluster.ray_data_cpus {cluster.ray_data_cpus}" if kind == "CPU" else ""
+            extra += f" + submit.driver_cpus {driver:g}" if kind == "CPU" and driver else ""
             each = cluster.cpus_per_worker if kind == "CPU" else cluster.gpus_per_worker
             raise UserError(
                 f"the Ray cluster has {available.get(kind, 0):g} {kind}s but cluster.{field} {workers} x {each:g}"

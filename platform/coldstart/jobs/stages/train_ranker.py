@@ -59,7 +59,14 @@ def fit(recipe: Recipe, dataset: Artifact, stage: str, kind: str, *, splits: tup
         "kind": kind,
         "splits": splits,
     }
-    launch(_worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints")
+    launch(
+        _worker,
+        payload,
+        cluster=recipe.cluster,
+        name=stage,
+        storage=run_dir / "checkpoints",
+        inputs={"dataset": dataset.fingerprint},
+    )
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / kind, kind)
 

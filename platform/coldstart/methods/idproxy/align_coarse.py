@@ -70,7 +70,8 @@ def run(recipe: Recipe, extend: Callable[[Path], None] | None = None) -> Artifac
         metrics_log.clear()
         metrics_log.write(0, job.total_steps)
     payload = {"recipe": recipe.model_dump(mode="json"), "run_dir": str(run_dir), "mllm": mllm, "key": key}
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints", elastic=True)
+    storage = run_dir / "checkpoints"
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=storage, inputs=lineage, elastic=True)
 
     with write_artifact(
         run_dir / "encoder", "encoder", lineage, {**_metadata(job, metrics_log), **parameters}

@@ -89,7 +89,7 @@ def _run_stage(recipe: Recipe, stage: str, kind: str, *, epochs: int) -> Artifac
         "checkpoints": str(checkpoints),
     }
     worker = _worker if stage == STAGE else _joint_worker
-    launch(worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints")
+    launch(worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints", inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / kind, kind)
 

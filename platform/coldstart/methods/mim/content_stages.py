@@ -80,7 +80,7 @@ def _run_stage(recipe: Recipe, stage: str, kind: str, lineage: dict[str, str], *
         "checkpoints": str(checkpoints),
         "key": key,
     }
-    launch(_worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints")
+    launch(_worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints", inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / kind, kind)
 

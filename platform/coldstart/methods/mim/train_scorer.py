@@ -46,7 +46,7 @@ def run(recipe: Recipe) -> Artifact:
         metrics_log.write(0, interest.epochs)
     payload = {"recipe": recipe.model_dump(mode="json"), "run_dir": str(run_dir), "lineage": lineage}
     payload["checkpoints"] = str(checkpoints)
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints", inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / SCORER, SCORER)
 

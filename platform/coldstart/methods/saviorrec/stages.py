@@ -107,7 +107,8 @@ def run_encoder(recipe: Recipe) -> Artifact:
         "checkpoints": str(checkpoints),
         "key": key,
     }
-    launch(_encoder_worker, payload, cluster=recipe.cluster, name=ENCODE, storage=run_dir / "checkpoints")
+    storage = run_dir / "checkpoints"
+    launch(_encoder_worker, payload, cluster=recipe.cluster, name=ENCODE, storage=storage, inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     encoder = read_artifact(run_dir / "encoder", "encoder")
     if settings.train == "none":
@@ -264,7 +265,8 @@ def run_scorer(recipe: Recipe) -> Artifact:
         "lineage": lineage,
         "checkpoints": str(checkpoints),
     }
-    launch(_scorer_worker, payload, cluster=recipe.cluster, name="train_scorer", storage=run_dir / "checkpoints")
+    storage = run_dir / "checkpoints"
+    launch(_scorer_worker, payload, cluster=recipe.cluster, name="train_scorer", storage=storage, inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / SCORER, SCORER)
 
