@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ from coldstart.config.recipe.synonyms import right_keys
 from coldstart.config.section import UnknownKeyError
 from coldstart.config.yaml_file import read_yaml
 
+IN_VARIABLE = "env:"
+"""`env:NAME` stands for a recipe as JSON in an environment variable; so it travels with a job."""
+
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe file and applies overrides of the form `section.field=value` (the value is YAML).
+    """Reads a recipe file, or `env:NAME`, and applies overrides of the form `section.field=value` (the value is YAML).
 
     Raises:
         UserError: the file is missing, not UTF-8 or not YAML, a key is there twice, or a setting is unknown or invalid.
     """
+    if str(path).startswith(IN_VARIABLE):
+        values = json.loads(os.environ[str(path).removeprefix(IN_VARIABLE)])
+        return resolve_recipe(values, overrides, "the recipe of the job")
     if not path.is_file():
         raise UserError(f"recipe file {path} does not exist; `coldstart recipes` lists the shipped recipes")
     values = read_yaml(path)

@@ -7,6 +7,7 @@ PROGRAMS = {
     for name, module in {
         "pipeline": "pipeline",
         "demo": "demo",
+        "doctor": "doctor",
         "prepare": "stages.prepare",
         "train_ranker": "stages.train_ranker",
         "train_oracle": "stages.train_oracle",

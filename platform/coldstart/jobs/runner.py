@@ -28,6 +28,7 @@ from coldstart.config import (
 from coldstart.config.errors import storage_problem
 from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from coldstart.config.shipped_recipes import find_recipe
+from coldstart.jobs.preflight import check_cluster
 from coldstart.jobs.progress import CONSOLE, progress_line, shown_messages
 from coldstart.methods.available import find_method
 
@@ -36,17 +37,20 @@ _SETTINGS_FRAME = 4
 
 
 @contextmanager
-def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
+def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = True) -> Iterator[None]:
     """Connects to a running cluster, or starts a local one for the duration of the block.
 
     Args:
         recipe: Its `cluster` section sets the logical CPUs of a local Ray: training workers plus Ray Data tasks.
         address: `host:port` of a running cluster; `None` reads `RAY_ADDRESS`, and without it a local Ray is started.
 
+        check: Whether to ask each node first, if there are several, whether it can run the recipe.
+
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or a node lacks something.
     """
     allow_import(recipe.ranker.kind)
+    runtime_env.check_secrets(recipe.submit.secrets)
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _check_reachable(address)
@@ -78,6 +82,8 @@ def ray_cluster(recipe: Recipe, address: str | None = None) -> Iterator[None]:
                 **options,
             )
     try:
+        if address and check:
+            check_cluster(recipe)
         yield
     finally:
         ray.shutdown()

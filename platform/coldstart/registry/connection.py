@@ -2,14 +2,11 @@
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -17,10 +14,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from coldstart.config import UserError
+from coldstart.config.reachability import PROBE_SECONDS, find_connection_problem
 
-PROBE_SECONDS = 5.0
 _probe_lock = threading.Lock()
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -33,7 +29,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     if tracking_uri.startswith("sqlite:///"):
         _make_parent(tracking_uri)
     else:
-        _probe_socket(tracking_uri)
+        _check_server(tracking_uri)
     with _short_timeouts(), explain_mlflow_errors(tracking_uri, "repair it or set registry.tracking_uri"):
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         client.search_registered_models(max_results=1)
@@ -109,21 +105,13 @@ def _make_parent(sqlite_uri: str) -> None:
         raise UserError(f"the registry cannot write to {unwritable[0]}; set paths.runs to a directory that is writable")
 
 
-def _probe_socket(tracking_uri: str) -> None:
-    scheme = urlsplit(tracking_uri).scheme.partition("+")[0]
-    if scheme not in _PORTS:
-        return
-    url = make_url(tracking_uri)
-    if scheme in getproxies() and not proxy_bypass(url.host or ""):
-        return  # MLflow's own client goes through the proxy, which answers for the server.
-    host, port = url.host or "localhost", url.port or _PORTS[scheme]
-    try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except OSError as error:
+def _check_server(tracking_uri: str) -> None:
+    # MLflow's own client goes through a proxy where there is one; then nothing is probed here.
+    if problem := find_connection_problem(tracking_uri):
         raise UserError(
-            f"no MLflow at {_without_password(tracking_uri)}: {host}:{port} does not answer ({error}); start the "
-            "server, or remove registry.tracking_uri to use SQLite next to the runs"
-        ) from error
+            f"no MLflow at {_without_password(tracking_uri)}: {problem}; start the server, or remove "
+            "registry.tracking_uri to use SQLite next to the runs"
+        )
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from coldstart.config.recipe.ranker import PretrainedRanker, Ranker, Table
 from coldstart.config.recipe.refresh import Refresh
 from coldstart.config.recipe.registry import Gate, Registry
 from coldstart.config.recipe.serving import Security, Serving, Store
+from coldstart.config.recipe.submit import Submit
 from coldstart.config.section import LocalPath, Name, Section
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Split",
     "Stats",
     "Store",
+    "Submit",
     "Table",
     "TrainableLayers",
     "settings_of",
@@ -97,6 +99,7 @@ class Recipe(Section):
     registry: Registry = Registry()
     serving: Serving = Serving()
     refresh: Refresh = Refresh()
+    submit: Submit = Submit()
 
     @property
     def run_dir(self) -> Path:

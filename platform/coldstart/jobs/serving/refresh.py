@@ -299,7 +299,7 @@ def main() -> None:
         CONSOLE.stderr = True
     with readable_errors():
         recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
-        with ray_cluster(recipe, arguments.address):
+        with ray_cluster(recipe, arguments.address, check=False):
             for result in _refreshes(recipe, arguments.alias, arguments.every):
                 if arguments.json:
                     print(json.dumps(result.as_dict()), flush=True)

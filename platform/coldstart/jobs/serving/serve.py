@@ -70,7 +70,7 @@ def serve_forever(
         check_tokens(recipe.serving)
         registry = Registry(recipe.tracking_uri, recipe.project)
         steps("connecting to Ray" if address else "starting Ray")
-        with ray_cluster(recipe, address):
+        with ray_cluster(recipe, address, check=False):
             handle_sigterm()  # `ray.init` has replaced the handler.
             steps(f"loading the release {recipe.project}@{alias} from MLflow")
             served: ReleasesByAlias = {alias: _resolve_alias(registry, alias)}
