@@ -1,54 +1,26 @@
 """`coldstart submit` against a real Ray head with token auth, started by the script that the README names."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from coldstart.config import read_artifact
+from tests.cluster.local_head import local_head, run_coldstart
 
-ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a client of a head that `cluster/local/up.sh` started; its token lies in a home of its own."""
-    port, dashboard = free_ports(2)
-    names = {"RAY_PORT": str(port), "DASHBOARD_PORT": str(dashboard), "HOME": str(tmp_path_factory.mktemp("home"))}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= names | {"RAY_AUTH_MODE": "token", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run([ROOT / "cluster/local/up.sh"], env=environment, check=True, timeout=120)
-    try:
+    with local_head(tmp_path_factory.mktemp("home")) as environment:
         yield environment
-    finally:
-        subprocess.run([ROOT / "cluster/local/down.sh"], env=environment, check=True, timeout=60)
 
 
 def submit(head: dict[str, str], *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = shutil.which("coldstart", path=head["PATH"])
-    assert command
-    address = ["--address", f"http://127.0.0.1:{head['DASHBOARD_PORT']}"]
-    return subprocess.run(
-        [command, "submit", *arguments, *address], cwd=ROOT, env=head | variables, capture_output=True, text=True
-    )
+    return run_coldstart(head, "submit", *arguments, **variables)
 
 
 def test_prepare_runs_on_the_head_and_leaves_its_artifact(head: dict[str, str], tmp_path: Path) -> None:
@@ -57,6 +29,47 @@ def test_prepare_runs_on_the_head_and_leaves_its_artifact(head: dict[str, str], 
     assert "succeeded" in done.stdout
     artifact = read_artifact(tmp_path / "smoke" / "dataset", "dataset")
     assert artifact.metadata["items"] == 600
+
+
+def test_a_job_is_listed_followed_and_retried_with_the_same_recipe(head: dict[str, str], tmp_path: Path) -> None:
+    sets = ["--set", f"paths.runs={tmp_path}", "--set", "submit.metadata={team: ads}"]
+    done = submit(head, "prepare", "--recipe", "tests/smoke.yaml", *sets, "--detach", "--json")
+    assert done.returncode == 0, done.stderr
+    job_id = json.loads(done.stdout)["job_id"]
+    followed = run_coldstart(head, "logs", "-f", job_id)
+    assert "dataset at" in followed.stdout
+    rows = json.loads(run_coldstart(head, "jobs", "--json").stdout)
+    assert (rows[0]["job_id"], rows[0]["job"], rows[0]["status"]) == (job_id, "prepare", "SUCCEEDED")
+    refused = run_coldstart(head, "retry", job_id, "--set", "seed=3")
+    assert refused.returncode == 2, refused.stdout
+    assert "differs from that of job" in refused.stderr
+    assert "in seed" in refused.stderr
+    fingerprint = read_artifact(tmp_path / "smoke" / "dataset", "dataset").fingerprint
+    again = run_coldstart(head, "retry", job_id, "--json")
+    assert json.loads(again.stdout)["status"] == "SUCCEEDED", again.stderr
+    assert read_artifact(tmp_path / "smoke" / "dataset", "dataset").fingerprint == fingerprint
+
+
+def test_a_running_job_is_not_retried_and_stops(head: dict[str, str], tmp_path: Path) -> None:
+    sets = ["--set", f"paths.runs={tmp_path}", "--set", "data.generated.events=2000000"]
+    done = submit(head, "prepare", "--recipe", "tests/smoke.yaml", *sets, "--detach", "--json")
+    job_id = json.loads(done.stdout)["job_id"]
+    refused = run_coldstart(head, "retry", job_id)
+    assert refused.returncode == 2
+    assert f"coldstart stop {job_id}" in refused.stderr
+    assert json.loads(run_coldstart(head, "stop", job_id, "--json").stdout)["status"] == "STOPPED"
+
+
+def test_what_no_node_can_hold_is_named_while_the_job_waits(head: dict[str, str], tmp_path: Path) -> None:
+    sets = ["--set", f"paths.runs={tmp_path}", "--set", "submit.driver_cpus=64"]
+    job_id = json.loads(submit(head, "prepare", *sets, "--detach", "--json").stdout)["job_id"]
+    waiting = subprocess.Popen(
+        ["coldstart", "logs", "-f", job_id], env=head, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert waiting.stderr is not None
+    assert "submit.driver_cpus" in waiting.stderr.readline()
+    run_coldstart(head, "stop", job_id)
+    waiting.communicate(timeout=60)
 
 
 def test_a_failed_job_is_exit_code_1_with_its_last_lines(head: dict[str, str], tmp_path: Path) -> None:

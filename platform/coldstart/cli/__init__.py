@@ -1,6 +1,17 @@
 """The `coldstart` command: thin verbs over the library and the workloads, one module per group of verbs."""
 
-from coldstart.cli import evaluations, import_export, inputs, models, plan, programs, recipes, tokens
+from coldstart.cli import cluster_jobs, evaluations, import_export, inputs, models, plan, programs, recipes, tokens
 from coldstart.cli.app import main
 
-__all__ = ["evaluations", "import_export", "inputs", "main", "models", "plan", "programs", "recipes", "tokens"]
+__all__ = [
+    "cluster_jobs",
+    "evaluations",
+    "import_export",
+    "inputs",
+    "main",
+    "models",
+    "plan",
+    "programs",
+    "recipes",
+    "tokens",
+]

@@ -1,83 +1,219 @@
-"""Submitting a workload to a running Ray cluster through its Jobs API."""
+"""Jobs on a running Ray cluster through its Jobs API: submit, list, follow, stop, retry."""
 
 import asyncio
+import json
 import logging
 import os
 import shlex
 import sys
 import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from coldstart.config import Recipe, UserError, store_recipe
-from coldstart.ray_compat.core import JOB_LOGGERS
+from coldstart.config import Recipe, UserError, digest, resolve_recipe, runtime_env
+from coldstart.config.recipe import Submit
+from coldstart.ray_compat.core import JOB_LOGGERS, uploaded_bytes
 
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+LOCAL = "http://127.0.0.1:8265"
+NAME, RECIPE_DIGEST = "coldstart_job", "recipe_sha256"
+"""Metadata of our jobs."""
+MAX_RECIPE_BYTES = 100_000
+"""An environment variable has at most 128 KiB."""
 _AGENT_SECONDS = 60.0
+_PENDING_SECONDS = 10.0
+_STOP_SECONDS = 60.0
 _LAST_LINES = 20
 
 
-def submit_job(name: str, recipe: Recipe, *, address: str, wait: bool, quiet: bool) -> dict[str, Any]:
-    """Submits `coldstart run <name>` with the resolved recipe.
-
-    Paths are made absolute first, since the job runs in another directory; the run directory must be storage that the
-    cluster sees too.
+class ClusterJobs:
+    """The jobs of one cluster.
 
     Args:
-        name: Job, or stage of the method.
-        recipe: Resolved recipe; written to the run directory, where the job reads it.
-        address: URL of the dashboard.
-        wait: Follow the log until the job ends.
-        quiet: Do not print the job's log.
-
-    Returns:
-        `job_id` and `status` (a Ray `JobStatus` name); of a job that failed also Ray's `message` and `last_lines`, the
-        end of its log.
+        settings: The recipe section `submit`.
+        address: URL of the dashboard, instead of that of the settings.
 
     Raises:
         UserError: no cluster answers, or it refuses the token.
     """
-    recipe = _absolute(recipe)
-    file = store_recipe(recipe)
-    for logger in JOB_LOGGERS:
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    command = ["python", "-m", "coldstart", "run", name, "--recipe", str(file)]
-    try:
-        client = JobSubmissionClient(address)
-        # A checkout travels with the job; an installed wheel is expected on the cluster already.
-        environment = {"working_dir": os.getcwd()} if Path("workloads/prepare.py").is_file() else {}
-        job_id = _submit(client, shlex.join(command), environment)
-    except (AuthenticationError, ConnectionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the Ray cluster at {address} did not take the job: {reason} "
-            "(is the address its dashboard, and RAY_AUTH_MODE=token set if it asks for a token?)"
-        ) from error
-    if wait:
-        asyncio.run(_follow(client, job_id, quiet))
-    status: JobStatus = client.get_job_status(job_id)
-    outcome: dict[str, Any] = {"job_id": job_id, "status": status.value}
-    if status == JobStatus.FAILED:
-        outcome["message"] = client.get_job_info(job_id).message
-        outcome["last_lines"] = client.get_job_logs(job_id).splitlines()[-_LAST_LINES:]
-    return outcome
 
+    def __init__(self, settings: Submit, address: str | None = None) -> None:
+        self.settings = settings
+        self.address = address or settings.address or os.environ.get(ADDRESS) or LOCAL
+        if "://" not in self.address:
+            raise UserError(
+                f"'{self.address}' (--address, submit.address or {ADDRESS}) is not a dashboard's URL, such as {LOCAL}"
+            )
+        for logger in JOB_LOGGERS:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        headers = {name: _expand(name, value) for name, value in settings.headers.items()}
+        verify: str | bool = str(settings.ca_file) if settings.ca_file and settings.verify else settings.verify
+        with self._readable("is not reachable"):
+            self.client = JobSubmissionClient(self.address, headers=headers or None, verify=verify)
 
-def _submit(client: JobSubmissionClient, command: str, environment: dict[str, Any]) -> str:
-    """Submits, waiting for the job agent of a cluster that has only just started."""
-    deadline = time.monotonic() + _AGENT_SECONDS
-    while True:
+    def submit(self, name: str, recipe: Recipe) -> str:
+        """Submits `coldstart run <name>`; the resolved recipe travels with the job.
+
+        Args:
+            name: Job, or stage of the method.
+            recipe: Resolved recipe.
+
+        Returns:
+            The job id.
+
+        Raises:
+            UserError: the cluster refuses the job, the working directory is too large, or a variable is not set.
+        """
+        environment, resources = _runtime_environment(recipe), recipe.submit
+        job_id = f"{recipe.name}-{name}-{uuid.uuid4().hex[:8]}"
+        arguments: dict[str, Any] = {
+            "entrypoint": shlex.join(
+                ["python", "-m", "coldstart", "run", name, "--recipe", f"env:{runtime_env.RECIPE}"]
+            ),
+            "runtime_env": environment,
+            "submission_id": job_id,
+            "metadata": {**resources.metadata, NAME: name, RECIPE_DIGEST: digest(recipe)},
+            "entrypoint_num_cpus": resources.driver_cpus,
+            "entrypoint_memory": int(resources.driver_memory_gb * 2**30),
+            "entrypoint_label_selector": resources.labels or None,
+        }
+        deadline = time.monotonic() + _AGENT_SECONDS
+        while True:
+            try:
+                with self._readable("did not take the job"):
+                    return self.client.submit_job(**arguments)
+            except UserError as error:
+                # A cluster that has only just started has no agent yet.
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def follow(self, job_id: str, *, quiet: bool = False) -> None:
+        """Prints the log of a job until it ends; says after some seconds what a job that does not start waits for."""
+        with self._readable("does not answer"):
+            self._wait_for_start(job_id)
+            asyncio.run(self._tail(job_id, quiet))
+
+    def outcome(self, job_id: str) -> dict[str, Any]:
+        """`job_id` and `status` (a Ray `JobStatus`); of a failed job also `message` and `last_lines` of its log."""
+        info = self.info(job_id)
+        found: dict[str, Any] = {"job_id": job_id, "status": info.status.value}
+        if info.status == JobStatus.FAILED:
+            found |= {"message": info.message, "last_lines": self.log(job_id).splitlines()[-_LAST_LINES:]}
+        return found
+
+    def list_ours(self) -> list[dict[str, Any]]:
+        """Our jobs on the cluster, newest first: `job_id`, `job`, `status`, `started` (Unix seconds), `seconds`."""
+        with self._readable("does not answer"):
+            found = [job for job in self.client.list_jobs() if NAME in (job.metadata or {})]
+        rows = [_row(job) for job in found]
+        return sorted(rows, key=lambda row: row["started"] or 0, reverse=True)
+
+    def info(self, job_id: str) -> JobDetails:
+        """Ray's description of a job.
+
+        Raises:
+            UserError: there is no such job.
+        """
+        with self._readable(f"has no job {job_id}; `coldstart jobs` lists them"):
+            return self.client.get_job_info(job_id)
+
+    def log(self, job_id: str) -> str:
+        """What a job has printed so far."""
+        self.info(job_id)
+        with self._readable("does not answer"):
+            return self.client.get_job_logs(job_id)
+
+    def stop(self, job_id: str) -> str:
+        """Stops a job and returns its status when it has ended."""
+        self.info(job_id)
+        with self._readable("does not answer"):
+            self.client.stop_job(job_id)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not (status := self.info(job_id).status).is_terminal() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return status.value
+
+    def retry(
+        self, job_id: str, changed: Recipe | None = None, overrides: Iterable[str] = (), *, allow_change: bool = False
+    ) -> str:
+        """Submits a job again, which continues where the other one ended.
+
+        Args:
+            job_id: Of a job that has ended.
+            changed: Recipe to take instead of that of the job; it has the overrides already.
+            overrides: Settings of the job's recipe to change.
+            allow_change: Whether what is computed may change.
+
+        Returns:
+            The id of the new job.
+
+        Raises:
+            UserError: the job still runs, is not ours, or the recipe differs.
+        """
+        info = self.info(job_id)
+        environment = (info.runtime_env or {}).get("env_vars", {})
+        name = (info.metadata or {}).get(NAME)
+        if name is None or runtime_env.RECIPE not in environment:
+            raise UserError(f"job {job_id} was not submitted by `coldstart submit`; submit it again with that")
+        if not info.status.is_terminal():
+            raise UserError(
+                f"job {job_id} is {info.status.value.lower()}, and two jobs of one run would disturb each other; stop "
+                f"it first: coldstart stop {job_id}"
+            )
+        before, recipe = (
+            resolve_recipe(json.loads(environment[runtime_env.RECIPE]), made, f"the recipe of job {job_id}")
+            for made in ((), overrides)
+        )
+        if changed is not None:
+            recipe = make_absolute(changed)
+        if (differing := _differing_sections(before, recipe)) and not allow_change:
+            raise UserError(
+                f"the recipe differs from that of job {job_id} in {', '.join(differing)}, and stages that read these "
+                "would start again; pass --changed to allow it"
+            )
+        return self.submit(name, recipe)
+
+    def _wait_for_start(self, job_id: str) -> None:
+        patience = time.monotonic() + _PENDING_SECONDS
+        while (info := self.client.get_job_info(job_id)).status == JobStatus.PENDING:
+            if time.monotonic() > patience:
+                settings = self.settings
+                print(
+                    f"job {job_id} waits for a node with submit.driver_cpus {settings.driver_cpus:g} and "
+                    f"submit.driver_memory_gb {settings.driver_memory_gb:g}: {info.message}",
+                    file=sys.stderr,
+                )
+                patience = float("inf")
+            time.sleep(0.3)
+
+    async def _tail(self, job_id: str, quiet: bool) -> None:
+        async for lines in self.client.tail_job_logs(job_id):
+            if not quiet:
+                sys.stdout.write(lines)
+                sys.stdout.flush()
+
+    @contextmanager
+    def _readable(self, problem: str) -> Iterator[None]:
+        """Turns what the client of the Jobs API raises into one readable error."""
         try:
-            return client.submit_job(entrypoint=command, runtime_env=environment)
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(1)
+            yield
+        except (AuthenticationError, ConnectionError, OSError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"the Ray cluster at {self.address} {problem}: {reason} (is the address its dashboard, and "
+                "RAY_AUTH_MODE=token set, with its token, if it asks for one?)"
+            ) from error
 
 
-def _absolute(recipe: Recipe) -> Recipe:
+def make_absolute(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths: the job runs in another directory, and sees them on storage of the cluster."""
     files = recipe.data.files.model_copy(update={"root": recipe.data.files.root.absolute()})
     local_mllm = Path(recipe.encoder.mllm)
     own = recipe.ranker.pretrained
@@ -93,8 +229,65 @@ def _absolute(recipe: Recipe) -> Recipe:
     )
 
 
-async def _follow(client: JobSubmissionClient, job_id: str, quiet: bool) -> None:
-    async for lines in client.tail_job_logs(job_id):
-        if not quiet:
-            sys.stdout.write(lines)
-            sys.stdout.flush()
+def _runtime_environment(recipe: Recipe) -> dict[str, Any]:
+    """Ray's `runtime_env` of a job: the recipe, the variables that travel, and the working directory."""
+    text = json.dumps(recipe.model_dump(mode="json"))
+    if len(text) > MAX_RECIPE_BYTES:
+        raise UserError(f"the recipe has {len(text)} bytes as JSON; {MAX_RECIPE_BYTES} are allowed")
+    variables = {runtime_env.RECIPE: text, runtime_env.DRIVER_CPUS: f"{recipe.submit.driver_cpus:g}"}
+    for name in recipe.submit.env:
+        if name not in os.environ:
+            raise UserError(f"submit.env names {name}, which is not set here; set it, or remove it from the recipe")
+        variables[name] = os.environ[name]
+    environment: dict[str, Any] = {"env_vars": variables}
+    if recipe.submit.working_dir is not None:
+        check_upload(recipe.submit.working_dir, recipe.submit.max_upload_mb)
+        environment["working_dir"] = str(recipe.submit.working_dir.absolute())
+    return environment
+
+
+def check_upload(directory: Path, max_mb: float) -> None:
+    """Checks the size of a working directory before it is packed.
+
+    Raises:
+        UserError: it does not exist, or what would travel is too large; the message names the largest files.
+    """
+    if not directory.is_dir():
+        raise UserError(f"submit.working_dir {directory} is not a directory; correct the path")
+    sizes = uploaded_bytes(directory)
+    total = sum(sizes.values()) / 2**20
+    if total > max_mb:
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        named = ", ".join(
+            f"{path.relative_to(directory.absolute())} ({sizes[path] / 2**20:.0f} MB)" for path in largest
+        )
+        raise UserError(
+            f"submit.working_dir {directory} has {total:.0f} MB, {total - max_mb:.0f} more than submit.max_upload_mb "
+            f"{max_mb:g}; name in .rayignore what the job does not need, such as {named}"
+        )
+
+
+def _expand(name: str, value: str) -> str:
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise UserError(f"submit.headers.{name}: '{value}' names an environment variable that is not set")
+    return expanded
+
+
+def _differing_sections(before: Recipe, after: Recipe) -> list[str]:
+    """Top-level settings that differ, apart from those that say only how and where the job runs."""
+    same = {"submit", "cluster"}
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [key for key in new if key not in same and old[key] != new[key]]
+
+
+def _row(job: JobDetails) -> dict[str, Any]:
+    started = None if job.start_time is None else job.start_time / 1000
+    ended = time.time() if job.end_time is None or job.end_time == 0 else job.end_time / 1000
+    return {
+        "job_id": job.submission_id,
+        "job": (job.metadata or {})[NAME],
+        "status": job.status.value,
+        "started": started,
+        "seconds": None if started is None else round(ended - started, 1),
+    }

@@ -1,14 +1,13 @@
 """Verbs that run programs: a workload on this machine or on a cluster, and the server."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
+from coldstart.cli.app import AsJson, Overrides, RecipeName, app, load
 from coldstart.config import UserError
 
 _HELP = ("--help", "-h")
@@ -31,13 +30,22 @@ def run(
     run_workload(name, context.args)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="Example: coldstart doctor --recipe demo --address 10.0.0.5:6379",
+)
+def doctor(context: typer.Context) -> None:
+    """Ask every node of a cluster whether it can run a recipe; takes the options of `run`, and runs no job."""
+    run_workload("doctor", context.args)
+
+
 def run_workload(name: str, arguments: Sequence[str]) -> None:
     """Runs a workload as a program in this process, once its name and its recipe are checked.
 
     Raises:
         UserError: there is no such workload, or its recipe is invalid.
     """
-    _check_name(name)
+    check_workload(name)
     _check_recipe(arguments)
     sys.argv = [name, *arguments]
     from coldstart.jobs import run_job
@@ -45,32 +53,12 @@ def run_workload(name: str, arguments: Sequence[str]) -> None:
     run_job(name)
 
 
-@app.command(epilog="Example: coldstart submit pipeline --recipe movielens --address http://127.0.0.1:8265")
-def submit(
-    name: Annotated[str, typer.Argument(help="Workload, e.g. pipeline or prepare.")],
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-    address: Annotated[str, typer.Option(help="URL of the cluster's Ray dashboard.")] = "http://127.0.0.1:8265",
-    wait: Annotated[bool, typer.Option(help="Follow the log of the job until it ends.")] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Submit a workload as a job to a running Ray cluster."""
-    _check_name(name)
-    loaded = load(recipe, overrides)
-    from coldstart.cli.jobs import submit_job
+def check_workload(name: str) -> None:
+    """Checks that there is a workload of that name.
 
-    outcome = submit_job(name, loaded, address=address, wait=wait, quiet=as_json)
-    if as_json:
-        print(json.dumps(outcome))
-    else:
-        OUT.print(f"job {outcome['job_id']} {outcome['status'].lower()}")
-    if outcome["status"] in ("FAILED", "STOPPED"):
-        if outcome.get("last_lines"):
-            print("the job's last lines:", *outcome["last_lines"], sep="\n  ", file=sys.stderr)
-        raise SystemExit(1)
-
-
-def _check_name(name: str) -> None:
+    Raises:
+        UserError: there is none.
+    """
     from coldstart.config.recipe.method import SETTINGS
     from coldstart.jobs import PROGRAMS
 
