@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a Ray head on this machine, with token auth and its dashboard on loopback, for `coldstart submit` and `ray job submit`.
+# Starts a Ray head on this machine, on loopback and with token auth, for `coldstart submit` and `ray job submit`.
 # usage: [RAY_PORT=6379] [DASHBOARD_PORT=8265] cluster/local/up.sh [LOGICAL_CPUS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,7 +20,7 @@ if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
 fi
 # More logical CPUs than cores: training ranks hold theirs while Ray Data needs some of its own.
 # --block keeps the head in one process group, so that down.sh stops this head and no other Ray.
-setsid ray start --head --block --port "$port" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
+setsid ray start --head --block --node-ip-address 127.0.0.1 --port "$port" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
     --dashboard-agent-listen-port 0 --num-cpus "${1:-8}" --disable-usage-stats >"$log" 2>&1 </dev/null &
 echo $! >"$pid_file"
 for _ in $(seq 240); do
