@@ -151,7 +151,7 @@ class RayNodes:
 
     def _start(self, node: Node, cpus: int, *arguments: str) -> None:
         program = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
-        limits = (f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}")
+        limits = (f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}", f"--labels=node={node.name}")
         node.start(self.logs / f"{node.name}.log", *program, f"--node-ip-address={node.address}", *limits, *arguments)
 
     def _wait(self, count: int) -> None:
