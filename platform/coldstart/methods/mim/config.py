@@ -112,6 +112,11 @@ class Settings(MethodSettings):
         "mim_aligned": ContenderInfo("mim with towers as stage 1 left them", {"fine_tune.epochs": 0}, tuned_as="mim"),
     }
 
+    @property
+    def uses_mllm(self) -> bool:
+        """Towers take the place of the MLLM."""
+        return False
+
     def check(self, recipe: "Recipe") -> None:
         """Compares batch sizes with the number of ranks.
 
