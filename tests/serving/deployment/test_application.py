@@ -208,6 +208,7 @@ def test_every_replica_has_few_heaps(url):
     assert {environment.get("MALLOC_ARENA_MAX") for environment in environments} == {"2"}
 
 
+@pytest.mark.slow
 def test_other_applications_keep_running(url, recipe, release):
     @serve.deployment
     class Other:
@@ -236,6 +237,7 @@ def test_port_in_use_is_reported(url, recipe, release):
     check_port(recipe.serving)
 
 
+@pytest.mark.slow
 def test_a_joint_release_is_served_like_a_frozen_one(local_ray, tmp_path_factory):
     """Registered, promoted and deployed; 1,000 served scores equal the offline scores of the same rows."""
     recipe = tiny_recipe(tmp_path_factory.mktemp("runs"), "joint", port=free_port(), scorer_placement="separate")
