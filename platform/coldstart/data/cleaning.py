@@ -152,9 +152,7 @@ def clean_events(
     user_id, item_id = as_ids(raw[columns.user_id]), as_ids(raw[columns.item_id])
     index = pc.index_in(item_id, value_set=known_items)
     timestamp, late = as_unix_seconds(raw[columns.timestamp])
-    label, bad_label, no_number = (
-        _all_clicks(raw.num_rows) if columns.label is None else _labels(raw[columns.label], positive_threshold)
-    )
+    label, bad_label, no_number = _labels(raw, columns.label, positive_threshold)
     lost_user, lost_item = _lossy_ids(raw[columns.user_id]), _lossy_ids(raw[columns.item_id])
     future = ~late & (timestamp > (time.time() + _DAY if latest is None else latest))
     checks = {
@@ -187,16 +185,16 @@ def clean_events(
     return pa.concat_tables([kept, _malformed(batch, kept.schema)])
 
 
-def _all_clicks(count: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """What `_labels` returns for a log of clicks only."""
-    return np.ones(count), np.zeros(count, bool), np.zeros(count, bool)
-
-
 def _labels(
-    column: pa.ChunkedArray, positive_threshold: float | None
+    raw: pa.Table, column: str | None, positive_threshold: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Labels 0 and 1, and the masks of those that are neither and of the ratings that are no number."""
-    label = as_floats(column)
+    """Labels 0 and 1, and the masks of those that are neither and of the ratings that are no number.
+
+    Without a column, every row is a click.
+    """
+    if column is None:
+        return np.ones(raw.num_rows), np.zeros(raw.num_rows, bool), np.zeros(raw.num_rows, bool)
+    label = as_floats(raw[column])
     if positive_threshold is None:
         return label, ~np.isin(label, (0, 1)), np.zeros(len(label), bool)
     return (label >= positive_threshold).astype(float), np.zeros(len(label), bool), np.isnan(label)

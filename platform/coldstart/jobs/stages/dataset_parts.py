@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from coldstart.config.recipe import DrawnNegatives
+from coldstart.config.recipe import DrawnNegatives, Recipe
 from coldstart.data.accounting import rows_per_file
 from coldstart.data.dataset import part_path
 from coldstart.data.features import FeatureSchema
@@ -63,6 +63,11 @@ class Drawing:
 
     settings: DrawnNegatives
     seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Drawing | None":
+        """For a recipe; None if its log has impressions without clicks."""
+        return None if recipe.data.negatives is None else cls(recipe.data.negatives, recipe.seed)
 
 
 def write_sequences(

@@ -128,8 +128,7 @@ def _prepare(
     plan = plan_split(event_rows, recipe.data, len(catalog), recipe.seed)
     users = _align_users(accounting, files.columns, features_of(declared, "user"), plan.users, quarantine)
     schema = _fit_features(declared, item_rows, catalog, users, event_rows, plan)
-    draw = None if recipe.data.negatives is None else Drawing(recipe.data.negatives, recipe.seed)
-    write = partial(write_sequences, event_rows, tables.events, schema, users, draw)
+    write = partial(write_sequences, event_rows, tables.events, schema, users, Drawing.of(recipe))
     parts = write(plan, draft / "sequences")
     _account_events(accounting, event_rows, plan, parts)
     quarantine.add("events", pa.Table.from_struct_array(pc.list_flatten(parts["repeated"].combine_chunks())), total)
@@ -144,16 +143,13 @@ def _prepare(
     texts = write_items(item_rows, catalog, train_counts, schema, draft / "items")
     if schema:
         (draft / FEATURES).write_text(schema.model_dump_json(indent=2))
-    written = sum(number for number, _ in splits.values())
-    drawn = pc.sum(parts["drawn"]).as_py()
-    if drawn:
-        metrics_log.write(4, _STEPS, note=f"events: {drawn} negatives drawn for {written - drawn} clicks")
+    written, drawn = sum(number for number, _ in splits.values()), pc.sum(parts["drawn"]).as_py()
     return {
         "items": len(catalog),
         "users": len(plan.users),
         "events": written,
         "excluded_events": total - sum(quarantine.reasons("events").values()) - (written - drawn),
-        **({"drawn_negatives": drawn} if drawn else {}),
+        **_drawn_negatives(drawn, written, metrics_log),
         "splits": {name: {"events": number, "clicks": clicks} for name, (number, clicks) in splits.items()},
         "cold_items": int((train_counts["num_train_events"].to_numpy() == 0).sum()),
         "label_rate": round(sum(clicks for _, clicks in splits.values()) / max(written, 1), 6),
@@ -166,6 +162,14 @@ def _prepare(
         "seed": recipe.seed,
         "quarantined": {table.name: quarantine.reasons(table.name) for table in tables.all},
     }
+
+
+def _drawn_negatives(drawn: int, written: int, metrics_log: MetricsLog) -> dict[str, int]:
+    """What the metadata say of negatives, if any were drawn; also told to the user."""
+    if not drawn:
+        return {}
+    metrics_log.write(4, _STEPS, note=f"events: {drawn} negatives drawn for {written - drawn} clicks")
+    return {"drawn_negatives": drawn}
 
 
 def _read_items(
