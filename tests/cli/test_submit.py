@@ -68,7 +68,10 @@ def test_what_no_node_can_hold_is_named_while_the_job_waits(head: dict[str, str]
     )
     assert waiting.stderr is not None
     assert "submit.driver_cpus" in waiting.stderr.readline()
-    run_coldstart(head, "stop", job_id)
+    stopped = run_coldstart(head, "stop", job_id)
+    assert stopped.returncode == 2
+    assert "Ray stops a job only once it has started" in stopped.stderr
+    waiting.terminate()
     waiting.communicate(timeout=60)
 
 

@@ -131,13 +131,22 @@ class ClusterJobs:
             return self.client.get_job_logs(job_id)
 
     def stop(self, job_id: str) -> str:
-        """Stops a job and returns its status when it has ended."""
-        self.info(job_id)
+        """Stops a job and returns its status when it has ended.
+
+        Raises:
+            UserError: there is no such job, or it has not started yet.
+        """
+        waits = self.info(job_id).status == JobStatus.PENDING
         with self._readable("does not answer"):
             self.client.stop_job(job_id)
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + (_PENDING_SECONDS if waits else _STOP_SECONDS)
         while not (status := self.info(job_id).status).is_terminal() and time.monotonic() < deadline:
             time.sleep(0.5)
+        if status == JobStatus.PENDING:
+            raise UserError(
+                f"job {job_id} waits for a node, and Ray stops a job only once it has started: it will stop as soon as "
+                "a node has room for it"
+            )
         return status.value
 
     def retry(
