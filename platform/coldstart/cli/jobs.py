@@ -147,7 +147,7 @@ class ClusterJobs:
                 f"job {job_id} waits for a node, and Ray stops a job only once it has started: it will stop as soon as "
                 "a node has room for it"
             )
-        return status.value
+        return str(status.value)
 
     def retry(
         self, job_id: str, changed: Recipe | None = None, overrides: Iterable[str] = (), *, allow_change: bool = False
