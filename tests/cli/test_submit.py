@@ -60,6 +60,7 @@ def test_a_running_job_is_not_retried_and_stops(head: dict[str, str], tmp_path: 
     assert json.loads(run_coldstart(head, "stop", job_id, "--json").stdout)["status"] == "STOPPED"
 
 
+@pytest.mark.slow
 def test_what_no_node_can_hold_is_named_while_the_job_waits(head: dict[str, str], tmp_path: Path) -> None:
     sets = ["--set", f"paths.runs={tmp_path}", "--set", "submit.driver_cpus=64"]
     job_id = json.loads(submit(head, "prepare", *sets, "--detach", "--json").stdout)["job_id"]

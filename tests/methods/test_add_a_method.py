@@ -76,12 +76,14 @@ def found(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_its_stages_run_and_its_models_are_registered(found: dict) -> None:
     stages = ["prepare", "train_ranker", "embed_items", "train_match", "evaluate", "register"]
     assert found["stages"] == stages
     assert found["models"] == {"ranker": 1, "scorer": 1}
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_by_all_that_no_method_brings(found: dict) -> None:
     summary = found["evaluation"]
     shared = ["oov", "id", "text_similarity"]
@@ -103,10 +105,12 @@ def test_it_is_evaluated_by_all_that_no_method_brings(found: dict) -> None:
     assert inputs["image"]["gain"]["value"] != inputs["both"]["gain"]["value"]
 
 
+@pytest.mark.slow
 def test_a_thousand_served_rows_have_the_scores_of_the_evaluation(found: dict) -> None:
     assert found["gap"] < 1e-5
 
 
+@pytest.mark.slow
 def test_an_item_published_a_second_ago_is_read_in_the_history(found: dict) -> None:
     published = found["published"]
     assert published["after"] == pytest.approx(published["offline"], abs=1e-5)

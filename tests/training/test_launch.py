@@ -53,6 +53,7 @@ def test_killed_rank_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "done-1").exists()
 
 
+@pytest.mark.slow
 def test_a_preempted_rank_saves_and_is_restarted_without_counting_as_a_failure(tmp_path: Path) -> None:
     def worker(payload: dict[str, Any]) -> str | None:
         import signal
@@ -101,6 +102,7 @@ def test_user_error_of_a_rank_reaches_the_caller_without_a_retry(tmp_path: Path)
     assert (tmp_path / "calls-1").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_node_with_another_copy_of_an_input_is_named_before_the_worker_runs(tmp_path: Path) -> None:
     def worker(payload: dict[str, Any]) -> None:
         Path(payload["ran"]).touch()
