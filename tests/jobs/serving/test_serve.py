@@ -122,7 +122,7 @@ class FakeServing:
 
     def __init__(self, monkeypatch, event) -> None:
         self.closed: list[str] = []
-        monkeypatch.setattr(serve, "ray_cluster", lambda *_: self._closing("ray"))
+        monkeypatch.setattr(serve, "ray_cluster", lambda *_, **__: self._closing("ray"))
         monkeypatch.setattr(serve, "limit_heap_growth", lambda: None)
         monkeypatch.setattr(serve, "check_port", lambda _: None)
         monkeypatch.setattr(serve, "check_tokens", lambda _: None)
