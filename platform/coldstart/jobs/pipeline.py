@@ -168,6 +168,13 @@ def stage_seconds(run_dir: Path, names: Iterable[str]) -> float:
     return sum(float(entries[name]["seconds"]) for name in names if name in entries)
 
 
+def nested_run(recipe: Recipe, folder: str, name: str) -> Recipe:
+    """The recipe of a run in `<run_dir>/<folder>/<name>`, which registers where this one does."""
+    paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / folder})
+    registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
+    return recipe.model_copy(update={"name": name, "paths": paths, "registry": registry})
+
+
 def link_artifact(artifact: Path, link: Path) -> None:
     """Links an artifact of one run into the directory of another, in place of what is there."""
     link.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def test_one_step_reaches_the_codebooks_and_never_the_content(ranker, items, bat
     before = copy.deepcopy(ranker.state_dict())
     scorer = make_scorer(ranker, frozen=frozen, **ablate).train()
     content = items.columns[CONTENT].clone()
-    optimizer = make_optimizer(scorer)
+    optimizer = make_optimizer(scorer, scorer.settings)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(scorer(batch, items), batch.label)
     loss.backward()
     assert items.columns[CONTENT].grad is None

@@ -12,7 +12,7 @@ from coldstart.data.schema import TRAIN
 from coldstart.methods.available import METHODS
 from coldstart.methods.base import ITEM_TABLE, SCORER, Champion
 from coldstart.methods.idproxy.config import Settings as IDProxySettings
-from coldstart.methods.saviorrec import stages, update
+from coldstart.methods.saviorrec import scorer_training, stages, update
 from coldstart.methods.saviorrec.config import Settings
 from coldstart.methods.saviorrec.model import load_scorer
 from coldstart.metrics.clicks import gauc
@@ -50,7 +50,7 @@ def test_targets_are_the_events_after_the_champion(ranker, clicks, items, monkey
         seen["split"] = sequences.split
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(update, "id_dropout_rows", rows)
+    monkeypatch.setattr(scorer_training, "id_dropout_rows", rows)
     since = middle(clicks)
     with pytest.raises(KeyboardInterrupt):
         update.train_correction(make_scorer(ranker), clicks, items, since, OPTIONS, TrainingContext(seed=1, gauc=gauc))

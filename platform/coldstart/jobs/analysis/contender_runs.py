@@ -13,7 +13,7 @@ import yaml
 from coldstart.config import Artifact, Recipe, digest, read_artifact, resolve_recipe
 from coldstart.config.recipe.method import SETTINGS, ContenderInfo, MethodSettings
 from coldstart.data.item_table import ItemTable
-from coldstart.jobs.pipeline import link_artifact, run_outdated_stages
+from coldstart.jobs.pipeline import link_artifact, nested_run, run_outdated_stages
 from coldstart.methods.available import find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER
 from coldstart.methods.baselines.config import READS_ALIGNED, READS_TEXT
@@ -47,9 +47,8 @@ def method_recipe(recipe: Recipe, method: str, changes: Mapping[str, Any], *, fo
         UserError: the settings do not fit the rest of the recipe.
     """
     settings = recipe.method if recipe.method.name == method else recipe.comparison.get(method, SETTINGS[method]())
-    values = recipe.model_dump(mode="json") | {"name": folder, "method": settings.model_dump(mode="json")}
-    values["paths"]["runs"] = str(recipe.run_dir / FOLDER)
-    values["registry"] |= {"tracking_uri": recipe.tracking_uri, "project": recipe.project}
+    own = nested_run(recipe, FOLDER, folder).model_dump(mode="json")
+    values = own | {"method": settings.model_dump(mode="json")}
     overrides = [f"method.{key}={value}" for key, value in changes.items()]
     return resolve_recipe(values, overrides, f"contender {folder}")
 

@@ -8,7 +8,7 @@ from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_a
 from coldstart.evaluation.compare.evaluated_runs import EvaluatedRun
 from coldstart.evaluation.compare.seed_aggregation import aggregate_seeds
 from coldstart.evaluation.report.run_report import render_seeds, seeds_table
-from coldstart.jobs.pipeline import link_artifact, run_outdated_stages
+from coldstart.jobs.pipeline import link_artifact, nested_run, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.registry import Registry
 from coldstart.registry.evaluations import log_evaluation
@@ -51,6 +51,4 @@ def run(recipe: Recipe, *, count: int) -> Artifact:
 
 def with_seed(recipe: Recipe, seed: int, *, folder: str = "seeds") -> Recipe:
     """The recipe of another seed of a run, with the run directory `<run>/<folder>/<seed>/`."""
-    paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / folder})
-    registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
-    return recipe.model_copy(update={"name": str(seed), "seed": seed, "paths": paths, "registry": registry})
+    return nested_run(recipe, folder, str(seed)).model_copy(update={"seed": seed})

@@ -165,7 +165,7 @@ def _prepare(
 
 
 def _drawn_negatives(drawn: int, written: int, metrics_log: MetricsLog) -> dict[str, int]:
-    """What the metadata say of negatives, if any were drawn; also told to the user."""
+    """The entry of the metadata for drawn negatives, if there are any; the metrics log shows their number, too."""
     if not drawn:
         return {}
     metrics_log.write(4, _STEPS, note=f"events: {drawn} negatives drawn for {written - drawn} clicks")

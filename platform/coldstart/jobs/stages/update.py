@@ -14,7 +14,7 @@ from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import DIGESTS, TRAIN
 from coldstart.jobs.analysis import evaluate
-from coldstart.jobs.pipeline import PREPARE, check, inputs_digest, link_artifact, run_outdated_stages
+from coldstart.jobs.pipeline import PREPARE, check, inputs_digest, link_artifact, nested_run, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import ray_cluster, readable_errors, recipe_arguments, run_stage
 from coldstart.jobs.stages import register
@@ -71,10 +71,7 @@ def run(recipe: Recipe) -> Update:
 
 def update_recipe(recipe: Recipe) -> Recipe:
     """The recipe of the update with the tables as they are now; the same tables give the same run directory."""
-    paths = recipe.paths.model_copy(update={"runs": recipe.run_dir / FOLDER})
-    registry = recipe.registry.model_copy(update={"tracking_uri": recipe.tracking_uri, "project": recipe.project})
-    name = inputs_digest(PREPARE, recipe, {})[:12]
-    return recipe.model_copy(update={"name": name, "paths": paths, "registry": registry})
+    return nested_run(recipe, FOLDER, inputs_digest(PREPARE, recipe, {})[:12])
 
 
 def _dataset_of(recipe: Recipe, champion: Release) -> Dataset:

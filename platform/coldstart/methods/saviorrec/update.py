@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
 from coldstart.config.recipe import settings_of
-from coldstart.data.batches import RankBatch
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TRAIN
@@ -25,14 +22,12 @@ from coldstart.methods.saviorrec.config import Settings
 from coldstart.methods.saviorrec.item_encoder import SemanticIds, load_pool, save_pool
 from coldstart.methods.saviorrec.model import Catalog, SaviorScorer, load_scorer, save_scorer
 from coldstart.methods.saviorrec.registered import QUANTIZER
+from coldstart.methods.saviorrec.scorer_training import fit_scorer
 from coldstart.metrics.clicks import gauc
 from coldstart.modules.residual_quantizer import load_quantizer
-from coldstart.rankers.scorer import drop_target_ids
-from coldstart.training.cold_calibration import cold_validation
-from coldstart.training.ctr_trainer import CTRTrainer, TrainerConfig, TrainerState, TrainingContext
+from coldstart.training.ctr_trainer import TrainerState, TrainingContext
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
-from coldstart.training.ranker_training import id_dropout_rows
 
 STAGE = "update"
 USED_BEFORE = -1
@@ -68,7 +63,7 @@ def run(recipe: Recipe, champion: Champion) -> Artifact:
         "lineage": lineage,
         "checkpoints": str(checkpoints),
     }
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints")
+    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints", inputs=lineage)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
     return read_artifact(run_dir / SCORER, SCORER)
 
@@ -128,30 +123,6 @@ def train_correction(
     newer = replace(sequences, split=np.where(older, USED_BEFORE, sequences.split).astype(sequences.split.dtype))
     scorer.to(device()).requires_grad_(False)
     scorer.mba.requires_grad_(True)
-    options, history = settings.rank, scorer.max_history
-    codebooks, own = list(scorer.mba.codebooks.parameters()), {id(book) for book in scorer.mba.codebooks.parameters()}
-    fusion = [weight for weight in scorer.mba.parameters() if id(weight) not in own]
-    groups = [{"params": fusion, "weight_decay": options.weight_decay}, {"params": codebooks, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=options.learning_rate, fused=True)
-    torch.manual_seed(context.seed * 1000 + rank())
-
-    def score_cold(batch: RankBatch) -> Tensor:
-        logits: Tensor = scorer(drop_target_ids(batch), items)
-        return logits
-
-    trainer = CTRTrainer(
-        scorer,
-        optimizer,
-        id_dropout_rows(newer, items, history=history, share=options.id_dropout, seed=context.seed),
-        cold_validation(score_cold, newer, context.gauc, history=history),
-        TrainerConfig(
-            epochs=options.epochs,
-            patience=options.patience,
-            windows_per_step=options.windows_per_step,
-            seed=context.seed,
-        ),
-        context,
-    )
-    state = trainer.run()
+    state = fit_scorer(scorer, newer, items, settings.rank, context)
     scorer.eval()
     return state
