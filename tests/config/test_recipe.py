@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 from coldstart.config import Recipe, UserError, digest, dump_recipe, load_recipe, store_recipe
 from coldstart.config.recipe import Serving, Store
 from coldstart.config.recipe.synonyms import SYNONYMS
+from coldstart.config.section import Section
 from coldstart.config.shipped_recipes import RECIPES
 
 
@@ -210,3 +212,19 @@ def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
 def test_paths_survive_json() -> None:
     store = Store(kind="redis", redis_url="redis://127.0.0.1:6379/0", redis_password_file=Path("secrets/password"))
     assert Store.model_validate_json(store.model_dump_json()) == store
+
+
+def test_setting_one_key_of_a_section_leaves_the_defaults_of_its_other_keys():
+    checked = 0
+    for section in sections(Section):
+        for name, field in section.model_fields.items():
+            if isinstance(field.default, Section):
+                assert field.default == type(field.default)(), f"{section.__name__}.{name}"
+                checked += 1
+    assert checked > 20
+
+
+def sections(kind: type[Section]) -> Iterator[type[Section]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from sections(child)

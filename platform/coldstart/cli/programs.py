@@ -11,6 +11,7 @@ from coldstart.cli.app import AsJson, Overrides, RecipeName, app, load
 from coldstart.config import UserError
 
 _HELP = ("--help", "-h")
+Address = Annotated[str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")]
 
 
 @app.command(
@@ -30,13 +31,15 @@ def run(
     run_workload(name, context.args)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    epilog="Example: coldstart doctor --recipe demo --address 10.0.0.5:6379",
-)
-def doctor(context: typer.Context) -> None:
-    """Ask every node of a cluster whether it can run a recipe; takes the options of `run`, and runs no job."""
-    run_workload("doctor", context.args)
+@app.command(epilog="Example: coldstart doctor --recipe demo --address 10.0.0.5:6379")
+def doctor(
+    recipe: RecipeName = "demo", overrides: Overrides = None, address: Address = None, as_json: AsJson = False
+) -> None:
+    """Ask every node of a cluster whether it can run a recipe; exit code 1 if something must be mended."""
+    loaded = load(recipe, overrides)
+    from coldstart.jobs.doctor import examine
+
+    examine(loaded, address, as_json=as_json)
 
 
 def run_workload(name: str, arguments: Sequence[str]) -> None:
@@ -87,9 +90,7 @@ def serve(
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
     alias: Annotated[str, typer.Option(help="Registry alias of the release to serve.")] = "champion",
-    address: Annotated[
-        str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")
-    ] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a release over HTTP until SIGTERM (exit code 0) or Ctrl-C (exit code 130).

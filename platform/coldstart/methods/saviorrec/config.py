@@ -16,13 +16,21 @@ CodebookSize = Annotated[int, Field(ge=2, le=2**15 - 1)]
 """Codes are int16."""
 
 
+class PairContrast(Contrastive):
+    """The training of a whole MLLM on pairs: shorter and slower than that of a head."""
+
+    epochs: NonNegativeInt = 3
+    batch: PositiveInt = 64
+    learning_rate: PositiveFloat = 3e-4
+
+
 class ContentEncoder(Section):
     """The content vector `m` of an item."""
 
     train: Literal["none", "pairs"] = "pairs"
     """none: the frozen MLLM; `m` is the principal components of its pooled states, of unit length. pairs: MLLM and
     projection head are trained from there, so that items that the same users click are similar."""
-    contrast: Contrastive = Contrastive(epochs=3, batch=64, learning_rate=3e-4)
+    contrast: PairContrast = PairContrast()
     """The training on pairs."""
     width: PositiveInt | None = None
     """`k`, width of `m`. None: 128, or the MLLM's hidden width if that is smaller."""

@@ -30,6 +30,8 @@ _GATEWAY_EXPIRY_S = 10.0
 """A gateway that sends no report for so long is dropped from the total."""
 _MAX_FORWARDED_FEEDBACK = 20_000
 _TIMEOUT_S = 5.0
+_START_TIMEOUT_S = 120.0
+"""A first call waits for the actor's process, which imports Ray Serve and torch: seconds on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +185,10 @@ class AggregatorClient:
 def start_ab_test(aggregator: Any, champion: str, challenger: str | None, shared: Mapping[str, Any]) -> ABTest | None:
     """Puts shared values and returns the A/B test of a challenger; see `StatsAggregator.start_ab_test`."""
     put_shared_values(aggregator, shared)
-    ab_test: ABTest | None = ray.get(aggregator.start_ab_test.remote(champion, challenger), timeout=_TIMEOUT_S)
+    ab_test: ABTest | None = ray.get(aggregator.start_ab_test.remote(champion, challenger), timeout=_START_TIMEOUT_S)
     return ab_test
 
 
 def put_shared_values(aggregator: Any, shared: Mapping[str, Any]) -> None:
     """Adds shared values that no gateway can compute."""
-    ray.get(aggregator.put_shared_values.remote(dict(shared)), timeout=_TIMEOUT_S)
+    ray.get(aggregator.put_shared_values.remote(dict(shared)), timeout=_START_TIMEOUT_S)
