@@ -7,6 +7,7 @@ from hypothesis import settings
 
 from coldstart.config import runtime_env
 from coldstart.jobs.progress import CONSOLE
+from coldstart.ray_compat.core import loopback_only
 
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
@@ -23,13 +24,14 @@ def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 def local_ray() -> Iterator[None]:
     """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
     runtime_env.set_ray_defaults()
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=500_000_000,
-    )
+    with loopback_only():
+        ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=500_000_000,
+        )
     yield
     ray.shutdown()

@@ -8,6 +8,8 @@ pid_file="runs/ray-head-$dashboard.pid" log="runs/ray-head-$dashboard.log"
 # Jobs run `python`, which must be the environment that coldstart is installed in.
 export PATH="$PWD/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token
+# Without this, Ray on Linux replaces 127.0.0.1 by the machine's address, and its parts listen on every interface.
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 umask 077
 mkdir -p runs
 if [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then

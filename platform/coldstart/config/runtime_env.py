@@ -7,7 +7,8 @@ Ray Train sets in its workers.
 import getpass
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from urllib.request import getproxies_environment
@@ -26,6 +27,8 @@ RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+RAY_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Read by Ray when it is imported, on Linux too, in spite of its name: 0 lets all of its parts listen on loopback."""
 RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
 DEEPSPEED_ON_CPU = {"DS_ACCELERATOR": "cpu"}
 MLFLOW = {
@@ -59,6 +62,21 @@ def _set_defaults(variables: dict[str, str]) -> None:
 def set_ray_defaults() -> None:
     """Must run before `ray.init`."""
     _set_defaults(RAY)
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """The processes of a Ray that is started in this block listen on loopback only."""
+    before = {name: os.environ.get(name) for name in RAY_LOOPBACK}
+    os.environ.update(RAY_LOOPBACK)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def set_ray_startup_concurrency(logical_cpus: int) -> None:

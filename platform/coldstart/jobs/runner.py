@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -31,6 +31,7 @@ from coldstart.config.shipped_recipes import find_recipe
 from coldstart.jobs.preflight import check_cluster
 from coldstart.jobs.progress import CONSOLE, progress_line, shown_messages
 from coldstart.methods.available import find_method
+from coldstart.ray_compat.core import loopback_only
 
 _ANSWER_SECONDS = 5.0
 _SETTINGS_FRAME = 4
@@ -65,7 +66,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
     if ALLOWED_IMPORT in os.environ:
         options["runtime_env"] = {"env_vars": {ALLOWED_IMPORT: os.environ[ALLOWED_IMPORT]}}
     if address:
-        with _stderr_silenced():
+        with _stderr_silenced(), loopback_only() if _is_on_loopback_only(address) else nullcontext():
             ray.init(address=address, **options)
     else:
         cluster = recipe.cluster
@@ -73,7 +74,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
         runtime_env.set_ray_tmpdir()
         logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
-        with _stderr_silenced():
+        with _stderr_silenced(), loopback_only():
             ray.init(
                 address="local",
                 num_cpus=logical,
@@ -127,6 +128,19 @@ def _check_reachable(address: str) -> None:
         raise UserError(
             f"what listens at {address} is not a Ray head; pass the port of `ray start --head --port` (6379 by default)"
         )
+
+
+def _is_on_loopback_only(address: str) -> bool:
+    """Whether a head is one of `cluster/local/up.sh`, which this machine's own address does not reach."""
+    parts = urlsplit(f"//{address}")
+    if parts.hostname not in runtime_env.LOOPBACK or parts.port is None:
+        return False
+    try:
+        machine = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        with socket.create_connection((machine, parts.port), timeout=_ANSWER_SECONDS):
+            return False
+    except OSError:
+        return True
 
 
 def _port(parts: SplitResult) -> int | None:

@@ -1,15 +1,35 @@
 """Private names of Ray's core and of the Jobs API."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray._private.runtime_env import packaging
+
+from coldstart.config import runtime_env
 
 HEAD_NODE = {"node:__internal_head__": 0.001}
 """Resources of a task or actor that must run on the head node."""
 JOB_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers to which `JobSubmissionClient` writes."""
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Ray that starts or connects in this block listens on loopback only, as it does on macOS and Windows.
+
+    On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with runtime_env.ray_on_loopback():
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def attainable_resources() -> dict[str, float]:

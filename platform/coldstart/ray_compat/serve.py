@@ -1,8 +1,11 @@
-"""Private names of Ray Serve: its controller, a value that lives as long as Serve, and handle options."""
+"""Private names of Ray Serve: its controller, its replicas, a value that lives as long as Serve, and handle options."""
 
 from typing import Any
 
 import ray
+from ray._common.network_utils import build_address  # type: ignore[attr-defined]
+from ray._common.tls_utils import add_port_to_grpc_server
+from ray.serve._private import replica
 from ray.serve.handle import DeploymentHandle
 
 CONTROLLER = {"name": "SERVE_CONTROLLER_ACTOR", "namespace": "serve"}
@@ -47,6 +50,22 @@ def handle_for_throughput(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any
     return DeploymentHandle(
         handle.deployment_name, handle.app_name, handle_options=handle.handle_options.copy_and_update(**options)
     )
+
+
+def listen_on_node_address() -> None:
+    """Lets the replica of this process take calls of other replicas at the address of its node alone.
+
+    Serve opens that port on every interface, also where Ray listens on loopback only. Must run before Serve opens it:
+    in the constructor of the deployment.
+    """
+    replica.add_port_to_grpc_server = _add_port_at_node  # type: ignore[attr-defined]
+
+
+def _add_port_at_node(server: Any, address: str) -> int:
+    port = int(address.rpartition(":")[2])
+    node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    added: int = add_port_to_grpc_server(server, build_address(node, port))  # type: ignore[no-untyped-call]
+    return added
 
 
 def _kv_key(controller: Any) -> str:

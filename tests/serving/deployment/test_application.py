@@ -1,6 +1,7 @@
 """The whole application on a real Ray Serve, with real tiny models, from a real registry."""
 
 import base64
+import os
 import re
 import socket
 import threading
@@ -21,6 +22,7 @@ from coldstart.methods.available import find_method
 from coldstart.registry import Registry, promote, resolve
 from coldstart.serving.core.golden_requests import golden_metrics
 from coldstart.serving.deployment.application import check_port, deploy, shutdown
+from tests.cluster.listening import addresses_beyond_loopback
 from tests.serving.monitoring.test_prometheus import names
 from tests.serving.tiny import (
     HISTORY,
@@ -74,6 +76,10 @@ def published(client, name: str, index: int) -> dict[str, object]:
     item = content(index)
     body = {"item_id": name, "title": item.title, "text": item.text, "image": base64.b64encode(item.image).decode()}
     return client.post("/v1/items", json=body).raise_for_status().json()
+
+
+def test_nothing_of_it_listens_beyond_loopback(url):
+    assert addresses_beyond_loopback(os.getpid()) == {}
 
 
 def test_release_and_health_name_the_served_release(client, release):

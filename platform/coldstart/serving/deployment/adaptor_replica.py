@@ -8,7 +8,7 @@ from coldstart.data.item_table import ItemTable
 from coldstart.methods.available import find_method
 from coldstart.methods.base import ItemAdaptor, Parts
 from coldstart.serving.core.batching import StallDetector, set_batch_limits, with_batch_size
-from coldstart.serving.core.malloc import limit_heap_growth
+from coldstart.serving.deployment.replica_process import set_up_process
 from coldstart.serving.store.row_layout import Row, adapt_table, stack_rows
 
 
@@ -22,7 +22,7 @@ class AdaptorReplica:
     """
 
     def __init__(self, method: str, parts: Parts, settings: Serving) -> None:
-        limit_heap_growth()
+        set_up_process()
         torch.set_num_threads(1)
         self.adaptor: ItemAdaptor = find_method(method).load_adaptor(parts)
         self.stall_detector = StallDetector(settings.request_timeout_s)

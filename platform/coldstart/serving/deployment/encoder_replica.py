@@ -10,8 +10,8 @@ from coldstart.data.content import Content
 from coldstart.methods.available import find_method
 from coldstart.methods.base import Parts
 from coldstart.serving.core.batching import StallDetector, check_finite, set_batch_limits, with_batch_size
-from coldstart.serving.core.malloc import limit_heap_growth
 from coldstart.serving.core.scoring import GOLDEN_CONTENT
+from coldstart.serving.deployment.replica_process import set_up_process
 from coldstart.serving.store.row_layout import Row, pack_rows
 
 
@@ -25,7 +25,7 @@ class EncoderReplica:
     """
 
     def __init__(self, method: str, parts: Parts, settings: Serving) -> None:
-        limit_heap_growth()
+        set_up_process()
         torch.set_num_threads(1)
         self.encoder = find_method(method).load_encoder(parts, "cuda" if torch.cuda.is_available() else "cpu")
         self.stall_detector = StallDetector(settings.request_timeout_s)

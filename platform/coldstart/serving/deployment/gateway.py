@@ -27,10 +27,10 @@ from coldstart.serving.api.schemas import (
 from coldstart.serving.core.catalog import Catalog
 from coldstart.serving.core.item_service import ItemService
 from coldstart.serving.core.local_handle import LocalHandle
-from coldstart.serving.core.malloc import limit_heap_growth
 from coldstart.serving.core.model_handles import ModelHandles
 from coldstart.serving.core.release_server import ReleaseServer
 from coldstart.serving.core.scorer_info import ScorerInfo
+from coldstart.serving.deployment.replica_process import set_up_process
 from coldstart.serving.deployment.scorer_replica import ScorerReplica
 from coldstart.serving.monitoring.stats_aggregator import AggregatorClient
 from coldstart.serving.monitoring.stats_collector import StatsCollector
@@ -82,7 +82,7 @@ class Gateway:
         aggregator: Any | None = None,
         dataset: Path | None = None,
     ) -> None:
-        limit_heap_growth()
+        set_up_process()
         self.settings, self.data, self.dataset = settings, data, dataset
         self.stats = StatsCollector(settings, ab_test.id if ab_test else None)
         champion, challenger = (*(self._release_server(spec, store_dir) for spec in specs), None)[:2]

@@ -6,8 +6,8 @@ from coldstart.config.recipe import Serving
 from coldstart.methods.available import find_method
 from coldstart.methods.base import Parts
 from coldstart.serving.core.batching import check_finite
-from coldstart.serving.core.malloc import limit_heap_growth
 from coldstart.serving.core.scoring import Floats, RankQuery, golden_query, score
+from coldstart.serving.deployment.replica_process import set_up_process
 from coldstart.serving.store.row_layout import example_row
 
 
@@ -21,7 +21,7 @@ class ScorerReplica:
     """
 
     def __init__(self, method: str, parts: Parts, settings: Serving) -> None:
-        limit_heap_growth()
+        set_up_process()
         torch.set_num_threads(1)
         self.scorer = find_method(method).load_scorer(parts)
         check_finite("scorer", *score(self.scorer, [golden_query(example_row(self.scorer.inputs))]))
