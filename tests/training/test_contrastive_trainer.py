@@ -13,7 +13,12 @@ import torch.nn.functional as F
 
 from coldstart.config import MetricsLog, UserError
 from coldstart.config.recipe import Contrastive
-from coldstart.training.contrastive_trainer import ContrastiveContext, ContrastiveTrainer
+from coldstart.training.contrastive_trainer import (
+    ContrastiveContext,
+    ContrastiveTrainer,
+    before_and_after,
+    best_epoch,
+)
 from tests.training.clicks import on_ranks
 from tests.training.pair_rank import PAIRS, SETTINGS, TwoLevels, pairs, train
 
@@ -105,16 +110,29 @@ def test_another_key_starts_again(alone: tuple[dict[str, Any], Path], tmp_path: 
     assert done.count(0) == 2
 
 
+def test_training_that_learns_nothing_keeps_the_weights_before_it(tmp_path: Path):
+    found = train(tmp_path, learning_rate=1e-9, weight_decay=0.0)
+    assert_equal(found["weights"], TwoLevels().state_dict(), atol=0, rtol=0)
+    assert "weights before training" in MetricsLog(tmp_path / "metrics.jsonl").read()[-1]["note"]
+
+
 def test_the_best_epoch_is_restored(tmp_path: Path):
-    """With a learning rate that destroys the towers, the weights before training are the best."""
     found = train(tmp_path, learning_rate=30.0, weight_decay=0.0, warmup_ratio=0.0, max_grad_norm=1e9, momentum=0.5)
     scores = [point["both_mean_reciprocal_rank"] for point in found["curve"]]
-    if int(np.argmax(scores)) == 0:
-        assert_equal(found["weights"], TwoLevels().state_dict(), atol=0, rtol=0)
+    assert 0 < int(np.argmax(scores)) < len(scores) - 1
     model = TwoLevels()
     model.load_state_dict(found["weights"])
     trainer = ContrastiveTrainer(model, pairs(), pairs(23, seed=1), Contrastive(**SETTINGS), ContrastiveContext(0))
     assert trainer._measure()["both_mean_reciprocal_rank"] == pytest.approx(max(scores), abs=1e-6)
+
+
+@pytest.mark.parametrize(("after", "best"), [((0.305, 0.301), 0), ((0.33, 0.32), 1), ((0.2, 0.33), 2), ((), 0)])
+def test_an_epoch_is_better_than_no_training_only_by_more_than_the_noise(after: tuple[float, ...], best: int):
+    curve = [{"both_mean_reciprocal_rank": score, "both_reciprocal_rank_error": 0.02} for score in (0.3, *after)]
+    assert best_epoch(curve) == best
+    kept = before_and_after(curve)
+    assert kept["best_epoch"] == best
+    assert kept["after"]["both_mean_reciprocal_rank"] == curve[best]["both_mean_reciprocal_rank"]
 
 
 def test_frozen_towers_stay_bit_identical():
@@ -151,4 +169,4 @@ def test_without_held_out_pairs_the_last_weights_are_kept():
     trainer = ContrastiveTrainer(model, pairs(), pairs(0), Contrastive(**SETTINGS), ContrastiveContext(5))
     assert trainer.run() == [{}] * 4
     assert_equal(model.state_dict(), trainer.learner.model.state_dict(), atol=0, rtol=0)
-    assert trainer.best == trainer.step == 15
+    assert trainer.step == 15

@@ -18,24 +18,26 @@ def retrieval_metrics(
         top_k: Values of k for recall@k.
 
     Returns:
-        `recall_at_<k>` for each k, and the chance level of the last; `mean_rank` (1 is best), `mean_reciprocal_rank`,
-        `mean_cosine` with the own row, and `uniformity` of the proxies.
+        `recall_at_<k>` for each k, and the chance level of the last; `mean_rank` (1 is best; rows with an equal score
+        share their ranks), `mean_reciprocal_rank` and its standard error `reciprocal_rank_error`, `mean_cosine` with
+        the own row, and `uniformity` of the proxies.
     """
-    coarse, ranks = coarse.float(), []
-    own_score = (coarse * candidates[own].float()).sum(dim=1)
+    coarse, ranks, own_scores = coarse.float(), [], []
     for start in range(0, len(coarse), _ROWS_PER_TILE):
         rows = slice(start, start + _ROWS_PER_TILE)
-        ahead = (coarse[rows] @ candidates.float().T) > own_score[rows, None]
-        # Rounding may differ between the two products; the own row must never be ahead of itself.
-        ahead.scatter_(1, own[rows, None], False)
-        ranks.append(ahead.sum(dim=1) + 1)
-    rank = torch.cat(ranks).float()
+        scores = coarse[rows] @ candidates.float().T
+        own_score = scores.gather(1, own[rows, None])
+        ties = (scores == own_score).sum(dim=1) - 1
+        ranks.append((scores > own_score).sum(dim=1) + 1 + ties / 2)
+        own_scores.append(own_score)
+    rank = torch.cat(ranks)
     recall = {f"recall_at_{k}": (rank <= k).float().mean().item() for k in top_k}
     return recall | {
         f"chance_recall_at_{top_k[-1]}": min(1.0, top_k[-1] / len(candidates)),
         "mean_rank": rank.mean().item(),
         "mean_reciprocal_rank": (1 / rank).mean().item(),
-        "mean_cosine": own_score.mean().item(),
+        "reciprocal_rank_error": ((1 / rank).std(correction=0) / len(rank) ** 0.5).item(),
+        "mean_cosine": torch.cat(own_scores).mean().item(),
         "uniformity": uniformity(coarse),
     }
 

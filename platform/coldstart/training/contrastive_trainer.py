@@ -48,6 +48,8 @@ ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
 """Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
 MAX_HELD_OUT = 4096
 """Held-out pairs that measure retrieval."""
+_SCORE = "_mean_reciprocal_rank"
+_NOTHING_LEARNED = "no epoch retrieves held-out pairs better than the weights before training, which are kept"
 
 
 class PairModel(nn.Module, ABC):
@@ -173,7 +175,7 @@ class ContrastiveTrainer:
         self.share = settings.batch // world_size()
         self.steps_per_epoch = len(train) // settings.batch
         self.total_steps = self.steps_per_epoch * settings.epochs
-        self.step, self.best, self._best_state = 0, -math.inf, dict[str, Tensor]()
+        self.step, self._best_state = 0, dict[str, Tensor]()
         self.curve: list[dict[str, float]] = []
 
     def run(self) -> list[dict[str, float]]:
@@ -203,6 +205,8 @@ class ContrastiveTrainer:
                 self._save()
         if self._best_state:
             self.model.load_state_dict(self._best_state)
+        if self.metrics_log is not None and self.total_steps and self.curve[0] and not best_epoch(self.curve):
+            self.metrics_log.write(self.step, self.total_steps, note=_NOTHING_LEARNED)
         self.model.eval()
         return self.curve
 
@@ -284,11 +288,8 @@ class ContrastiveTrainer:
     def _finish_epoch(self, metrics: dict[str, float]) -> None:
         """Measures retrieval, logs it, and keeps the weights if they are the best so far."""
         measured = self._measure()
-        primary = list(self.model.levels)[-1]
-        score = measured.get(f"{primary}_mean_reciprocal_rank", float(self.step))
         self.curve.append(measured)
-        if score > self.best:
-            self.best = score
+        if best_epoch(self.curve) == len(self.curve) - 1:
             self._best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self._log(metrics | measured)
 
@@ -329,7 +330,6 @@ class ContrastiveTrainer:
                 {
                     "key": self.context.key,
                     "step": self.step,
-                    "best": self.best,
                     "curve": self.curve,
                     "learner": self.learner.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
@@ -348,9 +348,27 @@ class ContrastiveTrainer:
             return False
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.best, self.curve = saved["step"], saved["best"], saved["curve"]
+        self.step, self.curve = saved["step"], saved["curve"]
         self._best_state = saved["best_state"]
         return True
+
+
+def best_epoch(curve: Sequence[dict[str, float]]) -> int:
+    """The epoch with the highest mean reciprocal rank; 0 for the weights before training.
+
+    Training must beat these by more than a standard error: pairs that say nothing about content teach an encoder to
+    map all items to one vector, and noise must not choose that. Without held-out pairs, the last epoch.
+
+    Args:
+        curve: Retrieval before training and after each epoch.
+    """
+    if not curve[0]:
+        return len(curve) - 1
+    primary = next(name for name in reversed(curve[0]) if name.endswith(_SCORE))
+    scores = [point[primary] for point in curve]
+    best = int(np.argmax(scores))
+    needed = scores[0] + curve[0][primary.removesuffix(_SCORE) + "_reciprocal_rank_error"]
+    return best if scores[best] > needed else 0
 
 
 def before_and_after(curve: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -361,11 +379,11 @@ def before_and_after(curve: Sequence[dict[str, float]]) -> dict[str, Any]:
     """
     if not curve or not curve[0]:
         return {}
-    primary = next(name for name in reversed(curve[0]) if name.endswith("_mean_reciprocal_rank"))
-    best = max(curve, key=lambda point: point[primary])
+    best = best_epoch(curve)
     return {
         "before": {name: round(value, 5) for name, value in curve[0].items()},
-        "after": {name: round(value, 5) for name, value in best.items()},
+        "after": {name: round(value, 5) for name, value in curve[best].items()},
+        "best_epoch": best,
     }
 
 
