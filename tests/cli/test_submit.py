@@ -1,8 +1,10 @@
 """`coldstart submit` against a real Ray head with token auth, started by the script that the README names."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,31 +25,63 @@ def submit(head: dict[str, str], *arguments: str, **variables: str) -> subproces
     return run_coldstart(head, "submit", *arguments, **variables)
 
 
-def test_prepare_runs_on_the_head_and_leaves_its_artifact(head: dict[str, str], tmp_path: Path) -> None:
-    done = submit(head, "prepare", "--recipe", "tests/smoke.yaml", "--set", f"paths.runs={tmp_path}")
+@dataclass(frozen=True)
+class Job:
+    """A finished job: its id, its run directory, and what the client printed."""
+
+    id: str
+    run_dir: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def job(head: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    runs = tmp_path_factory.mktemp("runs")
+    sets = ["--set", f"paths.runs={runs}", "--set", "submit.metadata={team: ads}"]
+    done = submit(head, "prepare", "--recipe", "tests/smoke.yaml", *sets)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    artifact = read_artifact(tmp_path / "smoke" / "dataset", "dataset")
-    assert artifact.metadata["items"] == 600
+    ended = re.search(r"^job (\S+) succeeded$", done.stdout, re.MULTILINE)
+    assert ended, done.stdout
+    return Job(ended[1], runs / "smoke", done.stdout)
 
 
-def test_a_job_is_listed_followed_and_retried_with_the_same_recipe(head: dict[str, str], tmp_path: Path) -> None:
-    sets = ["--set", f"paths.runs={tmp_path}", "--set", "submit.metadata={team: ads}"]
-    done = submit(head, "prepare", "--recipe", "tests/smoke.yaml", *sets, "--detach", "--json")
-    assert done.returncode == 0, done.stderr
-    job_id = json.loads(done.stdout)["job_id"]
-    followed = run_coldstart(head, "logs", "-f", job_id)
-    assert "dataset at" in followed.stdout
+def test_prepare_runs_on_the_head_and_leaves_its_artifact(job: Job) -> None:
+    assert "dataset at" in job.printed
+    assert read_artifact(job.run_dir / "dataset", "dataset").metadata["items"] == 600
+
+
+def test_a_job_is_listed_and_its_log_stays_readable(head: dict[str, str], job: Job) -> None:
     rows = json.loads(run_coldstart(head, "jobs", "--json").stdout)
-    assert (rows[0]["job_id"], rows[0]["job"], rows[0]["status"]) == (job_id, "prepare", "SUCCEEDED")
-    refused = run_coldstart(head, "retry", job_id, "--set", "seed=3")
+    assert (rows[-1]["job_id"], rows[-1]["job"], rows[-1]["status"]) == (job.id, "prepare", "SUCCEEDED")
+    log = run_coldstart(head, "logs", "-f", job.id).stdout
+    assert "dataset at" in log
+    kept = (job.run_dir / "logs" / f"{job.id}.log").read_text()
+    assert kept.splitlines()[-1] in log
+    assert "dataset at" in kept
+
+
+def test_without_the_head_the_log_is_read_from_run_storage(head: dict[str, str], job: Job) -> None:
+    recipe = ["--recipe", "tests/smoke.yaml", "--set", f"paths.runs={job.run_dir.parent}"]
+    lost = run_coldstart(head, "logs", job.id, *recipe, "--address", "http://127.0.0.1:1")
+    assert lost.returncode == 0
+    assert "is not reachable" in lost.stderr
+    assert f"this is the copy in {job.run_dir}" in lost.stderr
+    assert "dataset at" in lost.stdout
+    unknown = run_coldstart(head, "logs", "smoke-prepare-0", *recipe)
+    assert unknown.returncode == 2
+    assert "has no job smoke-prepare-0" in unknown.stderr
+    assert "logs/smoke-prepare-0.log" in unknown.stderr
+
+
+def test_a_job_is_retried_with_the_same_recipe_only(head: dict[str, str], job: Job) -> None:
+    refused = run_coldstart(head, "retry", job.id, "--set", "seed=3")
     assert refused.returncode == 2, refused.stdout
     assert "differs from that of job" in refused.stderr
     assert "in seed" in refused.stderr
-    fingerprint = read_artifact(tmp_path / "smoke" / "dataset", "dataset").fingerprint
-    again = run_coldstart(head, "retry", job_id, "--json")
+    fingerprint = read_artifact(job.run_dir / "dataset", "dataset").fingerprint
+    again = run_coldstart(head, "retry", job.id, "--json")
     assert json.loads(again.stdout)["status"] == "SUCCEEDED", again.stderr
-    assert read_artifact(tmp_path / "smoke" / "dataset", "dataset").fingerprint == fingerprint
+    assert read_artifact(job.run_dir / "dataset", "dataset").fingerprint == fingerprint
 
 
 def test_a_running_job_is_not_retried_and_stops(head: dict[str, str], tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from coldstart.config import read_artifact
 ROOT = Path(__file__).parents[2]
 KINDS = ("dataset", "ranker", "encoder", "item_table", "scorer", "evaluation")
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+# `.ci/run` runs this file by itself, as the smoke demo.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

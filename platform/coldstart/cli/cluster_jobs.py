@@ -11,7 +11,8 @@ from rich.table import Table
 
 from coldstart.cli.app import OUT, AsJson, Overrides, RecipeName, app, load
 from coldstart.cli.programs import check_workload
-from coldstart.config import Recipe
+from coldstart.config import Recipe, UserError
+from coldstart.jobs.job_log import job_log
 
 if TYPE_CHECKING:
     from coldstart.cli.jobs import ClusterJobs
@@ -74,13 +75,21 @@ def logs(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Print the log of a job."""
-    jobs = _connect(load(recipe, overrides), address)
-    if follow:
-        jobs.info(job_id)
-        jobs.follow(job_id)
-    else:
-        print(jobs.log(job_id), end="")
+    """Print the log of a job; after the loss of the head, its copy in the run directory of the recipe."""
+    loaded = load(recipe, overrides)
+    try:
+        jobs = _connect(loaded, address)
+        if follow:
+            jobs.info(job_id)
+            jobs.follow(job_id)
+        else:
+            print(jobs.log(job_id), end="")
+    except UserError as error:
+        kept = job_log(loaded.run_dir, job_id)
+        if not kept.is_file():
+            raise UserError(f"{error}; the run directory of a job keeps its log, in logs/{kept.name}") from error
+        print(f"{error}; this is the copy in {kept}", file=sys.stderr)
+        print(kept.read_text(errors="replace"), end="")
 
 
 @app.command(epilog="Example: coldstart stop demo-pipeline-1a2b3c4d")

@@ -72,6 +72,7 @@ class ClusterJobs:
         """
         environment, resources = _runtime_environment(recipe), recipe.submit
         job_id = f"{recipe.name}-{name}-{uuid.uuid4().hex[:8]}"
+        environment["env_vars"][runtime_env.JOB_ID] = job_id
         arguments: dict[str, Any] = {
             "entrypoint": shlex.join(
                 ["python", "-m", "coldstart", "run", name, "--recipe", f"env:{runtime_env.RECIPE}"]

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from coldstart.cli.app import AsJson, Overrides, RecipeName, app, load
-from coldstart.config import UserError
+from coldstart.config import Recipe, UserError, runtime_env
+from coldstart.jobs.job_log import job_log, keep_log
 
 _HELP = ("--help", "-h")
 Address = Annotated[str | None, typer.Option(help="host:port of a running Ray cluster; default: a local Ray.")]
@@ -49,7 +50,9 @@ def run_workload(name: str, arguments: Sequence[str]) -> None:
         UserError: there is no such workload, or its recipe is invalid.
     """
     check_workload(name)
-    _check_recipe(arguments)
+    recipe = _load_recipe(arguments)
+    if recipe is not None and (job_id := runtime_env.job_id()):
+        keep_log(job_log(recipe.run_dir, job_id))
     sys.argv = [name, *arguments]
     from coldstart.jobs import run_job
 
@@ -70,10 +73,10 @@ def check_workload(name: str) -> None:
         raise UserError(f"no workload '{name}'; allowed: {', '.join(sorted(stages | set(PROGRAMS)))}")
 
 
-def _check_recipe(arguments: Sequence[str]) -> None:
-    """Loads the recipe that a workload will load, so that an error in it is printed before the workload is imported."""
+def _load_recipe(arguments: Sequence[str]) -> Recipe | None:
+    """The recipe that a workload will load, so that an error in it is printed before the workload is imported."""
     if any(argument in _HELP for argument in arguments):
-        return
+        return None
     # Every workload has these two options (`recipe_arguments`). What else it takes, it checks itself.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--recipe", default="demo")
@@ -81,8 +84,8 @@ def _check_recipe(arguments: Sequence[str]) -> None:
     try:
         known, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
-        return
-    load(known.recipe, known.set, writes=True)
+        return None
+    return load(known.recipe, known.set, writes=True)
 
 
 @app.command(epilog="Example: coldstart serve --recipe demo")

@@ -7,8 +7,7 @@ Ray Train sets in its workers.
 import getpass
 import os
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import gettempdir
 from urllib.request import getproxies_environment
@@ -27,8 +26,6 @@ RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-RAY_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Read by Ray when it is imported, on Linux too, in spite of its name: 0 lets all of its parts listen on loopback."""
 RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
 DEEPSPEED_ON_CPU = {"DS_ACCELERATOR": "cpu"}
 MLFLOW = {
@@ -49,6 +46,8 @@ _MAX_RAY_TMPDIR = 107 - len("/ray/session_2026-01-31_12-00-00_123456_1234567/soc
 """Bytes: a Unix socket has a path of at most 107."""
 DRIVER_CPUS = "COLDSTART_DRIVER_CPUS"
 """Set by `coldstart submit`: logical CPUs that the driver of this job holds."""
+JOB_ID = "COLDSTART_JOB_ID"
+"""Set by `coldstart submit`: the id of the job."""
 RECIPE = "COLDSTART_RECIPE"
 """Set by `coldstart submit`: the resolved recipe of the job, as JSON."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -62,21 +61,6 @@ def _set_defaults(variables: dict[str, str]) -> None:
 def set_ray_defaults() -> None:
     """Must run before `ray.init`."""
     _set_defaults(RAY)
-
-
-@contextmanager
-def ray_on_loopback() -> Iterator[None]:
-    """The processes of a Ray that is started in this block listen on loopback only."""
-    before = {name: os.environ.get(name) for name in RAY_LOOPBACK}
-    os.environ.update(RAY_LOOPBACK)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def set_ray_startup_concurrency(logical_cpus: int) -> None:
@@ -142,6 +126,11 @@ def set_mlflow_defaults() -> None:
 def set_lance_defaults() -> None:
     """Must run before Lance is imported."""
     _set_defaults(LANCE)
+
+
+def job_id() -> str | None:
+    """The id of the submitted job whose driver this process is; None elsewhere."""
+    return os.environ.get(JOB_ID)
 
 
 def driver_cpus() -> float:

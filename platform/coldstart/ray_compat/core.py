@@ -1,6 +1,7 @@
 """Private names of Ray's core and of the Jobs API."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,6 @@ from pathlib import Path
 import ray
 from ray._private import ray_constants
 from ray._private.runtime_env import packaging
-
-from coldstart.config import runtime_env
 
 HEAD_NODE = {"node:__internal_head__": 0.001}
 """Resources of a task or actor that must run on the head node."""
@@ -23,13 +22,18 @@ def loopback_only() -> Iterator[None]:
 
     On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    # Processes that Ray starts read the variable; this one has read it when it imported Ray.
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, before_here = os.environ.get(variable), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
-        with runtime_env.ray_on_loopback():
-            yield
+        yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER = before_here
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 def attainable_resources() -> dict[str, float]:

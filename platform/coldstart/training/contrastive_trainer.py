@@ -11,7 +11,7 @@ Legend: `P` pairs, `B` pairs of a step, `b` pairs of a rank, `k` width, `M` mask
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +38,7 @@ from coldstart.training.distributed import (
 )
 from coldstart.training.gradients import GradientSum
 from coldstart.training.resume import load_resumable
+from coldstart.training.retrieval_curve import best_epoch
 
 Ints = NDArray[np.int64]
 Inputs = Mapping[str, Tensor]
@@ -48,7 +49,6 @@ ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
 """Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
 MAX_HELD_OUT = 4096
 """Held-out pairs that measure retrieval."""
-_SCORE = "_mean_reciprocal_rank"
 _NOTHING_LEARNED = "no epoch retrieves held-out pairs better than the weights before training, which are kept"
 
 
@@ -350,41 +350,9 @@ class ContrastiveTrainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.curve = saved["step"], saved["curve"]
         self._best_state = saved["best_state"]
+        if self.metrics_log is not None:
+            self.metrics_log.write(self.step, self.total_steps, note=f"continues after step {self.step}")
         return True
-
-
-def best_epoch(curve: Sequence[dict[str, float]]) -> int:
-    """The epoch with the highest mean reciprocal rank; 0 for the weights before training.
-
-    Training must beat these by more than a standard error: pairs that say nothing about content teach an encoder to
-    map all items to one vector, and noise must not choose that. Without held-out pairs, the last epoch.
-
-    Args:
-        curve: Retrieval before training and after each epoch.
-    """
-    if not curve[0]:
-        return len(curve) - 1
-    primary = next(name for name in reversed(curve[0]) if name.endswith(_SCORE))
-    scores = [point[primary] for point in curve]
-    best = int(np.argmax(scores))
-    needed = scores[0] + curve[0][primary.removesuffix(_SCORE) + "_reciprocal_rank_error"]
-    return best if scores[best] > needed else 0
-
-
-def before_and_after(curve: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Retrieval before training and at the best epoch, for a manifest; empty without held-out pairs.
-
-    Args:
-        curve: From `ContrastiveTrainer.run`.
-    """
-    if not curve or not curve[0]:
-        return {}
-    best = best_epoch(curve)
-    return {
-        "before": {name: round(value, 5) for name, value in curve[0].items()},
-        "after": {name: round(value, 5) for name, value in curve[best].items()},
-        "best_epoch": best,
-    }
 
 
 def _check_sizes(pairs: int, settings: Contrastive) -> None:

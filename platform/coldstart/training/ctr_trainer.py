@@ -244,6 +244,10 @@ class CTRTrainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = TrainerState(**saved["state"])
         self._best = saved["best"]
+        if self.metrics_log is not None:
+            self.metrics_log.write(
+                self.state.epoch, self.config.epochs, note=f"continues after epoch {self.state.epoch}"
+            )
 
     def _identify(self, saved: dict[str, Any]) -> int | None:
         """Its step, if it was trained with the same configuration."""

@@ -173,6 +173,8 @@ class _CoarseTrainer:
         start = self.done = found["step"] if found else 0
         if found:
             self.best = found["facts"]["best"]
+            if rank() == 0:
+                self._log_note(f"continues after step {start}")
         order = self._order(start)
         batches = self.stream(order[:, rank()].ravel(), self.encoder.prompt.prepare, self.share)
         stall: dict[str, float] = {}

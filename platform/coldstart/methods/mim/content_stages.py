@@ -22,9 +22,10 @@ from coldstart.methods.mim.content_encoder import ContentEncoder
 from coldstart.methods.mim.content_training import Curve, align_modalities, fine_tune_content
 from coldstart.methods.mim.pairs import next_click_pairs
 from coldstart.methods.mim.tower_features import TowerFeatures, are_frozen, compute_features
-from coldstart.training.contrastive_trainer import ContrastiveContext, ItemStream, before_and_after
+from coldstart.training.contrastive_trainer import ContrastiveContext, ItemStream
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
+from coldstart.training.retrieval_curve import before_and_after
 
 ALIGN, FINE_TUNE = "align_modalities", "fine_tune_content"
 ALIGNED, ENCODER = "aligned_encoder", "encoder"

@@ -36,7 +36,7 @@ from coldstart.metrics.codes import code_purity, code_report
 from coldstart.modules.residual_quantizer import load_quantizer
 from coldstart.rankers import load_ranker
 from coldstart.rankers.storage import check_has_scorer
-from coldstart.training.contrastive_trainer import ContrastiveContext, before_and_after
+from coldstart.training.contrastive_trainer import ContrastiveContext
 from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import device, rank
 from coldstart.training.launch import launch
@@ -47,6 +47,7 @@ from coldstart.training.quantizer_training import (
     fit_rq_vae,
     relative_error,
 )
+from coldstart.training.retrieval_curve import before_and_after
 
 ENCODE = "fit_encoder"
 BLOCK_ROWS = 256
