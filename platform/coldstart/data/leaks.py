@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from coldstart.config.errors import UserError
 from coldstart.data.dataset import read_item_features, read_sequences
@@ -187,6 +186,9 @@ def _auc(values: Floats, label: Floats, is_code: bool) -> float | None:
     """AUC of the mean label by value; each half of the events is predicted from the other half."""
     if len(np.unique(label)) < 2:
         return None
+    # Takes seconds to import, and only tables with features need it.
+    from sklearn.metrics import roc_auc_score
+
     half = np.random.default_rng(_SEED).random(len(label)) < 0.5
     return float(roc_auc_score(label, _predict(half, values, label, is_code)))
 

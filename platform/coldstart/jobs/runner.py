@@ -30,7 +30,6 @@ from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from coldstart.config.shipped_recipes import find_recipe
 from coldstart.jobs.preflight import check_cluster
 from coldstart.jobs.progress import CONSOLE, progress_line, shown_messages
-from coldstart.methods.available import find_method
 from coldstart.ray_compat.core import loopback_only
 
 _ANSWER_SECONDS = 5.0
@@ -180,6 +179,9 @@ def run_stage(stage: str, run: Callable[[Recipe], Artifact], recipe: Recipe) -> 
 
 def trained_by(recipe: Recipe) -> dict[str, str]:
     """Kind of a registered model -> stage that trains it with this recipe."""
+    # Imports PyTorch, which `prepare` does without.
+    from coldstart.methods.available import find_method
+
     method = find_method(recipe.method.name)
     stages = {"ranker": "train_ranker"} | {stage.output: stage.name for stage in method.stages(recipe)}
     return {kind.name: stages[kind.name] for kind in method.kinds if kind.name in stages}
@@ -188,7 +190,8 @@ def trained_by(recipe: Recipe) -> dict[str, str]:
 @contextmanager
 def _live_metrics(stage: str, metrics_log: MetricsLog, recipe: Recipe) -> Iterator[None]:
     """Sends the metrics of a training to MLflow while the block runs."""
-    kind = next((kind for kind, trainer in trained_by(recipe).items() if trainer == stage), None)
+    trains = stage == "train_ranker" or stage in recipe.method.stages
+    kind = next((kind for kind, trainer in trained_by(recipe).items() if trainer == stage), None) if trains else None
     if kind is None:
         yield
         return

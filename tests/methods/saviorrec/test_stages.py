@@ -105,7 +105,7 @@ def embed(recipe: Recipe, method: Method = METHOD) -> None:
 def in_process():
     """Ranks are this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "launch", lambda worker, payload, **_: worker(payload))
+        patch.setattr("coldstart.training.stage.launch", lambda worker, payload, **_: worker(payload))
         yield
 
 

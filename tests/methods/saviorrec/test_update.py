@@ -63,8 +63,7 @@ def test_targets_are_the_events_after_the_champion(ranker, clicks, items, monkey
 @pytest.fixture
 def champion(tmp_path, monkeypatch):
     """A trained run, and a run directory of an update with the same parts and another dataset."""
-    monkeypatch.setattr(stages, "launch", lambda worker, payload, **_: worker(payload))
-    monkeypatch.setattr(update, "launch", lambda worker, payload, **_: worker(payload))
+    monkeypatch.setattr("coldstart.training.stage.launch", lambda worker, payload, **_: worker(payload))
     recipe = make_recipe(tmp_path / "runs")
     write_dataset(recipe.run_dir)
     write_ranker(recipe)

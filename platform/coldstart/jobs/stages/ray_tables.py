@@ -11,7 +11,7 @@ from ray.data.context import ShuffleStrategy
 
 from coldstart.data.readers import FileSplit, RawBatch, SourceTable, clean_file_split, file_splits
 
-_TASK_BYTES = 8_000_000
+_TASK_BYTES = 32_000_000
 
 
 def map_file_splits(

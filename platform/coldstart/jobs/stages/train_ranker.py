@@ -1,20 +1,14 @@
 """Train ranker: trains the CTR model whose ID space is the target of the alignment, on Ray Train with DDP."""
 
-import shutil
-from pathlib import Path
-from typing import Any
-
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import TRAIN
 from coldstart.jobs.runner import stage_program
-from coldstart.metrics.clicks import gauc
 from coldstart.rankers import save_ranker
 from coldstart.rankers.storage import weights_sha256
-from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import rank
-from coldstart.training.launch import launch
 from coldstart.training.ranker_training import train_ranker
+from coldstart.training.stage import TrainingStage
 
 STAGE = "train_ranker"
 
@@ -43,48 +37,20 @@ def fit(recipe: Recipe, dataset: Artifact, stage: str, kind: str, *, splits: tup
     Raises:
         UserError: such events are requested, but the dataset has none.
     """
-    run_dir = recipe.run_dir.absolute()
-    settings = digest([recipe.ranker, recipe.seed, dataset.fingerprint])
-    checkpoints = run_dir / "checkpoints" / stage / settings[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / f"{stage}.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-        metrics_log.write(0, recipe.ranker.epochs)
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "dataset": dataset.fingerprint,
-        "checkpoints": str(checkpoints),
-        "stage": stage,
-        "kind": kind,
-        "splits": splits,
-    }
-    launch(
-        _worker,
-        payload,
-        cluster=recipe.cluster,
-        name=stage,
-        storage=run_dir / "checkpoints",
-        inputs={"dataset": dataset.fingerprint},
-    )
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return read_artifact(run_dir / kind, kind)
+    inputs = {"dataset": dataset.fingerprint}
+    options = {"kind": kind, "splits": splits}
+    TrainingStage.of(recipe, stage, [recipe.ranker], inputs, **options).run(_worker, epochs=recipe.ranker.epochs)
+    return read_artifact(recipe.run_dir / kind, kind)
 
 
-def _worker(payload: dict[str, Any]) -> None:
-    recipe = Recipe.model_validate(payload["recipe"])
-    run_dir, kind, splits = Path(payload["run_dir"]), payload["kind"], tuple(payload["splits"])
-    dataset = Dataset.open(run_dir / "dataset", verify=False)
+def _worker(stage: TrainingStage) -> None:
+    recipe, kind, splits = stage.recipe, stage.options["kind"], stage.options["splits"]
+    dataset = Dataset.open(stage.run_dir / "dataset", verify=False)
     ranker, progress = train_ranker(
         dataset.sequences if splits == (TRAIN,) else dataset.held_out,
         dataset.num_items,
         recipe.ranker,
-        TrainingContext(
-            seed=recipe.seed,
-            gauc=gauc,
-            metrics_log=MetricsLog(run_dir / "metrics" / f"{payload['stage']}.jsonl"),
-            checkpoints=Path(payload["checkpoints"]),
-        ),
+        stage.click_training,
         splits=splits,
     )
     if rank() == 0:
@@ -94,7 +60,7 @@ def _worker(payload: dict[str, Any]) -> None:
             **progress.summary,
             "weights_sha256": weights_sha256(ranker),
         }
-        with write_artifact(run_dir / kind, kind, {"dataset": payload["dataset"]}, metadata) as draft:
+        with write_artifact(stage.run_dir / kind, kind, stage.inputs, metadata) as draft:
             save_ranker(ranker, draft, list(dataset.item_index), dataset.item_features)
 
 

@@ -3,15 +3,13 @@
 In joint mode a joint ranker is also trained, from the same ranker and proxies.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import Fine, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
@@ -31,9 +29,8 @@ from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.scorer import Scorer
 from coldstart.rankers.storage import check_has_scorer, weights_sha256
-from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import rank
-from coldstart.training.launch import launch
+from coldstart.training.stage import TrainingStage
 
 STAGE, JOINT = "align_fine", "align_joint"
 ADAPTOR = "adaptor"
@@ -68,7 +65,7 @@ def run_joint(recipe: Recipe) -> Artifact:
     return _run_stage(recipe, JOINT, SCORER, epochs=settings_of(recipe, Settings).fine.joint.epochs)
 
 
-def _run_stage(recipe: Recipe, stage: str, kind: str, *, epochs: int) -> Artifact:
+def _run_stage(recipe: Recipe, name: str, kind: str, *, epochs: int) -> Artifact:
     run_dir = recipe.run_dir.absolute()
     check_has_scorer(run_dir / "ranker")
     sources = {source: read_artifact(run_dir / source, source) for source in SOURCES}
@@ -76,28 +73,15 @@ def _run_stage(recipe: Recipe, stage: str, kind: str, *, epochs: int) -> Artifac
         if source in sources and sources[source].fingerprint != fingerprint:
             raise UserError(f"the item table in {run_dir} is from another {source}; run the embed_items stage again")
     lineage = {source: artifact.fingerprint for source, artifact in sources.items()}
-    settings = digest([settings_of(recipe, Settings).fine, recipe.seed, lineage])
-    checkpoints = run_dir / "checkpoints" / stage / settings[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / f"{stage}.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-        metrics_log.write(0, epochs)
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "lineage": lineage,
-        "checkpoints": str(checkpoints),
-    }
-    worker = _worker if stage == STAGE else _joint_worker
-    launch(worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints", inputs=lineage)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    stage = TrainingStage.of(recipe, name, [settings_of(recipe, Settings).fine], lineage)
+    stage.run(_worker if name == STAGE else _joint_worker, epochs=epochs)
     return read_artifact(run_dir / kind, kind)
 
 
-def _worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir, dataset, ranker, items = _read_inputs(payload)
-    settings, context = settings_of(recipe, Settings), _context(payload, recipe, STAGE)
-    adaptor, state = align_fine(ranker, dataset.sequences, items, settings.fine, context)
+def _worker(stage: TrainingStage) -> None:
+    settings, seed = settings_of(stage.recipe, Settings), stage.recipe.seed
+    dataset, ranker, items = _read_inputs(stage.run_dir)
+    adaptor, state = align_fine(ranker, dataset.sequences, items, settings.fine, stage.click_training)
     curve = select_warmup_events(adaptor, ranker, dataset.sequences, items, gauc=gauc)
     if rank() == 0:
         events = warmup_events(settings.fine, curve)
@@ -113,12 +97,12 @@ def _worker(payload: dict[str, Any]) -> None:
             "ranker_weights_sha256": weights_sha256(ranker),
         }
         kind = adaptor_kind(settings)
-        with write_artifact(run_dir / kind, kind, payload["lineage"], metadata) as draft:
+        with write_artifact(stage.run_dir / kind, kind, stage.inputs, metadata) as draft:
             save_adaptor(adaptor, draft)
             save_id_weight(weight, draft)
             if settings.content_similarity and kind == SCORER:
                 base, proxies = FrozenScorer(ranker, weight), FineProxies(adaptor)
-                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=recipe.seed)
+                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=seed)
 
 
 def warmup_events(fine: Fine, curve: Mapping[int, float]) -> int:
@@ -128,9 +112,10 @@ def warmup_events(fine: Fine, curve: Mapping[int, float]) -> int:
     return max(curve, key=lambda events: (np.nan_to_num(curve[events], nan=-1.0), -events))
 
 
-def _joint_worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir, dataset, ranker, items = _read_inputs(payload)
-    settings, context = settings_of(recipe, Settings), _context(payload, recipe, JOINT)
+def _joint_worker(stage: TrainingStage) -> None:
+    settings, seed = settings_of(stage.recipe, Settings), stage.recipe.seed
+    dataset, ranker, items = _read_inputs(stage.run_dir)
+    context = stage.click_training
     joint, state = align_joint(check_supports_joint(ranker), dataset.sequences, items, settings.fine, context)
     if rank() == 0:
         metadata = {
@@ -140,11 +125,11 @@ def _joint_worker(payload: dict[str, Any]) -> None:
             "parameters": num_trainable(joint.vectors),
             **state.summary,
         }
-        with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
+        with write_artifact(stage.run_dir / SCORER, SCORER, stage.inputs, metadata) as draft:
             save_joint(joint, draft, list(dataset.item_index), dataset.item_features)
             if settings.content_similarity:
                 base, proxies = JointScorer(joint), JointProxies(joint.vectors)
-                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=recipe.seed)
+                _save_similarity(base, adapt(proxies, items), items, dataset, draft, seed=seed)
 
 
 def _save_similarity(
@@ -158,18 +143,6 @@ def _save_similarity(
     save_similarity(scorer, content, draft)
 
 
-def _context(payload: dict[str, Any], recipe: Recipe, stage: str) -> TrainingContext:
-    return TrainingContext(
-        seed=recipe.seed,
-        gauc=gauc,
-        metrics_log=MetricsLog(Path(payload["run_dir"]) / "metrics" / f"{stage}.jsonl"),
-        checkpoints=Path(payload["checkpoints"]),
-    )
-
-
-def _read_inputs(payload: dict[str, Any]) -> tuple[Recipe, Path, Dataset, Ranker, ItemTable]:
-    """Reads the inputs of the stage in the training process."""
-    recipe = Recipe.model_validate(payload["recipe"])
-    run_dir = Path(payload["run_dir"])
+def _read_inputs(run_dir: Path) -> tuple[Dataset, Ranker, ItemTable]:
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    return recipe, run_dir, dataset, load_ranker(run_dir / "ranker"), ItemTable.open(run_dir / ITEM_TABLE)
+    return dataset, load_ranker(run_dir / "ranker"), ItemTable.open(run_dir / ITEM_TABLE)

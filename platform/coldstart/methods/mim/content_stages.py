@@ -1,6 +1,5 @@
 """Stages 1 and 2 of MIM as workloads: the content encoder is trained on Ray Train, with items from Ray Data."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.schema import DIGESTS
@@ -24,8 +23,8 @@ from coldstart.methods.mim.pairs import next_click_pairs
 from coldstart.methods.mim.tower_features import TowerFeatures, are_frozen, compute_features
 from coldstart.training.contrastive_trainer import ContrastiveContext, ItemStream
 from coldstart.training.distributed import device, rank
-from coldstart.training.launch import launch
 from coldstart.training.retrieval_curve import before_and_after
+from coldstart.training.stage import TrainingStage
 
 ALIGN, FINE_TUNE = "align_modalities", "fine_tune_content"
 ALIGNED, ENCODER = "aligned_encoder", "encoder"
@@ -63,44 +62,25 @@ def run_fine_tune(recipe: Recipe) -> Artifact:
     return _run_stage(recipe, FINE_TUNE, ENCODER, lineage, start=aligned.path)
 
 
-def _run_stage(recipe: Recipe, stage: str, kind: str, lineage: dict[str, str], *, start: Path) -> Artifact:
+def _run_stage(recipe: Recipe, name: str, kind: str, lineage: dict[str, str], *, start: Path) -> Artifact:
     run_dir, settings = recipe.run_dir.absolute(), settings_of(recipe, Settings)
-    trained = settings.align if stage == ALIGN else settings.fine_tune
-    key = digest([settings.towers, trained, recipe.content, recipe.seed, lineage])
-    checkpoints = run_dir / "checkpoints" / stage / key[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / f"{stage}.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "stage": stage,
-        "kind": kind,
-        "lineage": lineage,
-        "start": str(start),
-        "checkpoints": str(checkpoints),
-        "key": key,
-    }
-    launch(_worker, payload, cluster=recipe.cluster, name=stage, storage=run_dir / "checkpoints", inputs=lineage)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    parts = [settings.towers, settings.align if name == ALIGN else settings.fine_tune, recipe.content]
+    TrainingStage.of(recipe, name, parts, lineage, kind=kind, start=start).run(_worker)
     return read_artifact(run_dir / kind, kind)
 
 
-def _worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir = Recipe.model_validate(payload["recipe"]), Path(payload["run_dir"])
-    settings, stage = settings_of(recipe, Settings), payload["stage"]
+def _worker(stage: TrainingStage) -> None:
+    recipe, run_dir, start, kind = stage.recipe, stage.run_dir, stage.options["start"], stage.options["kind"]
+    settings, context = settings_of(recipe, Settings), stage.contrastive_training
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    encoder = _start(recipe, Path(payload["start"]), stage).to(device())
-    context = ContrastiveContext(
-        recipe.seed, MetricsLog(run_dir / "metrics" / f"{stage}.jsonl"), Path(payload["checkpoints"]), payload["key"]
-    )
+    encoder = _start(recipe, start, stage.name).to(device())
     read: ItemStream = partial(stream_items, run_dir / "dataset", block_rows=BLOCK_ROWS)
     features = None
     if are_frozen(encoder.towers):
-        features = TowerFeatures.load(Path(payload["start"])) if stage == FINE_TUNE else None
+        features = TowerFeatures.load(start) if stage.name == FINE_TUNE else None
         features = features or compute_features(encoder.towers.eval(), dataset.num_items, read, _progress(context))
         read = features.read
-    if stage == ALIGN:
+    if stage.name == ALIGN:
         both, groups = _both_modalities(recipe, dataset)
         curve: Curve = []
         if len(both):
@@ -115,9 +95,9 @@ def _worker(payload: dict[str, Any]) -> None:
         count = len(pairs)
     if rank() == 0:
         metadata = {"width": encoder.width, "pairs": count, **before_and_after(curve)}
-        with write_artifact(run_dir / payload["kind"], payload["kind"], payload["lineage"], metadata) as draft:
+        with write_artifact(run_dir / kind, kind, stage.inputs, metadata) as draft:
             encoder.save(draft)
-            if features is not None and stage == ALIGN:
+            if features is not None and stage.name == ALIGN:
                 features.save(draft)
 
 

@@ -1,15 +1,12 @@
 """The stages of SaviorRec: encoder, embedding, co-click pairs, quantizer, and the scorer that clicks train."""
 
-import shutil
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config import Artifact, MetricsLog, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
@@ -31,15 +28,11 @@ from coldstart.methods.saviorrec.model import (
 )
 from coldstart.methods.saviorrec.registered import QUANTIZER
 from coldstart.methods.saviorrec.scorer_training import train_scorer
-from coldstart.metrics.clicks import gauc
 from coldstart.metrics.codes import code_purity, code_report
 from coldstart.modules.residual_quantizer import load_quantizer
 from coldstart.rankers import load_ranker
 from coldstart.rankers.storage import check_has_scorer
-from coldstart.training.contrastive_trainer import ContrastiveContext
-from coldstart.training.ctr_trainer import TrainingContext
 from coldstart.training.distributed import device, rank
-from coldstart.training.launch import launch
 from coldstart.training.quantizer_training import (
     QuantizerData,
     QuantizerSettings,
@@ -48,8 +41,9 @@ from coldstart.training.quantizer_training import (
     relative_error,
 )
 from coldstart.training.retrieval_curve import before_and_after
+from coldstart.training.stage import TrainingStage
 
-ENCODE = "fit_encoder"
+ENCODE, TRAIN_SCORER = "fit_encoder", "train_scorer"
 BLOCK_ROWS = 256
 """Items per Ray Data task."""
 PAIRS = "pairs"
@@ -75,7 +69,7 @@ def stages(method: Method, recipe: Recipe) -> tuple[Stage, ...]:
     )
     if recipe.ranker.pretrained.id_table is not None:
         return found
-    scorer = Stage("train_scorer", SCORER, run_scorer, ("method.rank", "method.mode"), _SOURCES)
+    scorer = Stage(TRAIN_SCORER, SCORER, run_scorer, ("method.rank", "method.mode"), _SOURCES)
     return (*found, scorer)
 
 
@@ -95,37 +89,24 @@ def run_encoder(recipe: Recipe) -> Artifact:
         if pairs.lineage != lineage:
             raise UserError(f"the pairs in {run_dir} are from another dataset; run mine_pairs again")
         lineage[PAIRS] = pairs.fingerprint
-    key = digest([settings, recipe.encoder, recipe.content, recipe.seed, lineage])
-    checkpoints = run_dir / "checkpoints" / ENCODE / key[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / f"{ENCODE}.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "mllm": mllm_checkpoint(recipe, dataset),
-        "lineage": lineage,
-        "checkpoints": str(checkpoints),
-        "key": key,
-    }
-    storage = run_dir / "checkpoints"
-    launch(_encoder_worker, payload, cluster=recipe.cluster, name=ENCODE, storage=storage, inputs=lineage)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    parts = [settings, recipe.encoder, recipe.content]
+    stage = TrainingStage.of(recipe, ENCODE, parts, lineage, mllm=mllm_checkpoint(recipe, dataset))
+    stage.run(_encoder_worker)
     encoder = read_artifact(run_dir / "encoder", "encoder")
     if settings.train == "none":
-        metrics_log.write(1, 1, variance_kept=encoder.metadata["variance_kept"])
+        stage.metrics_log.write(1, 1, variance_kept=encoder.metadata["variance_kept"])
     return encoder
 
 
-def _encoder_worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir = Recipe.model_validate(payload["recipe"]), Path(payload["run_dir"])
+def _encoder_worker(stage: TrainingStage) -> None:
+    recipe, run_dir = stage.recipe, stage.run_dir
     settings = settings_of(recipe, Settings).encoder
     if settings.train == "none" and rank() != 0:
         return
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     seen = np.random.default_rng((recipe.seed, 4)).permutation(np.flatnonzero(dataset.train_counts > 0))[:SAMPLE]
     contents = dataset.contents(np.sort(seen).astype(np.int64))
-    encoder, kept = fit_content_encoder(recipe, payload["mllm"], contents, device())
+    encoder, kept = fit_content_encoder(recipe, stage.options["mllm"], contents, device())
     metadata = {
         "method": recipe.method.name,
         "train": settings.train,
@@ -139,14 +120,12 @@ def _encoder_worker(payload: dict[str, Any]) -> None:
     }
     if settings.train == "pairs":
         pairs = CoClickPairs.read(run_dir / PAIRS)
-        metrics_log = MetricsLog(run_dir / "metrics" / f"{ENCODE}.jsonl")
-        context = ContrastiveContext(recipe.seed, metrics_log, Path(payload["checkpoints"]), payload["key"])
         read = partial(stream_items, run_dir / "dataset", block_rows=BLOCK_ROWS)
         groups = dataset.content_groups(recipe.content)
-        curve = train_on_pairs(encoder.to(device()), pairs, groups, settings.contrast, read, context)
+        curve = train_on_pairs(encoder.to(device()), pairs, groups, settings.contrast, read, stage.contrastive_training)
         metadata |= {"pairs": len(pairs), **before_and_after(curve)}
     if rank() == 0:
-        with write_artifact(run_dir / "encoder", "encoder", payload["lineage"], metadata) as draft:
+        with write_artifact(run_dir / "encoder", "encoder", stage.inputs, metadata) as draft:
             encoder.cpu().save(draft)
 
 
@@ -254,42 +233,24 @@ def run_scorer(recipe: Recipe) -> Artifact:
                     f"from the {source.kind} on again"
                 )
     lineage = {kind: source.fingerprint for kind, source in sources.items()}
-    key = digest([settings.rank, settings.mode, recipe.seed, lineage])
-    checkpoints = run_dir / "checkpoints" / "train_scorer" / key[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / "train_scorer.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-        metrics_log.write(0, settings.rank.epochs)
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "lineage": lineage,
-        "checkpoints": str(checkpoints),
-    }
-    storage = run_dir / "checkpoints"
-    launch(_scorer_worker, payload, cluster=recipe.cluster, name="train_scorer", storage=storage, inputs=lineage)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    stage = TrainingStage.of(recipe, TRAIN_SCORER, [settings.rank, settings.mode], lineage)
+    stage.run(_scorer_worker, epochs=settings.rank.epochs)
     return read_artifact(run_dir / SCORER, SCORER)
 
 
-def _scorer_worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir = Recipe.model_validate(payload["recipe"]), Path(payload["run_dir"])
-    settings = settings_of(recipe, Settings)
+def _scorer_worker(stage: TrainingStage) -> None:
+    run_dir, settings = stage.run_dir, settings_of(stage.recipe, Settings)
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     quantizer = load_quantizer(run_dir / QUANTIZER)
-    context = TrainingContext(
-        seed=recipe.seed,
-        gauc=gauc,
-        metrics_log=MetricsLog(run_dir / "metrics" / "train_scorer.jsonl"),
-        checkpoints=Path(payload["checkpoints"]),
-    )
     content = ItemTable.open(run_dir / ITEM_TABLE)
     pool = None
     if settings.rank.ablate.shuffled_codes:
         pool = _codes(SemanticIds(quantizer), content)[1:]
     items = ItemTable({CONTENT: content.columns[CONTENT], CODES: _codes(SemanticIds(quantizer, pool), content)})
     ranker = check_supports_interaction(load_ranker(run_dir / "ranker"))
-    scorer, state = train_scorer(ranker, dataset.sequences, items, settings, context, sizes=quantizer.sizes)
+    scorer, state = train_scorer(
+        ranker, dataset.sequences, items, settings, stage.click_training, sizes=quantizer.sizes
+    )
     if rank() == 0:
         metadata = {
             "method": settings.name,
@@ -298,7 +259,7 @@ def _scorer_worker(payload: dict[str, Any]) -> None:
             "levels": quantizer.levels,
             **state.summary,
         }
-        with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
+        with write_artifact(run_dir / SCORER, SCORER, stage.inputs, metadata) as draft:
             save_scorer(scorer, draft, Catalog(list(dataset.item_index), dataset.item_features))
             if pool is not None:
                 save_pool(pool, draft)

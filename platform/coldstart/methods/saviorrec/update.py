@@ -4,14 +4,11 @@ Items that share codes share their correction, so behavior that drifts is follow
 **[P]**; encoder, semantic IDs, attentions and ranker stay as they are.
 """
 
-import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from coldstart.config import Artifact, MetricsLog, Recipe, UserError, digest, read_artifact, write_artifact
+from coldstart.config import Artifact, Recipe, UserError, read_artifact, write_artifact
 from coldstart.config.recipe import settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
@@ -23,11 +20,10 @@ from coldstart.methods.saviorrec.item_encoder import SemanticIds, load_pool, sav
 from coldstart.methods.saviorrec.model import Catalog, SaviorScorer, load_scorer, save_scorer
 from coldstart.methods.saviorrec.registered import QUANTIZER
 from coldstart.methods.saviorrec.scorer_training import fit_scorer
-from coldstart.metrics.clicks import gauc
 from coldstart.modules.residual_quantizer import load_quantizer
 from coldstart.training.ctr_trainer import TrainerState, TrainingContext
 from coldstart.training.distributed import device, rank
-from coldstart.training.launch import launch
+from coldstart.training.stage import TrainingStage
 
 STAGE = "update"
 USED_BEFORE = -1
@@ -48,53 +44,33 @@ def run(recipe: Recipe, champion: Champion) -> Artifact:
     if load_scorer(champion.scorer.path, run_dir / "ranker").mba is None:
         raise UserError("the champion was trained with method.rank.ablate.without_mba, so it has nothing to update")
     lineage = {kind: read_artifact(run_dir / kind, kind).fingerprint for kind in champion.scorer.lineage}
-    key = digest([settings.rank, recipe.seed, champion.scorer.fingerprint, lineage])
-    checkpoints = run_dir / "checkpoints" / STAGE / key[:16]
-    metrics_log = MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl")
-    if not checkpoints.exists():
-        metrics_log.clear()
-        metrics_log.write(0, settings.rank.epochs)
-    payload = {
-        "recipe": recipe.model_dump(mode="json"),
-        "run_dir": str(run_dir),
-        "champion": str(champion.scorer.path.absolute()),
+    options = {
+        "champion": champion.scorer.path.absolute(),
         "since": champion.last_event_at,
         "continues": list(champion.datasets),
-        "lineage": lineage,
-        "checkpoints": str(checkpoints),
     }
-    launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=run_dir / "checkpoints", inputs=lineage)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    stage = TrainingStage.of(recipe, STAGE, [settings.rank, champion.scorer.fingerprint], lineage, **options)
+    stage.run(_worker, epochs=settings.rank.epochs)
     return read_artifact(run_dir / SCORER, SCORER)
 
 
-def _worker(payload: dict[str, Any]) -> None:
-    recipe, run_dir, path = (
-        Recipe.model_validate(payload["recipe"]),
-        Path(payload["run_dir"]),
-        Path(payload["champion"]),
-    )
-    settings = settings_of(recipe, Settings)
+def _worker(stage: TrainingStage) -> None:
+    run_dir, path = stage.run_dir, stage.options["champion"]
+    settings = settings_of(stage.recipe, Settings)
     dataset = Dataset.open(run_dir / "dataset", verify=False)
-    context = TrainingContext(
-        seed=recipe.seed,
-        gauc=gauc,
-        metrics_log=MetricsLog(run_dir / "metrics" / f"{STAGE}.jsonl"),
-        checkpoints=Path(payload["checkpoints"]),
-    )
     scorer, pool = load_scorer(path, run_dir / "ranker"), load_pool(path)
     items = adapt(SemanticIds(load_quantizer(run_dir / QUANTIZER), pool).eval(), ItemTable.open(run_dir / ITEM_TABLE))
-    state = train_correction(scorer, dataset.sequences, items, payload["since"], settings, context)
+    state = train_correction(scorer, dataset.sequences, items, stage.options["since"], settings, stage.click_training)
     if rank() == 0:
         metadata = {
             "method": settings.name,
             "mode": "frozen" if scorer.frozen else "joint",
             "width": scorer.width,
             "levels": len(scorer.sizes),
-            "continues": payload["continues"],
+            "continues": stage.options["continues"],
             **state.summary,
         }
-        with write_artifact(run_dir / SCORER, SCORER, payload["lineage"], metadata) as draft:
+        with write_artifact(run_dir / SCORER, SCORER, stage.inputs, metadata) as draft:
             save_scorer(scorer.cpu(), draft, Catalog(list(dataset.item_index), dataset.item_features))
             if pool is not None:
                 save_pool(pool, draft)
