@@ -7,7 +7,6 @@ from hypothesis import settings
 
 from coldstart.config import runtime_env
 from coldstart.jobs.progress import CONSOLE
-from coldstart.ray_compat.core import loopback_only
 
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
@@ -24,7 +23,7 @@ def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 def local_ray() -> Iterator[None]:
     """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
     runtime_env.set_ray_defaults()
-    with loopback_only():
+    with runtime_env.ray_on_loopback():
         ray.init(
             address="local",
             num_cpus=8,

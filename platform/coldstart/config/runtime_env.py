@@ -7,7 +7,8 @@ Ray Train sets in its workers.
 import getpass
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from urllib.request import getproxies_environment
@@ -61,6 +62,27 @@ def _set_defaults(variables: dict[str, str]) -> None:
 def set_ray_defaults() -> None:
     """Must run before `ray.init`."""
     _set_defaults(RAY)
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """A Ray that is started or joined in this block listens on loopback only, as it does on macOS and Windows.
+
+    On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
+    """
+    from coldstart.ray_compat.core import LOOPBACK, loopback_only
+
+    before = {name: os.environ.get(name) for name in LOOPBACK}
+    os.environ.update(LOOPBACK)
+    try:
+        with loopback_only():
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def set_ray_startup_concurrency(logical_cpus: int) -> None:

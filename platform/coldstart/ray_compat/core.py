@@ -1,7 +1,6 @@
 """Private names of Ray's core and of the Jobs API."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +15,19 @@ JOB_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modu
 """Loggers to which `JobSubmissionClient` writes."""
 
 
+LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Variable of processes that listen on loopback only, on Linux too, in spite of its name."""
+
+
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """Ray that starts or connects in this block listens on loopback only, as it does on macOS and Windows.
-
-    On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
-    """
-    # Processes that Ray starts read the variable; this one has read it when it imported Ray.
-    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before, before_here = os.environ.get(variable), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    """Lets Ray in this process, which has read `LOOPBACK` when it was imported, listen on loopback only."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before_here
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def attainable_resources() -> dict[str, float]:
