@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from coldstart.cli.jobs import ADDRESS, ClusterJobs, _differing_sections, _runtime_environment, check_upload
+from coldstart.cli.jobs import (
+    ADDRESS,
+    ClusterJobs,
+    _differing_sections,
+    _runtime_environment,
+    check_upload,
+    make_absolute,
+)
 from coldstart.config import Recipe, UserError, load_recipe
 from coldstart.config.recipe import Submit
 from coldstart.config.shipped_recipes import find_recipe
@@ -76,3 +83,12 @@ def test_only_what_is_computed_counts_as_a_change() -> None:
     before = recipe()
     assert _differing_sections(before, recipe(driver_cpus=2)) == []
     assert _differing_sections(before, before.model_copy(update={"seed": 5})) == ["seed"]
+
+
+def test_paths_are_absolute_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"root": "catalog", "images": {"root": "images-of-items"}}
+    sent = make_absolute(Recipe.model_validate({"name": "mine", "data": {"source": "files", "files": files}}))
+    assert sent.data.files.root == tmp_path / "catalog"
+    assert sent.data.files.images.root == tmp_path / "images-of-items"
+    assert make_absolute(Recipe(name="mine")).data.files.images.root is None

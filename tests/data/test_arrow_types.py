@@ -14,7 +14,7 @@ import pytest
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Columns, Files
-from coldstart.data.arrow_types import ColumnError, check_type, plain, role_of
+from coldstart.data.arrow_types import ColumnError, can_name_images, check_type, plain, role_of
 from coldstart.data.columns import as_floats, as_ids, as_images, as_text, as_unix_seconds
 from coldstart.data.readers import check_files, clean_file_split, file_splits
 
@@ -56,6 +56,7 @@ def test_ids_of_every_type_are_text(column: pa.Array, ids: list[str | None]) -> 
         (pa.array([["a"], ["b"]], pa.large_list(pa.string_view())), ["a", "b"]),
         (pa.array([[["a", "b"], ["c"]], [[]], None, [["d"], None]]), ["a, b, c", None, None, "d"]),
         (pa.array([["x"], ["a", "b"], ["y"]]).slice(1, 1), ["a, b"]),
+        (pa.array([["x"], ["a", "b"], None], pa.large_list(pa.string())).slice(1), ["a, b", None]),
         (pa.array([[1, 2], None]), ["1, 2", None]),
         (pa.array([UUIDS[0].bytes], pa.uuid()), [str(UUIDS[0])]),
         (pa.array([dt.date(2024, 1, 2)]), ["2024-01-02"]),
@@ -95,12 +96,49 @@ HF = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 )
 def test_images_of_every_layout_are_read(column: pa.Array, images: list[bytes | None]) -> None:
     check_type(column.type, "image")
-    assert as_images(column).to_pylist() == images
+    assert pc.struct_field(as_images(column), "bytes").to_pylist() == images
+    assert not any(pc.struct_field(as_images(column), "path").to_pylist())
 
 
-def test_an_image_of_which_only_the_path_is_known_is_refused() -> None:
-    with pytest.raises(ColumnError, match=r"only the path is known, such as 'a\.png'"):
-        as_images(pa.array([{"bytes": b"x", "path": "b.png"}, {"bytes": None, "path": "a.png"}], HF))
+HF_VIEW = pa.struct([("bytes", pa.null()), ("path", pa.string_view())])
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        (pa.array([" a.png", " ", None, ""]), ["a.png", None, None, None]),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+        (pa.array(["a", None], pa.string_view()), ["a", None]),
+        (pa.chunked_array([["a"], ["b"]], pa.large_string()), ["a", "b"]),
+        (pc.run_end_encode(pa.array(["a", "a"])), ["a", "a"]),
+        (pa.array([["a", "b"], [], None, [None, " ", "c"]]), ["a", None, None, "c"]),
+        (pa.array([["x"], ["a", "b"]], pa.large_list(pa.string_view())).slice(1), ["a"]),
+        (pa.array([{"bytes": None, "path": "a"}, {"bytes": None, "path": None}, None], HF_VIEW), ["a", None, None]),
+        (pa.array([[{"bytes": None, "path": None}, {"bytes": None, "path": "b"}]], pa.list_(HF)), ["b"]),
+    ],
+)
+def test_names_of_images_of_every_layout_are_read(column: pa.Array, names: list[str | None]) -> None:
+    check_type(column.type, "image")
+    assert can_name_images(column.type)
+    assert as_images(column).type == as_images(pa.nulls(0)).type
+    assert pc.struct_field(as_images(column), "path").to_pylist() == names
+    assert not any(pc.struct_field(as_images(column), "bytes").to_pylist())
+
+
+def test_a_path_counts_where_there_are_no_bytes() -> None:
+    rows = [{"bytes": b"x", "path": "a"}, {"bytes": None, "path": "b"}, {"bytes": b"", "path": "c"}]
+    images = as_images(pa.array([*rows, {"bytes": b"", "path": None}], HF)).to_pylist()
+    nothing = {"bytes": None}
+    assert images[0] == {"bytes": b"x", "path": None}
+    assert images[1:] == [nothing | {"path": "b"}, nothing | {"path": "c"}, {"bytes": b"", "path": None}]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary(), pa.list_(pa.uint8()), pa.null(), pa.struct([("bytes", pa.binary())]), pa.list_(pa.binary())],
+)
+def test_bytes_alone_name_no_image(kind: pa.DataType) -> None:
+    assert not can_name_images(kind)
 
 
 def test_times_and_labels_of_every_type_are_read() -> None:
@@ -137,7 +175,9 @@ def test_times_and_labels_of_every_type_are_read() -> None:
         (pa.map_(pa.string(), pa.string()), "text", "into a column of its own"),
         (pa.list_(pa.struct([("name", pa.string())])), "text", "into a column of its own"),
         (pa.duration("s"), "text", "text must be"),
-        (pa.string(), "image", "image: null"),
+        (pa.bool_(), "image", "image: null"),
+        (pa.list_(pa.list_(pa.string())), "image", "text that names image files"),
+        (pa.struct([("bytes", pa.string()), ("path", pa.string())]), "image", "encoded JPEG or PNG"),
         (pa.list_(pa.int64()), "image", "encoded JPEG or PNG"),
         (pa.list_(pa.list_(pa.uint8())), "image", "encoded JPEG or PNG"),
         (pa.struct([("path", pa.string())]), "image", "encoded JPEG or PNG"),
@@ -183,7 +223,7 @@ def tables(root: Path, items: dict[str, Any], events: dict[str, Any] | None = No
         ({"item_id": [True]}, {}, r"columns\.item_id: column 'item_id' of .*items\.parquet has type bool; an id must"),
         ({"tag": [{"a": "x"}]}, {"tags": ("tag",)}, r"columns\.tags: column 'tag' of .* has type struct"),
         ({"item_id": [b"\xff"]}, {}, r"columns\.item_id: column 'item_id' of .* not UTF-8"),
-        ({"image": [{"bytes": None, "path": "x.png"}]}, {}, r"column 'image' of .* only the path is known"),
+        ({"image": [{"bytes": None, "path": "x.png"}]}, {}, r"image: none of .* column 'image' .*'x\.png', looked for"),
         ({"at": pa.array([1], pa.time32("s"))}, {"created_at": "at"}, "column 'at' of .* has type time32"),
     ],
 )

@@ -6,12 +6,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from coldstart.config.recipe import Columns
+from coldstart.config.recipe import Columns, Files
 from coldstart.data import cleaning
 from coldstart.data.cleaning import clean_events, clean_items
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.readers import RawBatch
 
 LIMITS = {"max_bytes": 5000, "max_pixels": 100}
+IMAGES = ImageFiles.of(Files())
 
 
 def _image(side: int = 4) -> bytes:
@@ -23,7 +25,7 @@ def _image(side: int = 4) -> bytes:
 def _items(*rows: dict[str, Any], columns: Columns | None = None) -> list[dict[str, Any]]:
     table = pa.Table.from_pylist([{"item_id": None, "title": None, "image": None} | row for row in rows])
     table = table.set_column(table.column_names.index("image"), "image", table["image"].cast(pa.binary()))
-    return clean_items(RawBatch(10, table), columns or Columns(), **LIMITS).to_pylist()
+    return clean_items(RawBatch(10, table), columns or Columns(), IMAGES, **LIMITS).to_pylist()
 
 
 def _events(known: list[str], **columns: Any) -> list[dict[str, Any]]:

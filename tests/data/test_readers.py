@@ -35,7 +35,7 @@ def test_good_files_pass(root: Path) -> None:
         ({"columns": {"label": "clicked"}}, "no column 'clicked': its columns are item_id, label, timestamp, user_id"),
         ({"columns": {"text": "body"}}, "set it to null"),
         ({"columns": {"tags": ["genre"]}}, "columns.tags"),
-        ({"columns": {"image": "title"}}, "image: null"),
+        ({"columns": {"image": "title"}}, r"'a', looked for under .*data\.files\.images\.root .*image: null"),
     ],
 )
 def test_wrong_settings_are_named_with_a_fix(root: Path, files: dict[str, object], message: str) -> None:

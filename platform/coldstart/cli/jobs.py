@@ -224,7 +224,9 @@ class ClusterJobs:
 
 def make_absolute(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths: the job runs in another directory, and sees them on storage of the cluster."""
-    files = recipe.data.files.model_copy(update={"root": recipe.data.files.root.absolute()})
+    files = recipe.data.files
+    images = files.images.model_copy(update={"root": files.images.root and files.images.root.absolute()})
+    files = files.model_copy(update={"root": files.root.absolute(), "images": images})
     local_mllm = Path(recipe.encoder.mllm)
     own = recipe.ranker.pretrained
     pretrained = own.model_copy(update={name: path.absolute() for name, path in own if path})

@@ -25,11 +25,12 @@ _FIXES: dict[Role, str] = {
     "text": "text must be strings, numbers, dates or lists of them: put each field into a column of its own, and name "
     "the columns in data.files.columns.tags",
     "image": "images must be encoded JPEG or PNG bytes (binary, or Hugging Face's struct of bytes and path) in a "
-    "Parquet file: store the bytes, or set data.files.columns.image: null",
+    "Parquet file, or text that names image files: store the bytes or the paths, or set data.files.columns.image: null",
     "time": "a time must be a timestamp, a date, Unix seconds or an ISO 8601 string: convert the column",
     "label": "a label must be 0 or 1, a boolean, or a rating: convert the column",
     "feature": "a feature must be text, a boolean or a number: convert the column, or remove it from the list",
 }
+_IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
 
 
 class ColumnError(ValueError):
@@ -63,7 +64,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 def is_byte_like(kind: pa.DataType) -> bool:
     """Whether values of a type can be images, so that few of them may fill the memory."""
-    return _is_image(plain_type(kind))
+    return _is_encoded(plain_type(kind))
+
+
+def can_name_images(kind: pa.DataType) -> bool:
+    """Whether values of a type of images can be the names of image files, which are larger than the values."""
+    stored = plain_type(kind)
+    if is_list(stored):
+        stored = stored.value_type
+    if types.is_struct(stored):
+        position = stored.get_field_index("path")
+        return position >= 0 and is_text(plain_type(stored.field(position).type))
+    return is_text(stored)
 
 
 def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -133,25 +145,34 @@ def drop_null_elements(lists: pa.Array, values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]), values.filter(pa.array(kept)))
 
 
-def image_bytes(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Encoded images as binary. Of a struct {bytes, path} the bytes; of a list of images the first one.
+def image_parts(column: pa.Array | pa.ChunkedArray) -> pa.StructArray:
+    """Images as a struct of `bytes` (encoded) and `path` (a name of the file); at most one of them is not null.
+
+    Text is a path. Of a struct {bytes, path} the path counts where there are no bytes; of a list of images the first.
 
     Raises:
-        ColumnError: the bytes of an image are not in the table, only a path.
+        ColumnError: bytes of an image in a list of uint8 are null.
     """
     array = plain(column)
     kind = array.type
     if types.is_null(kind):
-        return array.cast(pa.large_binary())
+        return pa.nulls(len(array), _IMAGE)
     if types.is_struct(kind):
-        return _struct_bytes(array)
-    if not is_list(kind):
-        return array.cast(pa.large_binary())
-    if types.is_uint8(kind.value_type):
-        return _byte_lists(array)
-    filled = drop_null_elements(array, image_bytes(array.values))
+        return _struct_parts(array)
+    if is_text(kind):
+        return _image_struct(pa.nulls(len(array), pa.large_binary()), array)
+    if not is_list(kind) or types.is_uint8(kind.value_type):
+        data = _byte_lists(array) if is_list(kind) else array.cast(pa.large_binary())
+        return _image_struct(data, pa.nulls(len(array), pa.large_string()))
+    filled = drop_null_elements(array, image_parts(array.values))
     offsets = np.asarray(filled.offsets)
     return filled.values.take(pa.array(offsets[:-1], mask=np.diff(offsets) == 0))
+
+
+def trimmed(strings: pa.Array) -> pa.Array:
+    """Strings without white space at their ends; null where nothing is left."""
+    short = pc.utf8_trim_whitespace(strings)
+    return pc.if_else(pc.equal(short, ""), None, short)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -191,11 +212,15 @@ def _is_joinable(kind: pa.DataType) -> bool:
 
 
 def _is_image(kind: pa.DataType) -> bool:
+    return _is_encoded(kind) or is_text(kind.value_type if is_list(kind) else kind)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
     if types.is_struct(kind):
         position = kind.get_field_index("bytes")
-        return position >= 0 and (types.is_null(kind.field(position).type) or _is_image(kind.field(position).type))
+        return position >= 0 and (types.is_null(kind.field(position).type) or _is_encoded(kind.field(position).type))
     if is_list(kind):
-        return bool(types.is_uint8(kind.value_type)) or (not is_list(kind.value_type) and _is_image(kind.value_type))
+        return bool(types.is_uint8(kind.value_type)) or (not is_list(kind.value_type) and _is_encoded(kind.value_type))
     return is_bytes(kind) or bool(types.is_binary_view(kind))
 
 
@@ -233,21 +258,27 @@ def _plain_list(array: pa.Array) -> pa.Array:
     else:
         array = array.cast(pa.large_list(kind.value_field))
     values = plain(array.values)
-    return pa.LargeListArray.from_arrays(array.offsets, values, mask=array.is_null())
+    # Arrow takes no mask together with offsets that begin within a buffer, as those of a slice do.
+    offsets = pa.array(np.asarray(array.offsets))
+    return pa.LargeListArray.from_arrays(offsets, values, mask=array.is_null())
 
 
-def _struct_bytes(array: pa.Array) -> pa.Array:
-    data = image_bytes(pc.struct_field(array, "bytes"))
-    if array.type.get_field_index("path") < 0:
-        return data
-    path = plain(pc.struct_field(array, "path"))
-    lost = np.flatnonzero(np.asarray(data.is_null()) & np.asarray(path.is_valid()))
-    if len(lost):
-        raise ColumnError(
-            f"has images of which only the path is known, such as {path[int(lost[0])].as_py()!r}; store their bytes "
-            "in the column, or null where there is no image"
-        )
-    return data
+def _struct_parts(array: pa.Array) -> pa.StructArray:
+    data = pc.struct_field(image_parts(pc.struct_field(array, "bytes")), "bytes")
+    path = pa.nulls(len(array), pa.large_string())
+    if array.type.get_field_index("path") >= 0:
+        named = plain(pc.struct_field(array, "path"))
+        path = named if is_text(named.type) else path
+    return _image_struct(data, path)
+
+
+def _image_struct(data: pa.Array, path: pa.Array) -> pa.StructArray:
+    """Of a path there is nothing where there are bytes, and the other way round."""
+    path = trimmed(path.cast(pa.large_string()))
+    path = pc.if_else(pc.fill_null(pc.greater(pc.binary_length(data), 0), False), None, path)
+    data = pc.if_else(path.is_valid(), None, data)
+    nothing = pc.and_(data.is_null(), path.is_null())
+    return pa.StructArray.from_arrays([data, path], fields=list(_IMAGE), mask=nothing)
 
 
 def _byte_lists(array: pa.Array) -> pa.Array:

@@ -15,6 +15,7 @@ from coldstart.config.recipe import Columns
 from coldstart.data.columns import as_floats, as_ids, as_images, as_text, as_unix_seconds
 from coldstart.data.content import InvalidImageError, decode_image
 from coldstart.data.features import FeatureColumn
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.readers import RawBatch
 from coldstart.data.schema import ORACLE
 
@@ -43,29 +44,37 @@ _SCIENTIFIC = r"^\s*-?\d(\.\d+)?[eE]\+\d+\s*$"
 
 
 def clean_items(
-    batch: RawBatch, columns: Columns, *, max_bytes: int, max_pixels: int, features: Sequence[FeatureColumn] = ()
+    batch: RawBatch,
+    columns: Columns,
+    files: ImageFiles,
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    features: Sequence[FeatureColumn] = (),
 ) -> pa.Table:
-    """Converts items to typed columns and decodes their images as a check.
+    """Converts items to typed columns, reads the images that they name, and decodes all images as a check.
 
     A row with an invalid image is reported; it is kept without the image if it has a title or a text.
 
     Args:
         batch: Raw rows with the user's column names.
         columns: The recipe's column map.
+        files: Reads the images that rows name.
         max_bytes: Maximum size of an encoded image.
         max_pixels: Maximum size of a decoded image.
         features: Features of items.
 
     Returns:
-        Columns row, key, reason (null: nothing to report), item_id (null: rejected), title, text, image, created_at
-        (null: unknown), and the features by key.
+        Columns row, key, reason (null: nothing to report), value (the name of the image that the reason is about),
+        item_id (null: rejected), title, text, image, created_at (null: unknown), and the features by key.
     """
     raw, count = batch.table, batch.table.num_rows
     item_id = as_ids(raw[columns.item_id])
     title = as_text(raw[columns.title]) if columns.title else pa.nulls(count, pa.string())
     text = _fold_tags(raw, columns)
-    encoded = as_images(raw[columns.image]).to_pylist() if columns.image else [None] * count
-    images, problems = _try_images(encoded, max_bytes, max_pixels)
+    named = as_images(raw[columns.image]) if columns.image else pa.nulls(count, as_images(pa.nulls(0)).type)
+    path = pc.struct_field(named, "path")
+    images, problems = _try_images(_read_images(named, files, max_bytes), max_bytes, max_pixels)
 
     has_text = np.asarray(pc.or_(title.is_valid(), text.is_valid()))
     has_image = np.array([image is not None for image in images], bool)
@@ -80,6 +89,7 @@ def clean_items(
             "row": _row_numbers(batch),
             "key": item_id,
             "reason": pa.array(reason, pa.string()),
+            "value": pc.if_else(pa.array(broken), path, None).cast(pa.string()),
             "item_id": pc.if_else(pa.array(no_id | empty), None, item_id),
             "title": title,
             "text": text,
@@ -116,7 +126,7 @@ def clean_users(batch: RawBatch, columns: Columns, features: Sequence[FeatureCol
 
 def with_digests(rows: pa.Table) -> pa.Table:
     """Appends `digest`: equal for cleaned rows whose values are equal, whatever their row number and reason."""
-    values = rows.drop_columns([name for name in ("row", "reason", "image") if name in rows.column_names])
+    values = rows.drop_columns([name for name in ("row", "reason", "value", "image") if name in rows.column_names])
     digests = pd.util.hash_pandas_object(values.to_pandas(), index=False).to_numpy()
     if "image" in rows.column_names:
         digests = digests ^ np.array([zlib.crc32(image or b"") for image in rows["image"].to_pylist()], np.uint64)
@@ -275,19 +285,29 @@ def _join(left: pa.Array, right: pa.Array, between: str) -> pa.Array:
     return pc.coalesce(both, left, right)
 
 
+def _read_images(named: pa.StructArray, files: ImageFiles, max_bytes: int) -> list[bytes | str | None]:
+    """Encoded images; of one that a row names and that cannot be read, the reason."""
+    encoded: list[bytes | str | None] = pc.struct_field(named, "bytes").to_pylist()
+    path = pc.struct_field(named, "path")
+    rows = np.flatnonzero(path.is_valid())
+    for row, data in zip(rows, files.read(path.take(pa.array(rows)).to_pylist(), max_bytes), strict=True):
+        encoded[row] = data
+    return encoded
+
+
 def _try_images(
-    encoded: list[bytes | None], max_bytes: int, max_pixels: int
+    encoded: list[bytes | str | None], max_bytes: int, max_pixels: int
 ) -> tuple[list[bytes | None], list[str | None]]:
     """The images that can be decoded (None otherwise), and the problems of the others."""
     images: list[bytes | None] = []
     problems: list[str | None] = []
     for data in encoded:
-        problem = None
-        if data:
+        problem = data if isinstance(data, str) else None
+        if data and not isinstance(data, str):
             try:
                 decode_image(data, max_bytes=max_bytes, max_pixels=max_pixels)
             except InvalidImageError as error:
                 problem = str(error)
-        images.append(data if data and problem is None else None)
+        images.append(data if data and not isinstance(data, str) and problem is None else None)
         problems.append(problem)
     return images, problems

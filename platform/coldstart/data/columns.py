@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from coldstart.data.arrow_types import Role, image_bytes, is_text, is_time, joined_text, text_or_plain
+from coldstart.data.arrow_types import Role, image_parts, is_text, is_time, joined_text, text_or_plain, trimmed
 
 _LATEST = 7_258_118_400  # 2200-01-01
 _LARGEST_ID = 2.0**63
@@ -21,17 +21,17 @@ def as_ids(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         array = _without_zeros(array)
     elif pa.types.is_floating(array.type):
         array = _float_ids(array)
-    return _trimmed(array.cast(pa.string()))
+    return trimmed(array.cast(pa.string()))
 
 
 def as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Free text as strings; the elements of a list are joined by commas."""
-    return _trimmed(joined_text(column))
+    return trimmed(joined_text(column))
 
 
 def as_images(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Encoded images as binary."""
-    return image_bytes(column)
+    """Images as a struct of `bytes` (encoded) and `path` (a name of the file), at most one of which is not null."""
+    return image_parts(column)
 
 
 def as_floats(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
@@ -84,8 +84,3 @@ def _without_zeros(array: pa.Array) -> pa.Array:
     if array.type.scale <= 0:
         return array.cast(pa.decimal256(76, 0)).cast(pa.string())
     return pc.replace_substring_regex(array.cast(pa.string()), pattern=r"\.?0+$", replacement="")
-
-
-def _trimmed(strings: pa.Array) -> pa.Array:
-    trimmed = pc.utf8_trim_whitespace(strings)
-    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)

@@ -22,6 +22,7 @@ from coldstart.data.cleaning import (
     with_digests,
 )
 from coldstart.data.features import OWNERS, FeatureColumn, features_of
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.negatives import ClickPool, add_negatives
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, explain_rejection
 from coldstart.data.quarantine import Quarantine
@@ -30,7 +31,7 @@ from coldstart.data.sequences import order_events
 from coldstart.data.splits import draw_split, held_out_items, split_counts, users_of
 
 _KEPT = {
-    "items": ["row", "key", "reason", "digest", "item_id"],
+    "items": ["row", "key", "reason", "value", "digest", "item_id"],
     "users": ["row", "key", "reason", "digest", "user_id"],
     "events": ["row", "key", "reason", "value", "user_id", "item_idx", "timestamp", "label"],
 }
@@ -67,8 +68,12 @@ def check_all_rows(data: Data, seed: int = 0) -> DeepReport:
     limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
 
     of_items, of_users, of_context = (features_of(declared, owner) for owner in OWNERS)
-    items = _clean(tables.items, lambda batch: with_digests(clean_items(batch, columns, features=of_items, **limits)))
-    catalog = quarantine.first_of_each(items, "item_id", (REPEATED_ITEM, CONFLICTING_ITEM), "items")
+    images = ImageFiles.of(data.files)
+    items = _clean(
+        tables.items, lambda batch: with_digests(clean_items(batch, columns, images, features=of_items, **limits))
+    )
+    repeated = (REPEATED_ITEM, CONFLICTING_ITEM)
+    catalog = quarantine.first_of_each(items, "item_id", repeated, "items", images.explain)
     accounting.use("items", catalog["row"])
     if tables.users is not None:
         users = _clean(tables.users, lambda batch: with_digests(clean_users(batch, columns, of_users)))

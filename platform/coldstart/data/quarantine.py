@@ -68,7 +68,14 @@ class Quarantine:
                 f"{evidence and '; ' + evidence}{where}"
             )
 
-    def first_of_each(self, rows: pa.Table, name: str, reasons: tuple[str, str], table: str) -> pa.Table:
+    def first_of_each(
+        self,
+        rows: pa.Table,
+        name: str,
+        reasons: tuple[str, str],
+        table: str,
+        explain: Callable[[str, list[str]], str] | None = None,
+    ) -> pa.Table:
         """The first row of every id, ordered by id; adds the rows that repeat an id and those that have a reason.
 
         Args:
@@ -76,6 +83,7 @@ class Quarantine:
             name: Name of the id column.
             reasons: Reason for rows that repeat an id with equal values (digest), and with other values.
             table: Name of the table.
+            explain: As for `add`.
 
         Raises:
             UserError: more than the allowed fraction of the table's rows is rejected.
@@ -89,7 +97,7 @@ class Quarantine:
         reason = np.where(digest == digest[origin], *reasons)
         repeats = valid.set_column(valid.column_names.index("reason"), "reason", pa.array(reason, pa.string()))
         repeats = repeats.filter(pa.array(~first))
-        self.add(table, pa.concat_tables([rows, repeats]), len(rows))
+        self.add(table, pa.concat_tables([rows, repeats]), len(rows), explain)
         return valid.filter(pa.array(first))
 
     @property

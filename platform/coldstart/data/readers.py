@@ -3,25 +3,31 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from coldstart.config.errors import UserError
 from coldstart.config.recipe import Columns, Files
-from coldstart.data.arrow_types import is_byte_like, plain_type, role_of
+from coldstart.data.arrow_types import can_name_images, is_byte_like, plain_type, role_of
 from coldstart.data.column_check import Wanted, check_columns, check_values
+from coldstart.data.columns import as_images
 from coldstart.data.csv_records import count_records, read_header
 from coldstart.data.features import OWNERS, FeatureColumn, Kind, Owner
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.table_files import SkippedFile, find_files, is_csv
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 32_000_000
 _LARGE_ROW_BATCH = 16
 """Rows that are read at once from a table with images, before their size is known."""
+_NAMED_IMAGES = 128
+"""Rows that are cleaned at once if they name image files, which are then all in memory."""
 _BUFFER_BYTES = 8_000_000
 """Without a buffer, Arrow loads all images of a row group before the first of them can be read."""
 _SAMPLE_ROWS = 16
@@ -123,7 +129,8 @@ class RawBatch:
 def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
     """Finds the tables; checks that they have rows, and that every file has the columns that the recipe names.
 
-    Types are checked in every file, and a sample of the rows of every file is converted as `prepare` does.
+    Types are checked in every file, and a sample of the rows of every file is converted as `prepare` does. Of the image
+    files that the samples name, one must exist; no request is sent to a server.
 
     Args:
         files: Paths and column names.
@@ -131,7 +138,7 @@ def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
 
     Raises:
         UserError: a file or column is missing, a table is empty, a column cannot have the role that the recipe gives
-            it, or a CSV file is not UTF-8 or has a quote that is not closed.
+            it, a CSV file is not UTF-8 or has a quote that is not closed, or no image file exists.
     """
     users = None if files.users is None else _find(files, files.users, "users")
     tables = Tables(_find(files, files.items, "items"), _find(files, files.events, "events", extra), users)
@@ -139,6 +146,8 @@ def check_files(files: Files, *, extra: tuple[str, ...] = ()) -> Tables:
     for table in tables.all:
         if not any(table.rows):
             raise UserError(f"data.files.{table.name}: {table.files[0]} has no rows; set it to a table with data")
+    if files.columns.image is not None:
+        ImageFiles.of(files).check(_sample_references(tables.items, files.columns.image), files.columns.image)
     return tables
 
 
@@ -207,12 +216,29 @@ def _schema(file: Path, table: str) -> pa.Schema:
 
 def _check_sample(file: Path, wanted: Wanted) -> None:
     """Converts the first rows of a Parquet file; every cell of a CSV file is text, which can be converted."""
+    if not is_csv(file):
+        for table in _first_rows(file, [column for _, column in wanted]):
+            check_values(file, table, wanted)
+
+
+def _first_rows(file: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """One table of some rows, or none if the file has no rows."""
     if is_csv(file):
+        for batch in islice(_read_csv(FileSplit(str(file), -1, 0, 0, 0), columns), 1):
+            yield batch.table.slice(0, _SAMPLE_ROWS)
         return
     with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(_SAMPLE_ROWS, columns=[column for _, column in wanted]):
-            check_values(file, pa.Table.from_batches([batch]), wanted)
-            return
+        for batch in islice(parquet.iter_batches(_SAMPLE_ROWS, columns=columns), 1):
+            yield pa.Table.from_batches([batch])
+
+
+def _sample_references(table: SourceTable, column: str) -> Iterator[str]:
+    """Names of image files in the first rows of every file."""
+    if can_name_images(table.types[column]):
+        for file in table.files:
+            with _named_errors(file, table.name):
+                for rows in _first_rows(file, [column]):
+                    yield from pc.struct_field(as_images(rows[column]), "path").drop_null().to_pylist()
 
 
 @contextmanager
@@ -248,7 +274,7 @@ def file_splits(table: SourceTable) -> list[FileSplit]:
 def clean_file_split(
     file_split: FileSplit, columns: list[str], clean: Callable[[RawBatch], pa.Table], wanted: Wanted, *, field: str
 ) -> Iterator[pa.Table]:
-    """Reads columns of a file split in batches, and cleans each.
+    """Reads columns of a file split in batches, and cleans each; small batches of rows that name image files.
 
     Args:
         file_split: The split.
@@ -260,7 +286,8 @@ def clean_file_split(
     Raises:
         UserError: the file is corrupt, or a value has no meaning for its column.
     """
-    for batch in read_file_split(file_split, columns, field=field):
+    images = [column for name, column in wanted if name == "image" and column in columns]
+    for batch in _small_batches(read_file_split(file_split, columns, field=field), images):
         try:
             cleaned = clean(batch)
         except UserError:
@@ -273,6 +300,18 @@ def clean_file_split(
                 f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             ) from error
         yield cleaned
+
+
+def _small_batches(batches: Iterable[RawBatch], images: list[str]) -> Iterator[RawBatch]:
+    """Cuts batches to _NAMED_IMAGES rows if one of these columns can name image files."""
+    for batch in batches:
+        rows = batch.table.num_rows
+        if rows <= _NAMED_IMAGES or not any(can_name_images(batch.table[name].type) for name in images):
+            yield batch
+            continue
+        for start in range(0, rows, _NAMED_IMAGES):
+            malformed = batch.malformed if start + _NAMED_IMAGES >= rows else ()
+            yield RawBatch(batch.first_row + start, batch.table.slice(start, _NAMED_IMAGES), malformed)
 
 
 def read_file_split(file_split: FileSplit, columns: list[str], *, field: str) -> Iterator[RawBatch]:

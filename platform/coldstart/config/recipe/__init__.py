@@ -9,7 +9,7 @@ from coldstart.config.recipe.challenger import Challenger, Stats
 from coldstart.config.recipe.cluster import Cluster
 from coldstart.config.recipe.coarse import Coarse, Negatives, Offload
 from coldstart.config.recipe.contrastive import Contrastive
-from coldstart.config.recipe.data import Columns, Data, DrawnNegatives, Files, Modalities, Split
+from coldstart.config.recipe.data import Columns, Data, DrawnNegatives, Files, Images, Modalities, Split
 from coldstart.config.recipe.encoder import INSTRUCTION, Encoder, Lora, TrainableLayers
 from coldstart.config.recipe.evaluation import Evaluation
 from coldstart.config.recipe.fine import AdaptorAblation, Fine, Joint
@@ -47,6 +47,7 @@ __all__ = [
     "Fine",
     "Gate",
     "Generated",
+    "Images",
     "Joint",
     "Lora",
     "Modalities",

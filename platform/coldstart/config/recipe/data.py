@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from coldstart.config.recipe.generated import Generated
 from coldstart.config.section import LocalPath, Section, Share
@@ -16,7 +16,8 @@ class Columns(Section):
     title: str | None = "title"
     text: str | None = None
     image: str | None = "image"
-    """Column with encoded image bytes."""
+    """Column with encoded image bytes, or with text that names image files: a path or an address, as in
+    `data.files.images`. Of a struct of `bytes` and `path`, the path counts where there are no bytes."""
     tags: tuple[str, ...] = ()
     """Further columns that are added to the item's text (genres, year, brand)."""
     created_at: str | None = None
@@ -57,6 +58,26 @@ class Columns(Section):
         return self
 
 
+class Images(Section):
+    """Image files that the items table names by path, by `s3://` or `gs://` address, or by web address."""
+
+    root: LocalPath | None = None
+    """Directory of the image files: relative paths are relative to it, and no file outside it is read. None: that of
+    the tables, `data.files.root`."""
+    http: bool = False
+    """Whether images at web addresses (`http://`, `https://`) are read. Whoever writes the items table then chooses
+    what `prepare` requests from inside your network."""
+    concurrency: PositiveInt = 16
+    """Images that a task reads at a time."""
+    per_host: PositiveInt = 8
+    """Images that a task reads at a time from one web server or bucket."""
+    retries: NonNegativeInt = 3
+    """Further tries after a timeout, a broken connection, or an answer 429 or 5xx of a web server. The clients of
+    `s3://` and `gs://` try again by themselves."""
+    timeout_s: PositiveFloat = 20
+    """Seconds for one try to read an image from a web server, and for all tries to read one from `gs://`."""
+
+
 class Files(Section):
     """A user's tables: Parquet files, CSV files, or a directory of either."""
 
@@ -67,6 +88,7 @@ class Files(Section):
     users: str | None = None
     """Table with one row per user, for `columns.user_features`."""
     columns: Columns = Columns()
+    images: Images = Images()
     positive_threshold: float | None = None
     """If set (for ratings), the label is 1 where the column is at least this number; otherwise the column must contain
     0 and 1."""

@@ -18,6 +18,7 @@ from coldstart.data.columns import as_unix_seconds
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
 from coldstart.data.features import EncodedFeatures, FeatureColumn, FeatureSchema, Value, features_of
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.readers import FileSplit, RawBatch, SourceTable, check_files, file_splits
 from coldstart.jobs.stages.prepare import generated_files
 from coldstart.jobs.stages.ray_tables import map_file_splits, to_table
@@ -99,8 +100,9 @@ class CatalogRows:
         kept = ~(changed_at <= self.since) if wanted is None else np.isin(row, wanted)
         limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
         selected = RawBatch(0, batch.table.filter(pa.array(kept)))
-        table = clean_items(selected, columns, features=self.source.features, **limits)
-        table = table.set_column(0, "row", pa.array(row[kept])).drop_columns(["key", "reason", "created_at"])
+        images = ImageFiles.of(self.source.files)
+        table = clean_items(selected, columns, images, features=self.source.features, **limits)
+        table = table.set_column(0, "row", pa.array(row[kept])).drop_columns(["key", "reason", "value", "created_at"])
         return table.append_column("changed_at", pa.array(changed_at[kept]))
 
     def map(self, splits: list[FileSplit], clean: Callable[[RawBatch], pa.Table]) -> "ray.data.Dataset":

@@ -30,6 +30,7 @@ from coldstart.data.cleaning import (
     with_digests,
 )
 from coldstart.data.features import FeatureColumn, FeatureSchema, features_of
+from coldstart.data.image_files import ImageFiles
 from coldstart.data.leaks import audit_features
 from coldstart.data.plausibility import check_events, check_splits, check_time_zones, check_users, explain_rejection
 from coldstart.data.quarantine import Quarantine
@@ -110,8 +111,8 @@ def _prepare(
     oracle = recipe.data.source == "generated"
     check_time_zones(tables.events, files.columns.timestamp)
     declared = tables.features(files.columns)
-    item_rows = _read_items(tables.items, files.columns, recipe.data, features_of(declared, "item")).materialize()
-    catalog = _index_items(item_rows, quarantine)
+    item_rows = _read_items(tables.items, files, recipe.data, features_of(declared, "item")).materialize()
+    catalog = _index_items(item_rows, quarantine, files)
     accounting.use("items", catalog["row"])
     metrics_log.write(2, _STEPS, items=len(catalog))
 
@@ -172,13 +173,14 @@ def _drawn_negatives(drawn: int, written: int, metrics_log: MetricsLog) -> dict[
     return {"drawn_negatives": drawn}
 
 
-def _read_items(
-    table: SourceTable, columns: Columns, data: Data, features: Sequence[FeatureColumn]
-) -> ray.data.Dataset:
+def _read_items(table: SourceTable, files: Files, data: Data, features: Sequence[FeatureColumn]) -> ray.data.Dataset:
+    columns, images = files.columns, ImageFiles.of(files)
     limits = {"max_bytes": data.max_image_bytes, "max_pixels": data.max_image_pixels}
-    return map_file_splits(
-        table, table.columns, lambda batch: with_digests(clean_items(batch, columns, features=features, **limits))
-    )
+
+    def clean(batch: RawBatch) -> pa.Table:
+        return with_digests(clean_items(batch, columns, images, features=features, **limits))
+
+    return map_file_splits(table, table.columns, clean)
 
 
 def _read_events(
@@ -203,12 +205,11 @@ def _read_events(
     return map_file_splits(table, table.columns, clean)
 
 
-def _index_items(rows: ray.data.Dataset, quarantine: Quarantine) -> pa.Table:
+def _index_items(rows: ray.data.Dataset, quarantine: Quarantine, files: Files) -> pa.Table:
     """The catalog: row and item_id of every valid item, ordered by item_id; row `i` has item index `i + 1`."""
-    keys = select_columns(rows, ["row", "key", "reason", "digest", "item_id"])
-    return quarantine.first_of_each(keys, "item_id", (REPEATED_ITEM, CONFLICTING_ITEM), "items").select(
-        ["row", "item_id"]
-    )
+    keys = select_columns(rows, ["row", "key", "reason", "value", "digest", "item_id"])
+    repeated, explain = (REPEATED_ITEM, CONFLICTING_ITEM), ImageFiles.of(files).explain
+    return quarantine.first_of_each(keys, "item_id", repeated, "items", explain).select(["row", "item_id"])
 
 
 def _account_events(accounting: Accounting, rows: ray.data.Dataset, plan: SplitPlan, parts: pa.Table) -> None:
