@@ -273,10 +273,11 @@ def _struct_parts(array: pa.Array) -> pa.StructArray:
 
 
 def _image_struct(data: pa.Array, path: pa.Array) -> pa.StructArray:
-    """Of a path there is nothing where there are bytes, and the other way round."""
+    """Where there are bytes, the path is null; where there is a path, the bytes are null."""
     path = trimmed(path.cast(pa.large_string()))
-    path = pc.if_else(pc.fill_null(pc.greater(pc.binary_length(data), 0), False), None, path)
-    data = pc.if_else(path.is_valid(), None, data)
+    if path.null_count < len(path):
+        path = pc.if_else(pc.fill_null(pc.greater(pc.binary_length(data), 0), False), None, path)
+        data = pc.if_else(path.is_valid(), None, data)
     nothing = pc.and_(data.is_null(), path.is_null())
     return pa.StructArray.from_arrays([data, path], fields=list(_IMAGE), mask=nothing)
 

@@ -272,7 +272,7 @@ class _Reading:
             if name not in self._storages:
                 self._storages[name] = None
                 # By default, Arrow tries for 15 minutes to reach a bucket of Google.
-                limit = f"?retry_limit_seconds={self._settings.timeout_s:g}" if scheme == "gs" else ""
+                limit = f"?retry_limit_seconds={self._settings.timeout_s:f}" if scheme == "gs" else ""
                 self._storages[name], _ = fs.FileSystem.from_uri(f"{name}{limit}")
         storage = self._storages[name]
         if storage is None:

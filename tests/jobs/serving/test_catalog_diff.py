@@ -72,6 +72,11 @@ def test_which_rows_are_changed(item_id, title, brand, price, changed_at, change
     assert known().is_changed(rows, raw).tolist() == [changed]
 
 
+def test_known_items_are_in_the_catalog_or_published():
+    ids = pa.chunked_array([["old", "gone", "hand", "picked"], ["stale", "new", None]])
+    assert known().contains(ids).to_pylist() == [True] * 4 + [False] * 3
+
+
 def test_without_content_digests_only_new_items_are_found():
     blind = KnownItems(**{**vars(known()), "catalog_digests": None, "schema": FeatureSchema()})
     rows = pa.table(

@@ -93,6 +93,30 @@ def known(**changed: Content) -> dict[str, Content]:
     return {name: content(index) for index, name in enumerate(IDS, start=1)} | changed
 
 
+def test_an_image_that_cannot_be_read_replaces_no_known_item(recipe):
+    release, root = release_of(recipe), recipe.data.files.root
+    for index, name in enumerate(IDS, start=1):
+        (root / f"{name}.png").write_bytes(content(index).image)
+
+    def refresh_with(image_of_new: str):
+        write_items(recipe, known() | {"new-1": Content("only words")})
+        table = pq.read_table(root / "items.parquet")
+        images = pa.array([*(f"{name}.png" for name in IDS), image_of_new])
+        pq.write_table(table.set_column(3, "image", images), root / "items.parquet", row_group_size=5)
+        return refresh(recipe, release)
+
+    first = refresh_with("new-1.png")
+    assert (first.rejected, first.changed, first.published) == (0, 1, 1)
+    (root / "new-1.png").write_bytes(content(3).image)
+    (root / f"{IDS[0]}.png").unlink()
+    second = refresh_with("./new-1.png")
+    assert (second.rejected, second.changed, second.published) == (1, 1, 1)
+    store = store_of(recipe, release)
+    assert store.publication_log.find("new-1").content == Content("only words", None, content(3).image)
+    assert store.publication_log.find(IDS[0]) is None
+    store.close()
+
+
 def test_new_and_changed_items_are_published_once(recipe):
     release = release_of(recipe)
     first = refresh(recipe, release)

@@ -88,7 +88,9 @@ class CatalogRows:
     since: float = -np.inf
 
     def typed(self, batch: RawBatch, wanted: NDArray[np.int64] | None = None) -> pa.Table:
-        """Typed rows: `row`, `item_id` (null: rejected), title, text, image, `changed_at` (NaN: unknown), features.
+        """Typed rows: `row`, `item_id` (null: rejected), title, text, image, features.
+
+        Further columns are `changed_at` (NaN: unknown) and `unread` (the row names an image that cannot be read).
 
         Args:
             batch: Raw rows.
@@ -102,6 +104,7 @@ class CatalogRows:
         selected = RawBatch(0, batch.table.filter(pa.array(kept)))
         images = ImageFiles.of(self.source.files)
         table = clean_items(selected, columns, images, features=self.source.features, **limits)
+        table = table.append_column("unread", table["value"].is_valid())
         table = table.set_column(0, "row", pa.array(row[kept])).drop_columns(["key", "reason", "value", "created_at"])
         return table.append_column("changed_at", pa.array(changed_at[kept]))
 
@@ -172,6 +175,11 @@ class KnownItems:
             np.array(manual_until),
         )
 
+    def contains(self, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Whether each item is in the catalog of the release, or is published."""
+        published = self.published_ids.filter(self.published_digests.is_valid())
+        return pc.or_(pc.is_in(ids, value_set=self.catalog_ids), pc.is_in(ids, value_set=published))
+
     def is_changed(
         self, rows: pa.Table, raw_features: Callable[[Mapping[str, Any]], dict[str, Value] | None]
     ) -> NDArray[np.bool_]:
@@ -228,7 +236,8 @@ class CatalogDiff:
     Attributes:
         row: [n] numbers of the new and changed rows; of rows with the same id, only the first counts.
         rows: Number of rows that were compared.
-        rejected: Number of these rows that are not valid items.
+        rejected: Number of these rows that are not valid items, or that name an image that cannot be read of an item
+            that is known.
         newest: Unix seconds of the latest update time in these rows; -inf if there is none.
     """
 
@@ -245,11 +254,16 @@ def diff_catalog(rows: CatalogRows, splits: list[FileSplit], known: KnownItems) 
     shared = ray.put(known)
 
     def compare(batch: RawBatch) -> pa.Table:
-        table = rows.typed(batch)
+        table, known_items = rows.typed(batch), ray.get(shared)
+        # Of a known item, a server that does not answer must not replace the row by one without the image.
+        kept = pc.invert(pc.and_(table["unread"], known_items.contains(table["item_id"])))
+        table = table.set_column(
+            table.column_names.index("item_id"), "item_id", pc.if_else(kept, table["item_id"], None)
+        )
         valid = table["item_id"].is_valid()
         changed = np.zeros(len(table), bool)
         if pc.any(valid).as_py():
-            changed[np.asarray(valid)] = ray.get(shared).is_changed(table.filter(valid), rows.raw_features)
+            changed[np.asarray(valid)] = known_items.is_changed(table.filter(valid), rows.raw_features)
         columns = [table["row"], table["item_id"], table["changed_at"], pa.array(changed)]
         malformed = [{"row": -1, "changed": False}] * len(batch.malformed)
         return pa.concat_tables(
