@@ -15,9 +15,9 @@ from PIL import Image
 from coldstart.config import UserError
 from coldstart.config.recipe import Columns, Files, Images
 from coldstart.data import image_files
-from coldstart.data.cleaning import clean_items
+from coldstart.data.cleaning import clean_items, with_digests
 from coldstart.data.image_files import ImageFiles
-from coldstart.data.readers import RawBatch, check_files, clean_file_split, file_splits
+from coldstart.data.readers import RawBatch, _small_batches, check_files, clean_file_split, file_splits
 
 
 def png(color: str = "red") -> bytes:
@@ -183,6 +183,16 @@ def test_bytes_and_paths_may_be_mixed(root: Path) -> None:
     assert [row["reason"] for row in rows[:3]] == [None] * 3
 
 
+def test_rows_with_the_same_image_are_equal_whatever_its_name(root: Path) -> None:
+    (root / "copy.png").write_bytes(png())
+    column = [{"bytes": None, "path": "red.png"}, {"bytes": None, "path": "copy.png"}, {"bytes": png(), "path": None}]
+    column += [{"bytes": None, "path": "none.png"}, {"bytes": None, "path": "nothing.png"}, None]
+    table = pa.Table.from_pylist(clean(root, item_id=["a"] * 6, title=["t"] * 6, image=column)[:6])
+    digests = with_digests(table)["digest"].to_pylist()
+    assert len(set(digests[:3])) == len(set(digests[3:])) == 1
+    assert digests[0] != digests[3]
+
+
 def write_tables(root: Path, items: str) -> Files:
     (root / "items.csv").write_text(items, encoding="utf-8")
     (root / "events.csv").write_text("user_id,item_id,timestamp,label\nu,1,5,1\nu,1,6,0\n")
@@ -214,6 +224,13 @@ def test_rows_that_name_images_are_cleaned_in_small_batches(root: Path, suffix: 
     numbers = [batch.first_row + row for batch in batches for row in range(batch.table.num_rows)]
     assert numbers == list(range(count))
     assert [line for batch in batches for line in batch.malformed] == ["x,y"] * (suffix == "csv")
+
+
+def test_malformed_lines_follow_the_last_of_the_small_batches() -> None:
+    batch = RawBatch(5, pa.table({"image": ["a.png"] * 256}), ("x,y",))
+    parts = [(one.first_row, one.table.num_rows, one.malformed) for one in _small_batches([batch], ["image"])]
+    assert parts == [(5, 128, ()), (133, 128, ("x,y",))]
+    assert list(_small_batches([batch], [])) == [batch]
 
 
 def test_a_wrong_root_is_found_before_anything_is_read(root: Path) -> None:
