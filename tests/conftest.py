@@ -7,6 +7,7 @@ from hypothesis import settings
 
 from coldstart.config import runtime_env
 from coldstart.jobs.progress import CONSOLE
+from coldstart.jobs.runner import on_loopback
 
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
@@ -23,7 +24,7 @@ def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 def local_ray() -> Iterator[None]:
     """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
     runtime_env.set_ray_defaults()
-    with runtime_env.ray_on_loopback():
+    with on_loopback():
         ray.init(
             address="local",
             num_cpus=8,

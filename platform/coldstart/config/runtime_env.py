@@ -27,6 +27,8 @@ RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Holds on Linux, too, in spite of its name."""
 RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
 DEEPSPEED_ON_CPU = {"DS_ACCELERATOR": "cpu"}
 MLFLOW = {
@@ -66,17 +68,11 @@ def set_ray_defaults() -> None:
 
 @contextmanager
 def ray_on_loopback() -> Iterator[None]:
-    """A Ray that is started or joined in this block listens on loopback only, as it does on macOS and Windows.
-
-    On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
-    """
-    from coldstart.ray_compat.core import LOOPBACK, loopback_only
-
-    before = {name: os.environ.get(name) for name in LOOPBACK}
-    os.environ.update(LOOPBACK)
+    """The processes of a Ray that is started in this block listen on loopback only."""
+    before = {name: os.environ.get(name) for name in RAY_ON_LOOPBACK}
+    os.environ.update(RAY_ON_LOOPBACK)
     try:
-        with loopback_only():
-            yield
+        yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -30,6 +30,7 @@ from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from coldstart.config.shipped_recipes import find_recipe
 from coldstart.jobs.preflight import check_cluster
 from coldstart.jobs.progress import CONSOLE, progress_line, shown_messages
+from coldstart.ray_compat.core import loopback_only
 
 _ANSWER_SECONDS = 5.0
 _SETTINGS_FRAME = 4
@@ -64,7 +65,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
     if ALLOWED_IMPORT in os.environ:
         options["runtime_env"] = {"env_vars": {ALLOWED_IMPORT: os.environ[ALLOWED_IMPORT]}}
     if address:
-        with _stderr_silenced(), runtime_env.ray_on_loopback() if _is_on_loopback_only(address) else nullcontext():
+        with _stderr_silenced(), on_loopback() if _is_on_loopback_only(address) else nullcontext():
             ray.init(address=address, **options)
     else:
         cluster = recipe.cluster
@@ -72,7 +73,7 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
         runtime_env.set_ray_tmpdir()
         logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
-        with _stderr_silenced(), runtime_env.ray_on_loopback():
+        with _stderr_silenced(), on_loopback():
             ray.init(
                 address="local",
                 num_cpus=logical,
@@ -86,6 +87,16 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that is started or joined in this block listens on loopback only, as it does on macOS and Windows.
+
+    On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
+    """
+    with runtime_env.ray_on_loopback(), loopback_only():
+        yield
 
 
 @contextmanager

@@ -15,13 +15,9 @@ JOB_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modu
 """Loggers to which `JobSubmissionClient` writes."""
 
 
-LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
-"""Variable of processes that listen on loopback only, on Linux too, in spite of its name."""
-
-
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """Lets Ray in this process, which has read `LOOPBACK` when it was imported, listen on loopback only."""
+    """Lets Ray in this process listen on loopback only: it read the variable for that when it was imported."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
