@@ -9,6 +9,7 @@ if an answer takes more than the ceiling of processor time.
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -45,10 +46,10 @@ def commands(recipe: Path) -> dict[str, list[str]]:
 def processor_seconds(arguments: Sequence[str]) -> float:
     """User and system seconds of one Python process and its children."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)])}
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure(repeats: int) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ class TrainingStage:
 
     Attributes:
         recipe: Of the run.
+        run_dir: Its directory; absolute, because ranks run in another directory.
         name: Names the metrics log and the checkpoints.
         key: Digest of everything that the result depends on. Checkpoints of another key are not resumed.
         inputs: Kind -> fingerprint of the artifacts that the ranks open: the lineage of the result.
@@ -26,6 +27,7 @@ class TrainingStage:
     """
 
     recipe: Recipe
+    run_dir: Path
     name: str
     key: str
     inputs: dict[str, str]
@@ -34,12 +36,8 @@ class TrainingStage:
     @classmethod
     def of(cls, recipe: Recipe, name: str, settings: Sequence[Any], inputs: dict[str, str], **options: Any) -> Self:
         """The stage whose result depends on these settings, the recipe's seed and the inputs."""
-        return cls(recipe, name, digest([*settings, recipe.seed, inputs]), inputs, options)
-
-    @property
-    def run_dir(self) -> Path:
-        """Absolute, because ranks run in another directory."""
-        return self.recipe.run_dir.absolute()
+        key = digest([*settings, recipe.seed, inputs])
+        return cls(recipe, recipe.run_dir.absolute(), name, key, inputs, options)
 
     @property
     def metrics_log(self) -> MetricsLog:
