@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coldstart.config import Recipe, dump_recipe, read_artifact
+from coldstart.config.artifact import MANIFEST
 from tests.cluster.local_head import run_coldstart
 from tests.cluster.nodes import RayNodes, missing, ray_nodes
 
@@ -70,4 +72,10 @@ def wait(condition: Callable[[], bool], seconds: float = 600) -> None:
 
 
 def figures(settings: Recipe) -> dict[str, str]:
-    return {kind: read_artifact(settings.run_dir / kind, kind).fingerprint for kind in KINDS}
+    """Kind/file -> digest of what the stages of a run made; the manifests hold seconds, too."""
+    found = {}
+    for kind in KINDS:
+        root = read_artifact(settings.run_dir / kind, kind).path
+        files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST)
+        found |= {f"{kind}/{path.relative_to(root)}": sha256(path.read_bytes()).hexdigest() for path in files}
+    return found
