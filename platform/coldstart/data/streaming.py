@@ -14,6 +14,7 @@ from ray.data import DataContext
 from coldstart.config import check_same_artifact, read_artifact
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_contents
+from coldstart.ray_compat.data import PacedScheduling
 
 Transform = Callable[[list[Content]], dict[str, NDArray[np.generic]]]
 """Converts the contents of n items to arrays [n, ...] whose shapes differ only in n between calls."""
@@ -70,5 +71,6 @@ def stream_items(
 
     positions = ray.data.range(len(order), override_num_blocks=-(-len(order) // block_rows))
     positions.context.execution_options.preserve_order = True
+    positions.context.custom_execution_callback_classes = [PacedScheduling]
     rows = positions.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=num_cpus)
     yield from rows.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
