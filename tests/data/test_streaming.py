@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from coldstart.data.content import Content
 from coldstart.data.dataset import part_path
 from coldstart.data.schema import ITEMS, ITEMS_PER_ROW_GROUP
 from coldstart.data.streaming import stream_items
+from coldstart.ray_compat.data import PAUSE_S, PacedScheduling
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 N = 150
@@ -57,6 +59,24 @@ def test_a_resumed_stream_gives_the_same_rest(path: Path) -> None:
     full = np.concatenate([batch["number"] for batch in _stream(path, order, 30)])
     rest = np.concatenate([batch["number"] for batch in _stream(path, order[37:], 30)])
     assert rest.tolist() == full[37:].tolist()
+
+
+def test_scheduling_rests_while_the_consumer_is_slow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pause there are hundreds of steps a second, on a thread of the consumer's process."""
+    steps = 0
+    rest = PacedScheduling.on_execution_step
+
+    def count(self: PacedScheduling, executor: object) -> None:
+        nonlocal steps
+        steps += 1
+        rest(self, executor)
+
+    monkeypatch.setattr(PacedScheduling, "on_execution_step", count)
+    order = np.tile(np.arange(1, N + 1), 20)
+    began = time.monotonic()
+    for _ in stream_items(path, order, lambda contents: {"pixels": np.zeros((len(contents), 500))}, 100, block_rows=50):
+        time.sleep(0.2)
+    assert 0 < steps <= (time.monotonic() - began) / PAUSE_S + 5
 
 
 def test_rows_of_different_shapes_are_streamed(path: Path) -> None:

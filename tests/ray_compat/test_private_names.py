@@ -6,8 +6,11 @@ import importlib.util
 import pytest
 import ray
 import ray.actor
+import ray.serve._private.replica
 import ray.train
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve._private.controller import ServeController
 from ray.serve._private.handle_options import DynamicHandleOptions
@@ -29,6 +32,10 @@ NAMES = [
     (ray._private.state.state, "get_max_resources_from_cluster_config"),
     (ray._private.runtime_env.packaging, "_dir_travel"),
     (ray.actor.ActorHandle, "_actor_id"),
+    (ray._private.ray_constants, "ENABLE_RAY_CLUSTER"),
+    (ray.serve._private.replica, "add_port_to_grpc_server"),
+    (ExecutionCallback, "on_execution_step"),
+    (DataContext.get_current(), "custom_execution_callback_classes"),
     (ServeController, "graceful_shutdown"),
     (DynamicHandleOptions, "copy_and_update"),
     (DynamicHandleOptions, "_by_reference"),
