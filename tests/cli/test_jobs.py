@@ -1,12 +1,12 @@
 """What travels with a job, and what is refused before a cluster is asked."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from coldstart.cli.jobs import (
-    ADDRESS,
     ClusterJobs,
     _differing_sections,
     _runtime_environment,
@@ -15,6 +15,7 @@ from coldstart.cli.jobs import (
 )
 from coldstart.config import Recipe, UserError, load_recipe
 from coldstart.config.recipe import Submit
+from coldstart.config.runtime_env import RAY_DASHBOARD
 from coldstart.config.shipped_recipes import find_recipe
 
 
@@ -61,14 +62,16 @@ def test_a_working_directory_that_is_too_large_is_refused_with_its_largest_files
 
 
 def test_the_address_comes_from_option_recipe_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ADDRESS, "http://127.0.0.1:9")
+    monkeypatch.setenv(RAY_DASHBOARD, "http://127.0.0.1:9")
     for address, settings, option in (
         ("http://127.0.0.1:9", Submit(), None),
         ("http://127.0.0.1:10", Submit(address="http://127.0.0.1:10"), None),
         ("http://127.0.0.1:11", Submit(address="http://127.0.0.1:10"), "http://127.0.0.1:11"),
     ):
-        with pytest.raises(UserError, match=rf"the Ray cluster at {address} is not reachable"):
+        # The second address is the one that Ray has tried.
+        with pytest.raises(UserError, match=rf"the Ray cluster at {address} is not reachable: .* {address}"):
             ClusterJobs(settings, option)
+    assert os.environ[RAY_DASHBOARD] == "http://127.0.0.1:9"
     with pytest.raises(UserError, match="is not a dashboard's URL"):
         ClusterJobs(Submit(), "10.0.0.5:6379")
 

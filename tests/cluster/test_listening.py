@@ -58,6 +58,7 @@ def test_a_local_ray_with_serve_listens_on_loopback_only() -> None:
     assert found == {}
 
 
+@pytest.mark.slow
 def test_a_local_head_with_serve_listens_on_loopback_only_and_takes_drivers(tmp_path: Path) -> None:
     with local_head(tmp_path) as head:
         address = f"127.0.0.1:{head['RAY_PORT']}"

@@ -20,7 +20,6 @@ from coldstart.config import Recipe, UserError, digest, resolve_recipe, runtime_
 from coldstart.config.recipe import Submit
 from coldstart.ray_compat.core import JOB_LOGGERS, uploaded_bytes
 
-ADDRESS = "RAY_API_SERVER_ADDRESS"
 LOCAL = "http://127.0.0.1:8265"
 NAME, RECIPE_DIGEST = "coldstart_job", "recipe_sha256"
 """Metadata of our jobs."""
@@ -45,16 +44,17 @@ class ClusterJobs:
 
     def __init__(self, settings: Submit, address: str | None = None) -> None:
         self.settings = settings
-        self.address = address or settings.address or os.environ.get(ADDRESS) or LOCAL
+        self.address = address or settings.address or os.environ.get(runtime_env.RAY_DASHBOARD) or LOCAL
         if "://" not in self.address:
             raise UserError(
-                f"'{self.address}' (--address, submit.address or {ADDRESS}) is not a dashboard's URL, such as {LOCAL}"
+                f"'{self.address}' (--address, submit.address or {runtime_env.RAY_DASHBOARD}) is not a dashboard's "
+                f"URL, such as {LOCAL}"
             )
         for logger in JOB_LOGGERS:
             logging.getLogger(logger).setLevel(logging.ERROR)
         headers = {name: _expand(name, value) for name, value in settings.headers.items()}
         verify: str | bool = str(settings.ca_file) if settings.ca_file and settings.verify else settings.verify
-        with self._readable("is not reachable"):
+        with self._readable("is not reachable"), runtime_env.named_dashboard():
             self.client = JobSubmissionClient(self.address, headers=headers or None, verify=verify)
 
     def submit(self, name: str, recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ Ray Train sets in its workers.
 import getpass
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -27,8 +27,9 @@ RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-RAY_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Holds on Linux, too, in spite of its name."""
+RAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""0: all parts of Ray listen on loopback only; on Linux, too, in spite of its name."""
+RAY_DASHBOARD = "RAY_API_SERVER_ADDRESS"
 RAY_STARTING = "RAY_worker_maximum_startup_concurrency"
 DEEPSPEED_ON_CPU = {"DS_ACCELERATOR": "cpu"}
 MLFLOW = {
@@ -69,16 +70,37 @@ def set_ray_defaults() -> None:
 @contextmanager
 def ray_on_loopback() -> Iterator[None]:
     """The processes of a Ray that is started in this block listen on loopback only."""
-    before = {name: os.environ.get(name) for name in RAY_ON_LOOPBACK}
-    os.environ.update(RAY_ON_LOOPBACK)
+    with _changed({RAY_ON_LOOPBACK: "0"}):
+        yield
+
+
+@contextmanager
+def named_dashboard() -> Iterator[None]:
+    """A client of the Jobs API that is made in this block connects to the address that it is given.
+
+    Otherwise Ray prefers the address in the environment.
+    """
+    with _changed({RAY_DASHBOARD: None}):
+        yield
+
+
+@contextmanager
+def _changed(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets variables, or removes those that are None, and restores them at the end."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def set_ray_startup_concurrency(logical_cpus: int) -> None:
