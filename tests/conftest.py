@@ -1,4 +1,3 @@
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +6,7 @@ from hypothesis import settings
 
 from coldstart.config import runtime_env
 from coldstart.jobs.progress import CONSOLE
-from coldstart.jobs.runner import on_loopback
+from coldstart.jobs.runner import start_ray
 
 # A property must not fail because the machine is busy.
 settings.register_profile("unhurried", deadline=None)
@@ -24,14 +23,6 @@ def console_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 def local_ray() -> Iterator[None]:
     """One local Ray for all tests that need it, with more logical CPUs than a small machine has cores."""
     runtime_env.set_ray_defaults()
-    with on_loopback():
-        ray.init(
-            address="local",
-            num_cpus=8,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=500_000_000,
-        )
+    start_ray(8, object_store_bytes=500_000_000)
     yield
     ray.shutdown()

@@ -64,6 +64,8 @@ def test_a_local_head_with_serve_listens_on_loopback_only_and_takes_drivers(tmp_
         address = f"127.0.0.1:{head['RAY_PORT']}"
         done = run_coldstart(head, "doctor", "--address", address, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
+        planned = run_coldstart(head, "plan", "demo", "--address", address)
+        assert f"the memory of the accelerators at {address} (none) is not known" in planned.stderr, planned.stdout
         work = driver(head, str(free_ports(1)[0]), address)
         try:
             pid = int((ROOT / "runs" / f"ray-head-{head['DASHBOARD_PORT']}.pid").read_text())

@@ -109,7 +109,9 @@ def _ram(pages: str) -> int:
 def _gpu_memory_of_cluster(address: str) -> tuple[int, str]:
     import ray
 
-    ray.init(address, log_to_driver=False)
+    from coldstart.jobs.runner import join_ray
+
+    join_ray(address)
     types = [name.removeprefix("accelerator_type:") for name in ray.cluster_resources() if "accelerator_type" in name]  # type: ignore[no-untyped-call]
     known = {name: ACCELERATORS[name] for name in types if name in ACCELERATORS}
     if not known:

@@ -61,26 +61,18 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
     runtime_env.set_user_defaults()
     if not recipe.cluster.gpus_per_worker:
         runtime_env.set_deepspeed_on_cpu()
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {}
     if ALLOWED_IMPORT in os.environ:
         options["runtime_env"] = {"env_vars": {ALLOWED_IMPORT: os.environ[ALLOWED_IMPORT]}}
     if address:
-        with _stderr_silenced(), on_loopback() if _is_on_loopback_only(address) else nullcontext():
-            ray.init(address=address, **options)
+        join_ray(address, **options)
     else:
         cluster = recipe.cluster
         ranks = cluster.workers * cluster.cpus_per_worker
         runtime_env.set_ray_tmpdir()
         logical = max(int(ranks + cluster.ray_data_cpus + cluster.embed_actors + 2), cpu_count())
         runtime_env.set_ray_startup_concurrency(logical)
-        with _stderr_silenced(), on_loopback():
-            ray.init(
-                address="local",
-                num_cpus=logical,
-                include_dashboard=False,
-                object_store_memory=1_000_000_000,
-                **options,
-            )
+        start_ray(logical, **options)
     try:
         if address and check:
             check_cluster(recipe)
@@ -89,8 +81,39 @@ def ray_cluster(recipe: Recipe, address: str | None = None, *, check: bool = Tru
         ray.shutdown()
 
 
+def join_ray(address: str, **options: Any) -> None:
+    """Connects to a running cluster, also to one that listens on loopback only.
+
+    Args:
+        address: `host:port` of its head.
+        options: Further arguments of `ray.init`.
+    """
+    with _stderr_silenced(), _on_loopback() if _is_on_loopback_only(address) else nullcontext():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+def start_ray(logical_cpus: int, *, object_store_bytes: int = 1_000_000_000, **options: Any) -> None:
+    """Starts a local Ray, which listens on loopback only.
+
+    Args:
+        logical_cpus: Of the cluster.
+        object_store_bytes: Size of its object store.
+        options: Further arguments of `ray.init`.
+    """
+    with _stderr_silenced(), _on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=logical_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=object_store_bytes,
+            **options,
+        )
+
+
 @contextmanager
-def on_loopback() -> Iterator[None]:
+def _on_loopback() -> Iterator[None]:
     """A Ray that is started or joined in this block listens on loopback only, as it does on macOS and Windows.
 
     On Linux, Ray replaces 127.0.0.1 by the address of the machine, and then its parts listen on every interface.
@@ -142,11 +165,12 @@ def _check_reachable(address: str) -> None:
 def _is_on_loopback_only(address: str) -> bool:
     """Whether a head is one of `cluster/local/up.sh`, which this machine's own address does not reach."""
     parts = urlsplit(f"//{address}")
-    if parts.hostname not in runtime_env.LOOPBACK or parts.port is None:
+    port = _port(parts)
+    if parts.hostname not in runtime_env.LOOPBACK or port is None:
         return False
     try:
         machine = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        with socket.create_connection((machine, parts.port), timeout=_ANSWER_SECONDS):
+        with socket.create_connection((machine, port), timeout=_ANSWER_SECONDS):
             return False
     except OSError:
         return True

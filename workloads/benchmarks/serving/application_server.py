@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from ray import serve
 
 from coldstart.config import UserError
 from coldstart.config.recipe import Serving
+from coldstart.jobs.runner import start_ray
 from coldstart.methods.base import SCORER
 from coldstart.serving.deployment import deployments
 from coldstart.serving.deployment.application import deploy, shutdown
@@ -56,14 +56,7 @@ def main() -> None:
     serving = settings(arguments.variant, arguments.port, arguments.settings)
     if arguments.variant == "serve_defaults":
         _limit_ongoing_requests()
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=300_000_000,
-    )
+    start_ray(8, object_store_bytes=300_000_000)
     try:
         _obey(arguments.run, serving, arguments.run.parent / f"store-{arguments.variant}")
     except UserError as error:

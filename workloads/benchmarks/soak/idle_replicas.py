@@ -5,14 +5,14 @@ Like the models' replicas, they are called by replicas that are killed, because 
 """
 
 import asyncio
-import logging
 import os
 import subprocess
 import sys
 
-import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+
+from coldstart.jobs.runner import join_ray
 
 NAME, CALLER = "control", "caller"
 _EVERY_S = 1.0
@@ -51,6 +51,6 @@ def start(address: str) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
+    join_ray(os.environ["RAY_ADDRESS"], namespace="serve")
     caller = serve.run(Caller.bind(Idle.bind()), name=NAME, route_prefix=None)
     assert caller.calls.remote().result(), "the callers do not call"
