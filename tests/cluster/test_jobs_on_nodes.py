@@ -1,6 +1,7 @@
 """Submitted jobs on three nodes with separate disks and one shared run path, and what goes wrong there."""
 
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_missing_cpus_unshared_storage_and_a_dead_mlflow_are_named_with_node_and
     for node in cluster.nodes[1:]:
         assert f"{node.name} ({node.address}): /tmp/own-of-each-node there is not the storage" in printed
     assert "mount the same POSIX storage under paths.runs on every node" in printed
+
+
+def test_another_version_of_a_package_is_named_with_its_node(cluster: RayNodes, tmp_path: Path) -> None:
+    (installed,) = [file for file in metadata.files("safetensors") or () if file.name == "METADATA"]
+    described, version = installed.read_text(), metadata.version("safetensors")
+    other = tmp_path / "METADATA"
+    other.write_text(described.replace(f"\nVersion: {version}\n", "\nVersion: 0.0.1\n"))
+    node, path = cluster.nodes[2], str(installed.locate())
+    assert node.run("mount", "--bind", str(other), path).returncode == 0
+    try:
+        code, printed = submit(cluster, "train_ranker", recipe(cluster.run_path, "versions"))
+    finally:
+        node.run("umount", path)
+    assert code == 1, printed
+    assert f"{node.name} ({node.address}): safetensors 0.0.1, but the driver has {version}" in printed
+    assert "use one image or one environment on all nodes" in printed
 
 
 def test_a_wrong_token_is_refused_with_the_fix(cluster: RayNodes) -> None:

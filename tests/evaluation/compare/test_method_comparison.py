@@ -45,6 +45,10 @@ def found(rows: ScoredRows) -> dict:
     return compare_methods({seed: seed_of(rows, seed) for seed in (1, 2, 3)}, QUICK, methods=METHODS, seed=0)
 
 
+def gain(value: float, *, spread: float | None) -> dict:
+    return {"value": value, "spread": spread, "ranges": [[value - 0.1, value + 0.1]]}
+
+
 def pair(found: dict, variant: str, against: str, metric: str = "gauc") -> dict:
     (one,) = [
         each
@@ -97,6 +101,10 @@ def test_the_page_has_every_variant_and_significant_differences_first(found: dic
         "descriptions": dict.fromkeys(found["variants"], "something"),
         "tuned": {"fine": {"setting": {"dropout": 0.1}, "parameters": 1234, "valid_gauc": 0.7, **COST}},
         "recommendation": recommend(found, METHODS),
+        "modalities": {
+            "fine": {name: {"gain": gain(0.1, spread=0.02)} for name in ("both", "image", "text")},
+            "joint": {name: {"gain": gain(0.2, spread=None)} for name in ("both", "image", "text")},
+        },
     }
     json.dumps(summary, allow_nan=False)
     page = comparison_markdown("mine", summary)
@@ -107,10 +115,14 @@ def test_the_page_has_every_variant_and_significant_differences_first(found: dic
     assert "not significant" in page[other : other + 120]
     assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 | 3.0 | 1.2 | 64 |" in page
     assert summary["recommendation"]["text"] in page
+    over_seeds, over_users = "+0.100 ± 0.020", "+0.200 [+0.100, +0.300]"
+    assert f"| fine | {' | '.join([over_seeds] * 3)} |" in page
+    assert f"| joint | {' | '.join([over_users] * 3)} |" in page
     html = comparison_page("mine", summary)
     assert "<svg" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert html.count('class="hero"') == 1
+    assert html.count(over_seeds) == html.count(over_users) == 3
     table = comparison_table(summary)
     assert table.row_count == len(found["variants"])
     assert len(comparison_chart(summary).axes) == 1
@@ -139,6 +151,8 @@ def test_seeds_with_own_splits_have_own_users(rows: ScoredRows) -> None:
     assert better["ranges"][0] == [alone[1]["low"], alone[1]["high"]]
     # Two splits are a small sample of all splits.
     assert better["high"] - better["low"] > max(high - low for low, high in better["ranges"])
-    page = comparison_markdown("films", found | {"tuned": {}, "descriptions": dict.fromkeys(found["variants"], "")})
+    shown = {"tuned": {}, "modalities": {}, "descriptions": dict.fromkeys(found["variants"], "")}
+    page = comparison_markdown("films", found | shown)
+    assert "Image and text" not in page
     assert "each on its own split" in page
     assert page.count("; by split ") == page.count("** against ")

@@ -70,6 +70,12 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
     assert json.loads((made.path / "comparison.json").read_text()) == made.metadata
     assert "# Comparison of methods on tiny" in (made.path / "comparison.md").read_text()
     assert (made.path / "comparison.png").stat().st_size > 1000
+    used = made.metadata["modalities"]
+    assert list(used) == ["fine", "joint"]
+    for inputs in used.values():
+        assert len(inputs["both"]["gain"]["by_seed"]) == 2
+        assert inputs["both"]["drop"]["value"] == 0
+        assert inputs["image"]["gain"]["value"] != inputs["text"]["gain"]["value"]
 
     other = recipe.run_dir / "seeds" / str(recipe.seed + 1)
     assert len(list((other / "trials").iterdir())) == 4
@@ -98,6 +104,8 @@ def test_methods_and_their_ablations_are_contenders(local_ray: None, tmp_path: P
         chosen = made.metadata["tuned"][whole]
         assert tried[ablation][0]["setting"] == chosen["setting"]
         assert chosen["parameters"] > 0
+        assert whole in made.metadata["modalities"]
+        assert ablation not in made.metadata["modalities"]
         assert chosen["seconds"][0] > 0
     runs = [path for path in (recipe.run_dir / "contenders").iterdir() if path.name.startswith("saviorrec")]
     assert len(runs) == 5

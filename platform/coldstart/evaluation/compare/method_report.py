@@ -15,6 +15,11 @@ from coldstart.evaluation.report.html_pages import figure, p_value, page, percen
 from coldstart.evaluation.report.plots import COLORS, FAINT, INK, STYLE, inline_svg
 
 Stats = Mapping[str, Any]
+INPUTS = ("both", "image", "text")
+MODALITIES_EXPLAINED = (
+    "Gain in item GAUC over the unknown item, on rows of cold items that have both, by the same trained model. "
+    "So this measures how much it uses of each, not how well one trained on a single input would do."
+)
 
 
 def comparison_markdown(name: str, summary: Stats) -> str:
@@ -22,8 +27,8 @@ def comparison_markdown(name: str, summary: Stats) -> str:
 
     Args:
         name: Of the run.
-        summary: From `compare_methods`, plus `descriptions` by variant and `tuned` (variant -> setting, parameters,
-            valid_gauc).
+        summary: From `compare_methods`, plus `descriptions` by variant, `tuned` (variant -> setting, parameters,
+            valid_gauc and costs), `modalities` (variant -> result of `aggregate_modalities`) and `recommendation`.
     """
     return "\n".join(_lines(name, summary)) + "\n"
 
@@ -66,6 +71,7 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
         cells = [_spread(summary["metrics"][variant][each]["gauc"]) for each in SLICES]
         yield f"| {variant} | {' | '.join(cells)} |"
     yield ""
+    yield from _modalities(summary)
     yield "## Which differences are significant"
     yield ""
     yield from _sentences(summary)
@@ -81,6 +87,21 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
         valid, description = figure(tuned.get("valid_gauc")), summary["descriptions"][variant]
         costs = " | ".join(_costs(tuned))
         yield f"| {variant} | {description} | {tuned.get('parameters', 0):,} | {setting} | {valid} | {costs} |"
+
+
+def _modalities(summary: Stats) -> Iterator[str]:
+    """Gains with image and text alone, if they were measured."""
+    if not summary["modalities"]:
+        return
+    yield "## Image and text"
+    yield ""
+    yield MODALITIES_EXPLAINED
+    yield ""
+    yield "| variant | both | image alone | text alone |"
+    yield "|---|---|---|---|"
+    for variant, inputs in summary["modalities"].items():
+        yield f"| {variant} | {' | '.join(_gain(inputs[name]['gain']) for name in INPUTS)} |"
+    yield ""
 
 
 def _costs(tuned: Stats) -> list[str]:
@@ -121,6 +142,10 @@ def comparison_page(name: str, summary: Stats) -> str:
         summary=summary,
         slices={each: describe(each) for each in SLICES},
         over_oov={each: _difference(summary, each, BASELINE, "gauc") for each in summary["variants"]},
+        modalities={
+            each: [_gain(inputs[name]["gain"]) for name in INPUTS] for each, inputs in summary["modalities"].items()
+        },
+        modalities_explained=MODALITIES_EXPLAINED,
         costs={each: _costs(summary["tuned"].get(each, {})) for each in summary["variants"]},
         shown_comparisons=[each for each in shown if each["against"] != BASELINE],
         drawing=Markup(inline_svg(comparison_chart(summary), "comparison")),
@@ -155,6 +180,14 @@ def _sentences(summary: Stats) -> Iterator[str]:
             p = f"p {p_value(each['p_holm'])}" if significant else f"not significant (p {p_value(each['p_holm'])})"
             excluded = "" if each["mde"] is None or significant else f"; effects above {each['mde']:.4f} are excluded"
             yield f"- {pair}, {p}{excluded}{_by_split(each, summary)}"
+
+
+def _gain(gain: Stats) -> str:
+    """A gain with its spread over seeds or, of one seed, its interval over users."""
+    if gain["spread"] is not None:
+        return f"{signed(gain['value'])} ± {gain['spread']:.3f}"
+    ((low, high),) = gain["ranges"]
+    return f"{signed(gain['value'])} [{signed(low)}, {signed(high)}]"
 
 
 def _by_split(found: Stats, summary: Stats) -> str:

@@ -77,7 +77,9 @@ def aggregate_seeds(runs: Mapping[int, EvaluatedRun]) -> dict[str, Any]:
                     ]
                 )
     result: dict[str, Any] = {"seeds": list(runs), "metrics": metrics, "comparisons": comparisons}
-    result["modalities"] = _modalities([(summary.get("diagnostics") or {}).get("modalities") for summary in summaries])
+    result["modalities"] = aggregate_modalities(
+        [(summary.get("diagnostics") or {}).get("modalities") for summary in summaries]
+    )
     result |= {key: summaries[0][key] for key in ("confidence", "resamples", "headline")}
     return dict(nan_to_none(result))
 
@@ -153,8 +155,16 @@ class SeedUserBootstrap:
         return seed_user_draws(by_seed, confidence=self._confidence, seed=self._seed)
 
 
-def _modalities(by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """Contribution of image and text: means over seeds, and the interval over users of each seed."""
+def aggregate_modalities(by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Contribution of image and text over seeds.
+
+    Args:
+        by_seed: Results of `modality_ablation`.
+
+    Returns:
+        Input -> `gain` and `drop`, each with value, spread, by_seed, and `ranges`, the interval over users of each
+        seed; None unless all seeds have measured them.
+    """
     measured = [found["inputs"] for found in by_seed if found]
     if len(measured) < len(by_seed):
         return None

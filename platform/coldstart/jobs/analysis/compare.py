@@ -27,6 +27,8 @@ from coldstart.evaluation.compare.method_report import (
     comparison_table,
 )
 from coldstart.evaluation.compare.recommendation import recommend
+from coldstart.evaluation.compare.seed_aggregation import aggregate_modalities
+from coldstart.evaluation.diagnostics.modality_ablation import BOTH, modality_ablation
 from coldstart.evaluation.protocol.scored_rows import EventFacts, ScoredRows
 from coldstart.evaluation.protocol.scoring import score_rows
 from coldstart.evaluation.protocol.variants import BASELINE, GROUND_TRUTH, OOV_SUFFIX, VARIANTS, to_logit
@@ -40,13 +42,14 @@ from coldstart.jobs.analysis.contender_runs import (
 )
 from coldstart.jobs.analysis.evaluate import has_oracle
 from coldstart.jobs.analysis.multi_seed import with_seed
-from coldstart.jobs.analysis.trials import make_method_trial, make_trial, read_trial
+from coldstart.jobs.analysis.trials import make_method_trial, make_trial, read_modalities, read_trial
 from coldstart.jobs.pipeline import check, link_artifact, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
 from coldstart.jobs.runner import recipe_arguments, run_program, run_stage
 from coldstart.methods.base import ITEM_TABLE
 from coldstart.methods.baselines.contenders import CONTENDERS, Setting
 from coldstart.methods.idproxy.config import Settings
+from coldstart.metrics.undefined import nan_to_none
 from coldstart.rankers import load_ranker
 from coldstart.training.ctr_trainer import slot_score
 
@@ -115,6 +118,7 @@ def run(recipe: Recipe, *, count: int, names: Sequence[str] = DEFAULT, own_split
     rows = {one.recipe.seed: _rows(one.recipe, by_seed[one.recipe.seed]) for one in seeds}
     methods = [name for name in names if name in METHOD_CONTENDERS or CONTENDERS[name].method]
     metadata = compare_methods(rows, recipe.evaluation, methods=methods, seed=recipe.seed, own_splits=own_splits)
+    metadata["modalities"] = _modalities(rows, by_seed, recipe)
     metadata["recommendation"] = _recommendation(first, metadata, methods, chosen)
     metadata |= {"tuned": _tuned(tried, chosen, by_seed), "descriptions": _descriptions(metadata["variants"])}
     return _write(recipe, metadata, by_seed)
@@ -234,6 +238,26 @@ def _rows(recipe: Recipe, trials: Mapping[str, Artifact]) -> ScoredRows:
         if truth is not None:
             logits[name] = to_logit(truth[event])
     return facts.rows(event, logits, item_effect)
+
+
+def _modalities(
+    rows: Mapping[int, ScoredRows], by_seed: Mapping[int, Mapping[str, Artifact]], recipe: Recipe
+) -> dict[str, Any]:
+    """Variant -> contribution of image and text, of the variants that were scored with each alone."""
+
+    def measure(seed: int, name: str) -> dict[str, Any] | None:
+        found = read_modalities(by_seed[seed][name])
+        if found is None:
+            return None
+        event, single = found
+        scored = rows[seed].take(np.searchsorted(rows[seed].event, event))
+        logits = {BOTH: scored.logits[name], **single}
+        unknown = scored.logits[name + OOV_SUFFIX]
+        return modality_ablation(scored.user_idx, scored.label, unknown, logits, recipe.evaluation, seed=seed)
+
+    names = next(iter(by_seed.values()))
+    measured = {name: aggregate_modalities([measure(seed, name) for seed in rows]) for name in names}
+    return dict(nan_to_none({name: found for name, found in measured.items() if found is not None}))
 
 
 def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:

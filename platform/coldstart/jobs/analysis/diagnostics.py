@@ -4,8 +4,7 @@ Every part uses a sample of fixed size, so that its cost does not grow with the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,26 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.config import Recipe
-from coldstart.data.batches import UserWindows
 from coldstart.data.dataset import Dataset
-from coldstart.data.item_table import ItemTable
-from coldstart.data.schema import TEST, TRAIN
-from coldstart.encoders.item_embeddings import MODALITIES, read_single_modality
 from coldstart.evaluation.diagnostics.attention_stats import attention_stats
 from coldstart.evaluation.diagnostics.id_space import id_space
 from coldstart.evaluation.diagnostics.item_gains import ItemGains, item_gains
 from coldstart.evaluation.diagnostics.modality_ablation import BOTH, modality_ablation
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
-from coldstart.evaluation.protocol.scoring import score_rows
 from coldstart.evaluation.protocol.variants import BASELINE, OWN_ID
 from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS, evaluated_windows
+from coldstart.jobs.analysis.single_modality import ScoredItems, score_single_modalities
 from coldstart.methods.base import ITEM_TABLE, Diagnostics, Parts, Variant
 from coldstart.rankers import Ranker
 
 MAX_MATURE = 3_000
 """Mature items whose ID rows are predicted."""
-MAX_ROWS = 20_000
-"""Rows that are scored again with one modality left out."""
 LISTED = 6
 """Items listed with the highest gains, and with the lowest."""
 
@@ -150,41 +143,21 @@ def _extremes(gains: ItemGains) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _modalities(run: DiagnosticsInputs, rows: ScoredRows) -> dict[str, Any] | None:
-    variant, tables = run.headline, {}
-    for name in MODALITIES:
-        single = read_single_modality(run.parts[ITEM_TABLE], name)
-        if single is None or variant.adapt is None:
-            return None
-        items, encoded = single
-        tables[name] = _with_rows(variant.items, items, variant.adapt(encoded))
-    rows = rows.take(np.isin(rows.item_idx, items))
-    step = -(-len(rows) // MAX_ROWS)
-    rows = rows.take(rows.user_idx % max(step, 1) == 0)
-    if not len(rows):
+    variant, adapt = run.headline, run.headline.adapt
+    if adapt is None:
         return None
-    sequences = run.dataset.sequences
-    # Only the sampled rows shall be targets, so only they are marked as TEST.
-    split = np.full(len(sequences.split), TRAIN, sequences.split.dtype)
-    split[rows.event] = TEST
-    windows = UserWindows(replace(sequences, split=split), history=run.recipe.ranker.max_history, splits=[TEST])
-    scorer = variant.load(run.parts)
-    scores = {name: partial(scorer, items=table) for name, table in tables.items()}
-    event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
-    order = np.argsort(event)
-    assert np.array_equal(event[order], rows.event), "rows are in the order of events"
+    scored = ScoredItems(variant.load(run.parts), variant.items, lambda modality, items, encoded: adapt(encoded))
+    found = score_single_modalities(
+        scored, rows, run.dataset, run.parts[ITEM_TABLE], history=run.recipe.ranker.max_history
+    )
+    if found is None:
+        return None
+    rows, single = found
     return modality_ablation(
         rows.user_idx,
         rows.label,
         rows.logits[BASELINE],
-        {BOTH: rows.logits[variant.name], **{name: values[order] for name, values in logits.items()}},
+        {BOTH: rows.logits[variant.name], **single},
         run.recipe.evaluation,
         seed=run.recipe.seed,
     )
-
-
-def _with_rows(table: ItemTable, items: NDArray[np.int64], rows: ItemTable) -> ItemTable:
-    """A copy of a table with other rows [n] for some items [n]; histories keep the other items' own rows."""
-    columns = {name: values.clone() for name, values in table.columns.items()}
-    for name, values in columns.items():
-        values[items] = rows.columns[name]
-    return ItemTable(columns)

@@ -22,12 +22,14 @@ from coldstart.data.batches import TARGET_FIELDS, RankBatch, UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
+from coldstart.evaluation.protocol.scored_rows import EventFacts
 from coldstart.evaluation.protocol.scoring import Logits, mean_logits, sample_contexts, score_rows
 from coldstart.evaluation.protocol.variants import OOV_SUFFIX
-from coldstart.jobs.analysis.contender_runs import open_contender
+from coldstart.jobs.analysis.contender_runs import METHOD_CONTENDERS, open_contender
+from coldstart.jobs.analysis.single_modality import ScoredItems, score_single_modalities
 from coldstart.jobs.pipeline import stage_seconds
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, SCORER
+from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
 from coldstart.methods.baselines.contenders import CONTENDERS, Contender, ContenderInputs, Setting, build_contender
 from coldstart.methods.baselines.content_similarity import text_vectors
 from coldstart.methods.baselines.similarity_scorer import TEXT
@@ -45,6 +47,7 @@ CONTEXTS_PER_ITEM = 64
 CANDIDATES, TIMED = 200, 7
 SCORES = "scores.parquet"
 ITEM_EFFECT = "item_effect.parquet"
+MODALITIES = "modalities.parquet"
 
 
 def trial_path(run_dir: Path, name: str, setting: Setting, recipe: Recipe) -> Path:
@@ -78,7 +81,8 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     spent = time.monotonic() - start
     if CONTENDERS[name].reads_encoder:
         spent += stage_seconds(run_dir, ENCODER_STAGES)
-    return _write_trial(path, _lineage(run_dir), contender, dataset, (name, setting, recipe.seed, spent))
+    single = (run_dir / ITEM_TABLE, items.columns[TEXT]) if CONTENDERS[name].method else None
+    return _write_trial(path, _lineage(run_dir), contender, dataset, (name, setting, recipe.seed, spent), single)
 
 
 def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
@@ -99,7 +103,8 @@ def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     stages = [stage.name for stage in find_method(recipe.method.name).stages(recipe)]
     spent = stage_seconds(recipe.run_dir, stages)
     lineage = {**scorer.lineage, SCORER: scorer.fingerprint}
-    return _write_trial(path, lineage, open_contender(recipe), dataset, (name, setting, recipe.seed, spent))
+    single = None if METHOD_CONTENDERS[name][1].tuned_as else (recipe.run_dir / ITEM_TABLE, None)
+    return _write_trial(path, lineage, open_contender(recipe), dataset, (name, setting, recipe.seed, spent), single)
 
 
 def _find_trial(path: Path) -> Artifact | None:
@@ -115,8 +120,19 @@ def _write_trial(
     contender: Contender,
     dataset: Dataset,
     facts: tuple[str, Setting, int, float],
+    single: tuple[Path, Tensor | None] | None,
 ) -> Artifact:
-    """Scores the test rows with a trained contender; `facts` are its name, setting, seed and seconds of training."""
+    """Scores the test rows with a trained contender.
+
+    Args:
+        path: Of the trial.
+        lineage: Its inputs.
+        contender: Trained.
+        dataset: Has the test rows.
+        facts: Name, setting, seed and seconds of training.
+        single: Directory of the encoder's item table and text vectors [V, w], if the contender is also scored with
+            image and text alone.
+    """
     name, setting, seed, spent = facts
     metadata = {
         "variant": name,
@@ -133,6 +149,8 @@ def _write_trial(
             pa.table({"event": event, "logit": logits["served"], "oov_logit": logits["unknown"]}), draft / SCORES
         )
         pq.write_table(pa.table({"item_idx": cold, "item_effect": item_effect["served"]}), draft / ITEM_EFFECT)
+        if single is not None:
+            _score_modalities(contender, dataset, event, single, draft / MODALITIES)
         metadata |= _serving_cost(contender, dataset, history=history)
     return read_artifact(path, "trial")
 
@@ -160,6 +178,16 @@ def read_trial(trial: Artifact, vocabulary: int) -> tuple[NDArray[np.int64], Log
     by_item[np.asarray(item_effect["item_idx"])] = np.asarray(item_effect["item_effect"])
     logits = {name: np.asarray(scores["logit"]), name + OOV_SUFFIX: np.asarray(scores["oov_logit"])}
     return np.asarray(scores["event"]), logits, by_item
+
+
+def read_modalities(trial: Artifact) -> tuple[NDArray[np.int64], Logits] | None:
+    """Events [n] of cold items that have image and text, and the logits with each alone; None if not scored."""
+    file = trial.path / MODALITIES
+    if not file.is_file():
+        return None
+    table = pq.read_table(file)
+    event, *logits = (np.asarray(column) for column in table.columns)
+    return event, dict(zip(table.column_names[1:], logits, strict=True))
 
 
 def _lineage(run_dir: Path) -> dict[str, str]:
@@ -199,3 +227,26 @@ def _score(
     items = items[dataset.cold[items]]
     item_effect = mean_logits(contexts, items, {"served": served}, dataset.item_features)
     return event[order], {name: values[order] for name, values in logits.items()}, items, item_effect
+
+
+def _score_modalities(
+    contender: Contender,
+    dataset: Dataset,
+    event: NDArray[np.int64],
+    single: tuple[Path, Tensor | None],
+    file: Path,
+) -> None:
+    """Writes the logits of the events of a sample of cold items with each of the two modalities alone."""
+    encoded, text = single
+
+    def adapted(modality: str, items: NDArray[np.int64], columns: ItemTable) -> ItemTable:
+        words = {} if text is None else {TEXT: text[items] * (modality == "text")}
+        return adapt(contender.adaptor, ItemTable({**columns.columns, **words})).select(contender.scorer.inputs)
+
+    rows = EventFacts(dataset).rows(event, {}, {})
+    rows = rows.take(rows.train_events == 0)
+    scored = ScoredItems(contender.scorer, contender.items, adapted)
+    found = score_single_modalities(scored, rows, dataset, encoded, history=contender.scorer.max_history)
+    if found is not None:
+        rows, logits = found
+        pq.write_table(pa.table({"event": rows.event, **logits}), file)
