@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -95,6 +97,20 @@ def test_row_numbers_continue_across_file_splits(root: Path, suffix: str) -> Non
                 seen[batch.first_row + offset] = user
     assert list(seen) == list(range(15))
     assert list(seen.values()) == [f"{n}-{row}" for n, length in enumerate(lengths.values()) for row in range(length)]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_batches_are_large_because_each_looks_up_ids_in_the_whole_catalog(root: Path, suffix: str) -> None:
+    table = pa.table({name: pa.array(np.resize(values, 300_000)) for name, values in EVENTS.items()})
+    if suffix == "csv":
+        csv.write_csv(table, root / "events.csv")
+    else:
+        pq.write_table(table, root / "events.parquet")
+    events = check_files(Files(root=root, events=f"events.{suffix}")).events
+    (split,) = file_splits(events)
+    sizes = [batch.table.num_rows for batch in read_file_split(split, ["user_id"], field="events")]
+    assert sum(sizes) == 300_000
+    assert min(sizes[:-1]) > 100_000
 
 
 def test_csv_cells_are_read_unchanged(root: Path) -> None:

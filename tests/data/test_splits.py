@@ -100,7 +100,7 @@ def test_events_of_held_out_items_are_excluded_for_train_users_only() -> None:
     held = held_out_items(data, 4, 0)
     assert held.tolist()[0] is False
     assert held.sum() == 2
-    plan = draw_split(users_of(table, held), lambda: np.zeros(0, np.int64), held, data, 0)
+    plan = draw_split(users_of(table, held), np.zeros(0, np.int64), held, data, 0)
     kept, excluded = plan.assign(table), plan.excluded(table)
     assert kept.num_rows + excluded.num_rows == table.num_rows
     assert excluded.num_rows == 6 * 2
@@ -113,4 +113,4 @@ def test_a_holdout_that_leaves_nothing_to_train_on_is_refused() -> None:
     table, data = events(10, 4), holdout(0.5)
     held = np.ones(5, bool)
     with pytest.raises(UserError, match=r"no user of the train split saw an item .*lower split\.holdout_items"):
-        draw_split(users_of(table, held), lambda: np.zeros(0, np.int64), held, data, 0)
+        draw_split(users_of(table, held), np.zeros(0, np.int64), held, data, 0)

@@ -1,4 +1,5 @@
 import datetime as dt
+import itertools
 import re
 from collections.abc import Callable
 
@@ -106,4 +107,5 @@ def test_three_ids_of_each_table_are_shown() -> None:
 
 def test_examples_are_distinct_few_and_short() -> None:
     assert examples(["a", "a", "b", "c", "d"]) == "'a', 'b', 'c'"
+    assert examples(n // 2 for n in itertools.count()) == "'0', '1', '2'"  # no more are looked at
     assert examples(["x" * 100]) == f"'{'x' * 57}...'"

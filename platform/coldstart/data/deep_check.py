@@ -104,10 +104,10 @@ def _check_events(
 
     events = _clean(table, clean)
     quarantine.add("events", events, len(events), partial(explain_rejection, known_items=known))
-    check_events(events, table.types[columns.timestamp], data.files)
     valid = events.filter(pc.field("reason").is_null())
+    check_events(valid, table.types[columns.timestamp], data.files)
     held_out = held_out_items(data, len(known), seed)
-    plan = draw_split(users_of(valid, held_out), lambda: np.asarray(valid["timestamp"]), held_out, data, seed)
+    plan = draw_split(users_of(valid, held_out), np.asarray(valid["timestamp"]), held_out, data, seed)
     ordered, repeated = order_events(plan.assign(events))
     rows = pa.table({"row": repeated["row"], "key": repeated["user_id"], "reason": repeated["reason"]})
     quarantine.add("events", rows, len(events))

@@ -73,15 +73,14 @@ def check_events(events: pa.Table, kind: pa.DataType, files: Files) -> None:
     """Checks the events that cleaning kept.
 
     Args:
-        events: Columns reason, timestamp and label of all events.
+        events: Their columns timestamp and label.
         kind: Type of the user's column of times.
         files: The recipe section `data.files`.
 
     Raises:
         UserError: there is no event, all have one label, or the times have another unit.
     """
-    kept = events.filter(pc.field("reason").is_null())
-    count, clicks = len(kept), pc.sum(kept["label"].cast(pa.int64())).as_py() or 0
+    count, clicks = len(events), pc.sum(events["label"].cast(pa.int64())).as_py() or 0
     if count == 0:
         raise UserError("data.files.events: no event is valid; see the reasons in the quarantine, and mend the table")
     if files.columns.label is not None and clicks in (0, count):
@@ -96,7 +95,7 @@ def check_events(events: pa.Table, kind: pa.DataType, files: Files) -> None:
         missing = _NO_NEGATIVES if label else "without a click nothing can be learned: check which column says clicked"
         raise UserError(f"{message}: {missing}")
     dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-    _check_times(np.asarray(kept["timestamp"]).astype(np.float64), dated=dated)
+    _check_times(np.asarray(events["timestamp"]).astype(np.float64), dated=dated)
 
 
 def _check_times(times: np.ndarray, *, dated: bool) -> None:

@@ -22,7 +22,9 @@ from coldstart.data.features import OWNERS, FeatureColumn, Kind, Owner
 from coldstart.data.image_files import ImageFiles
 from coldstart.data.table_files import SkippedFile, find_files, is_csv
 
-_BATCH_ROWS = 4096
+_READ_ROWS = 4096
+_BATCH_ROWS = 131_072
+"""Rows that are cleaned at once: looking up their items hashes the whole catalog."""
 _BATCH_BYTES = 32_000_000
 _LARGE_ROW_BATCH = 16
 """Rows that are read at once from a table with images, before their size is known."""
@@ -342,7 +344,7 @@ def _read_parquet(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatc
     with pq.ParquetFile(file_split.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         large = any(is_byte_like(file.schema_arrow.field(name).type) for name in columns)
         batches = file.iter_batches(
-            _LARGE_ROW_BATCH if large else _BATCH_ROWS, row_groups=[file_split.row_group], columns=columns
+            _LARGE_ROW_BATCH if large else _READ_ROWS, row_groups=[file_split.row_group], columns=columns
         )
         for group in _grouped(batches):
             table = pa.Table.from_batches(group)
@@ -374,9 +376,10 @@ def _read_csv(file_split: FileSplit, columns: list[str]) -> Iterator[RawBatch]:
         null_values=[""],
     )
     with csv.open_csv(file_split.path, parse_options=_parse_options(malformed), convert_options=strings) as reader:
-        for batch in reader:
-            yield RawBatch(row, pa.Table.from_batches([batch]))
-            row += batch.num_rows
+        for group in _grouped(reader):
+            table = pa.Table.from_batches(group)
+            yield RawBatch(row, table)
+            row += table.num_rows
         empty = reader.schema.empty_table()
     if malformed:
         yield RawBatch(row, empty, tuple(malformed))

@@ -11,6 +11,8 @@ from coldstart.data.cleaning import MERGED_EVENT, REPEATED_EVENT
 from coldstart.data.features import NO_TARGET_FEATURES, TargetFeatures
 from coldstart.data.schema import ORACLE, SEQUENCES
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -66,19 +68,39 @@ def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
     """
     names = ("user_idx", "item_idx", "timestamp", "label", "row")
     user, item, when, label, row = (np.asarray(events[name]) for name in names)
-    grouped = np.lexsort((row, -label, item, when, user))
-    same = np.ones(len(grouped), bool)
-    for values in (user, item, when):
-        same &= np.diff(values[grouped], prepend=values[grouped[:1]] - 1) == 0
-    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(grouped))))
-    merged = np.zeros(len(grouped), bool)
-    merged[grouped] = label[grouped] != label[grouped[first]]
-    kept = np.sort(grouped[~same])
-    order = kept[np.lexsort((row[kept], when[kept], user[kept]))]
-    others = np.sort(grouped[same])
-    reason = pa.array(np.where(merged[others], MERGED_EVENT, REPEATED_EVENT), pa.string())
-    named = events.select([*names, "user_id"]).take(others)
-    return events.take(order), named.append_column("reason", reason)
+    first, span = int(when.min(initial=0)), int(np.ptp(when)) + 1 if len(when) else 1
+    moment = user.astype(np.int64) * span + (when - first)
+    order = np.argsort(row, kind="stable")
+    order = order[np.argsort(moment[order], kind="stable")]
+    repeats, merged = _repeats(order, moment, item, label, row)
+    kept = np.ones(len(order), bool)
+    kept[repeats] = False
+    reason = pa.array(np.where(merged, MERGED_EVENT, REPEATED_EVENT), pa.string())
+    named = events.select([*names, "user_id"]).take(repeats)
+    return events.take(order[kept[order]]), named.append_column("reason", reason)
+
+
+def _repeats(
+    order: Ints, moment: Ints, item: NDArray[np.integer], label: NDArray[np.integer], row: NDArray[np.integer]
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Positions of the events that another of the same moment and item stands for, and whether it is their click.
+
+    Args:
+        order: [n] positions by moment and row.
+        moment: [n] numbers that are equal for events of one user and second.
+        item: [n] item indices.
+        label: [n] 0 or 1.
+        row: [n] row numbers.
+    """
+    ties = np.flatnonzero(np.diff(moment[order]) == 0)
+    tied = order[np.union1d(ties, ties + 1)]  # few, so only they are sorted by more keys
+    tied = tied[np.lexsort((row[tied], -label[tied], item[tied], moment[tied]))]
+    same = np.zeros(len(tied), bool)
+    same[1:] = (np.diff(moment[tied]) == 0) & (np.diff(item[tied]) == 0)
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(tied))))
+    repeats, originals = tied[same], tied[first[same]]
+    ascending = np.argsort(repeats)
+    return repeats[ascending], (label[repeats] != label[originals])[ascending]
 
 
 def sequence_rows(events: pa.Table) -> pa.Table:

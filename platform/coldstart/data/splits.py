@@ -1,6 +1,5 @@
 """Train, valid and test splits: by time, or by held-out items and users."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,14 +134,12 @@ def users_of(events: pa.Table, held_out: NDArray[np.bool_]) -> pa.Table:
     return _by_user(users)
 
 
-def draw_split(
-    users: pa.Table, times: Callable[[], NDArray[np.int64]], held_out: NDArray[np.bool_], data: Data, seed: int
-) -> SplitPlan:
+def draw_split(users: pa.Table, times: Ints, held_out: NDArray[np.bool_], data: Data, seed: int) -> SplitPlan:
     """Draws the split.
 
     Args:
         users: `users_of` all blocks of events.
-        times: Returns the times of all valid events; called for a temporal split only.
+        times: [n] Unix seconds of all valid events, for a temporal split.
         held_out: Mask of items that are kept out of training.
         data: Says which split, and its fractions.
         seed: Of the item holdout.
@@ -153,7 +150,7 @@ def draw_split(
     split, seen = data.split, _by_user(users).sort_by("user_id")
     names = seen["user_id"].combine_chunks()
     if split.kind == "temporal":
-        cuts = time_cuts(times(), split.valid, split.test)
+        cuts = time_cuts(times, split.valid, split.test)
         return SplitPlan(names, cuts, np.full(len(names), TRAIN, np.int8), held_out)
     codes = user_codes(len(names), split.valid, split.test, seed)
     # A train user who saw only held-out items has no events left.

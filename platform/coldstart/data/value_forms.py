@@ -21,7 +21,11 @@ Floats = NDArray[np.float64]
 
 def examples(values: Iterable[object], count: int = 3) -> str:
     """The first distinct values, quoted, for an error message."""
-    shown = list(dict.fromkeys(str(value) for value in values))[:count]
+    shown = dict[str, None]()
+    for value in values:
+        shown[str(value)] = None
+        if len(shown) == count:
+            break
     return ", ".join(repr(value if len(value) <= 60 else value[:57] + "...") for value in shown)
 
 

@@ -30,7 +30,8 @@ from coldstart.data.schema import (
 from coldstart.data.sequences import order_events, sequence_rows
 from coldstart.data.splits import SplitPlan, split_counts
 from coldstart.jobs.serving.item_rows import item_rows, item_writer, text_statistics
-from coldstart.jobs.stages.ray_tables import to_table, write_parts
+from coldstart.jobs.stages.part_shuffle import write_parts
+from coldstart.jobs.stages.ray_tables import map_blocks, to_table
 
 _REPEATED = pa.schema([QUARANTINE.field(name) for name in ("row", "key", "reason")])
 _TRAIN_COUNTS = pa.schema(
@@ -85,28 +86,27 @@ def write_sequences(
 
     def assign(block: pa.Table) -> pa.Table:
         plan, contexts, _ = ray.get(shared)
-        kept = plan.assign(block)
+        kept = plan.assign(block).drop_columns("user_id")
         for key, codes in contexts.encode(kept).items():
             kept = kept.set_column(kept.column_names.index(key), key, pa.array(codes))
         return kept.append_column("part", pa.array(np.asarray(kept["user_idx"]) // USERS_PER_PART))
 
     def write(group: pa.Table) -> pa.Table:
-        part = group["part"][0].as_py()
-        ordered, repeated = order_events(group)
+        part, (plan, _, of_user) = group["part"][0].as_py(), ray.get(shared)
+        ordered, repeated = order_events(group.append_column("user_id", plan.users.take(group["user_idx"])))
         used = rows_per_file(source, np.asarray(ordered["row"]))
         clicks, longest = len(ordered), int(np.bincount(np.asarray(ordered["user_idx"])).max())
         if drawing is not None and pool is not None:
             rng = np.random.default_rng((drawing.seed, 7, part))
             ordered = add_negatives(ordered, ray.get(pool), drawing.settings, rng)
         table = sequence_rows(ordered)
-        for key, codes in ray.get(shared)[2].items():
+        for key, codes in of_user.items():
             table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
         pq.write_table(table, part_path(directory, part), compression="zstd")
         statistics = {"part": part, "used": used, "longest": longest, "drawn": len(ordered) - clicks}
-        statistics |= _part_statistics(ordered, repeated)
-        return pa.Table.from_pylist([statistics], schema=_PART_STATISTICS)
+        return _part_statistics(statistics, ordered, repeated)
 
-    return write_parts(rows, assign, write)
+    return write_parts(rows, -(-len(plan.users) // USERS_PER_PART), assign, write)
 
 
 def _pool(rows: ray.data.Dataset, plan: SplitPlan, drawing: Drawing) -> ClickPool:
@@ -116,23 +116,30 @@ def _pool(rows: ray.data.Dataset, plan: SplitPlan, drawing: Drawing) -> ClickPoo
     def clicks(block: pa.Table) -> pa.Table:
         return ray.get(shared).assign(block).select(["timestamp", "item_idx", "split"])
 
-    return ClickPool.of(to_table(rows.map_batches(clicks, batch_size=None, batch_format="pyarrow")), drawing.settings)
+    return ClickPool.of(to_table(map_blocks(rows, clicks)), drawing.settings)
 
 
-def _part_statistics(events: pa.Table, repeated: pa.Table) -> dict[str, Any]:
-    statistics: dict[str, Any] = {**split_counts(events)}
-    statistics["last_event_at"] = pc.max(events["timestamp"]).as_py()
+def _part_statistics(known: dict[str, Any], events: pa.Table, repeated: pa.Table) -> pa.Table:
+    """One row; `known` are the statistics that were counted already."""
+    counted = known | split_counts(events) | {"last_event_at": pc.max(events["timestamp"]).as_py()}
     train = events.filter(pc.field("split") == TRAIN).group_by("item_idx")
     sums = train.aggregate([("timestamp", "min"), ("label", "count"), ("label", "sum")])
-    statistics["train_counts"] = sums.rename_columns(_TRAIN_COUNTS.names).to_pylist()
     keys = pc.binary_join_element_wise(repeated["user_id"], repeated["item_idx"].cast(pa.string()), " item_idx ")
-    statistics["repeated"] = [
-        {"row": row, "key": key, "reason": reason}
-        for row, key, reason in zip(
-            repeated["row"].to_pylist(), keys.to_pylist(), repeated["reason"].to_pylist(), strict=True
-        )
-    ]
-    return statistics
+    named = pa.table({"row": repeated["row"], "key": keys, "reason": repeated["reason"]})
+    tables = {
+        "train_counts": sums.rename_columns(_TRAIN_COUNTS.names).cast(_TRAIN_COUNTS),
+        "repeated": named.cast(_REPEATED),
+    }
+    columns = {
+        field.name: _one_list(tables[field.name]) if field.name in tables else pa.array([counted[field.name]])
+        for field in _PART_STATISTICS
+    }
+    return pa.table(columns).cast(_PART_STATISTICS)
+
+
+def _one_list(table: pa.Table) -> pa.ListArray:
+    """All rows as the only value of a column."""
+    return pa.ListArray.from_arrays([0, len(table)], table.to_struct_array().combine_chunks())
 
 
 def merge_train_counts(parts: pa.Table, items: int) -> pa.Table:
@@ -175,7 +182,7 @@ def write_items(
                 writer.write_table(table, row_group_size=ITEMS_PER_ROW_GROUP)
         return text_statistics(group)
 
-    grouped = write_parts(rows, assign, write)
+    grouped = write_parts(rows, -(-len(catalog) // ITEMS_PER_PART), assign, write)
     shown = {f"with_{name}": pc.sum(grouped[name]).as_py() for name in ("title", "text", "image")}
     mean = pc.sum(grouped["words"]).as_py() / len(catalog)
     distinct = pc.count_distinct(pc.list_flatten(grouped["distinct"])).as_py()

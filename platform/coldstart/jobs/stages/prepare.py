@@ -47,7 +47,14 @@ from coldstart.data.streaming import quiet_ray_data
 from coldstart.data.synthetic import REVISION, generate
 from coldstart.jobs.runner import stage_program
 from coldstart.jobs.stages.dataset_parts import Drawing, merge_train_counts, write_items, write_sequences
-from coldstart.jobs.stages.ray_tables import map_file_splits, select_columns, to_table
+from coldstart.jobs.stages.ray_tables import (
+    map_blocks,
+    map_file_splits,
+    one_task_per_core,
+    select_columns,
+    split_rejected,
+    to_table,
+)
 from coldstart.jobs.stages.split_plan import plan_split
 
 _STEPS = 5
@@ -77,7 +84,8 @@ def run(recipe: Recipe) -> Artifact:
         quarantine = Quarantine(recipe.data.max_rejected_fraction, run_dir / "quarantine")
         accounting = Accounting(tables, files.root)
         try:
-            metadata |= _prepare(recipe, files, accounting, draft, quarantine, metrics_log)
+            with one_task_per_core():
+                metadata |= _prepare(recipe, files, accounting, draft, quarantine, metrics_log)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
@@ -121,12 +129,12 @@ def _prepare(
         tables.events, files, known, features_of(declared, "context"), oracle=oracle
     ).materialize()
     total = event_rows.count()
-    checked = select_columns(event_rows, ["row", "key", "reason", "value", "timestamp", "label"])
-    quarantine.add("events", checked, total, partial(explain_rejection, known_items=known))
-    check_events(checked, tables.events.types[files.columns.timestamp], files)
+    rejected, kept = split_rejected(event_rows, ["timestamp", "label"])
+    quarantine.add("events", rejected, total, partial(explain_rejection, known_items=known))
+    check_events(kept, tables.events.types[files.columns.timestamp], files)
     metrics_log.write(3, _STEPS, items=len(catalog), events=total)
 
-    plan = plan_split(event_rows, recipe.data, len(catalog), recipe.seed)
+    plan = plan_split(event_rows, np.asarray(kept["timestamp"]), recipe.data, len(catalog), recipe.seed)
     users = _align_users(accounting, files.columns, features_of(declared, "user"), plan.users, quarantine)
     schema = _fit_features(declared, item_rows, catalog, users, event_rows, plan)
     write = partial(write_sequences, event_rows, tables.events, schema, users, Drawing.of(recipe))
@@ -217,7 +225,7 @@ def _account_events(accounting: Accounting, rows: ray.data.Dataset, plan: SplitP
     events = accounting.tables.events
     used = np.asarray(pc.list_flatten(parts["used"])).reshape(-1, len(events.files)).sum(0)
     if plan.cuts is None:
-        dropped = to_table(rows.map_batches(plan.excluded, batch_size=None, batch_format="pyarrow"))["row"]
+        dropped = to_table(map_blocks(rows, plan.excluded))["row"]
         accounting.use_counts("events", used, rows_per_file(events, np.asarray(dropped)))
     else:
         accounting.use_counts("events", used, np.zeros_like(used))
@@ -264,7 +272,7 @@ def _fit_features(
         unique = {key: values if contexts.get(key) == "numeric" else values.unique() for key, values in columns.items()}
         return pa.table({key: pa.ListArray.from_arrays([0, len(values)], values) for key, values in unique.items()})
 
-    statistics = to_table(event_rows.map_batches(train_values, batch_size=None, batch_format="pyarrow"))
+    statistics = to_table(map_blocks(event_rows, train_values))
     train = {key: pc.list_flatten(statistics[key].combine_chunks()) for key in statistics.column_names}
     keys = [feature.key for feature in features_of(declared, "item")]
     items = select_columns(item_rows, ["row", *keys])

@@ -1,15 +1,20 @@
-"""Arrow tables in Ray Data: read a user's table in tasks, shuffle rows into parts, and collect the rows."""
+"""Arrow tables in Ray Data: read a user's table in tasks, map its blocks, and collect the rows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
+from joblib import cpu_count
 from numpy.typing import NDArray
-from ray.data.context import ShuffleStrategy
+from ray.data import DataContext, ExecutionResources
 
 from coldstart.data.readers import FileSplit, RawBatch, SourceTable, clean_file_split, file_splits
+from coldstart.jobs.preflight import alive_nodes
+from coldstart.ray_compat.data import PacedScheduling
 
 _TASK_BYTES = 32_000_000
 
@@ -38,28 +43,49 @@ def map_file_splits(
     return listing.map_batches(read, batch_size=1, batch_format="numpy")
 
 
-def write_parts(
-    rows: ray.data.Dataset, assign: Callable[[pa.Table], pa.Table], write: Callable[[pa.Table], pa.Table]
-) -> pa.Table:
-    """Groups rows into parts and writes every part in a task.
+@contextmanager
+def one_task_per_core() -> Iterator[None]:
+    """In this block, Ray Data runs no more tasks at once than `parallel_tasks`, and its scheduling loop is paced."""
+    context = DataContext.get_current()
+    options, callbacks = context.execution_options, context.custom_execution_callback_classes
+    before = options.resource_limits
+    options.resource_limits = ExecutionResources.for_limits(cpu=parallel_tasks())
+    context.custom_execution_callback_classes = [*callbacks, PacedScheduling]
+    try:
+        yield
+    finally:
+        options.resource_limits, context.custom_execution_callback_classes = before, callbacks
 
-    Args:
-        rows: Rows of all parts.
-        assign: Adds the column `part`; may drop rows.
-        write: Writes the rows of one part and returns a table of statistics.
 
-    Returns:
-        The statistics of all parts.
+def parallel_tasks() -> int:
+    """CPUs of the cluster, or the cores of this machine if it is the whole cluster.
+
+    A local Ray has more logical CPUs than cores. Every further process takes seconds to start and gains nothing.
     """
-    assigned = rows.map_batches(assign, batch_size=None, batch_format="pyarrow")
-    # Takes half the time of the hash shuffle on tables that fit one machine, since it starts no actors.
-    assigned.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    return to_table(assigned.groupby("part").map_groups(write, batch_format="pyarrow"))
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return min(cpus, cpu_count()) if len(alive_nodes()) == 1 else cpus
+
+
+def map_blocks(rows: ray.data.Dataset, function: Callable[[pa.Table], pa.Table]) -> ray.data.Dataset:
+    """Maps whole blocks."""
+    return rows.map_batches(function, batch_size=None, batch_format="pyarrow")
 
 
 def select_columns(rows: ray.data.Dataset, columns: list[str]) -> pa.Table:
     """Some columns of all rows, in the memory of this process."""
     return to_table(rows.select_columns(columns))
+
+
+def split_rejected(rows: ray.data.Dataset, columns: list[str]) -> tuple[pa.Table, pa.Table]:
+    """Row, key, reason and value of the rejected rows, and some columns of the others, in this process."""
+
+    def rejected(block: pa.Table) -> pa.Table:
+        return block.filter(pc.field("reason").is_valid()).select(["row", "key", "reason", "value"])
+
+    def kept(block: pa.Table) -> pa.Table:
+        return block.filter(pc.field("reason").is_null()).select(columns)
+
+    return to_table(map_blocks(rows, rejected)), to_table(map_blocks(rows, kept))
 
 
 def to_table(rows: ray.data.Dataset) -> pa.Table:

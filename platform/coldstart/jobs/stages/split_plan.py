@@ -2,20 +2,20 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
 from numpy.typing import NDArray
 
 from coldstart.config.recipe import Data
 from coldstart.data.splits import SplitPlan, draw_split, held_out_items, users_of
-from coldstart.jobs.stages.ray_tables import select_columns
+from coldstart.jobs.stages.ray_tables import map_blocks, select_columns
 
 
-def plan_split(events: ray.data.Dataset, data: Data, items: int, seed: int) -> SplitPlan:
+def plan_split(events: ray.data.Dataset, times: NDArray[np.int64], data: Data, items: int, seed: int) -> SplitPlan:
     """Plans the split of cleaned events.
 
     Args:
         events: Cleaned events, rejected ones included.
+        times: [n] Unix seconds of the valid events.
         data: Says which split, and its fractions.
         items: Number of items.
         seed: Of the item holdout.
@@ -28,9 +28,5 @@ def plan_split(events: ray.data.Dataset, data: Data, items: int, seed: int) -> S
     def reduce(block: pa.Table) -> pa.Table:
         return users_of(block, held_out)
 
-    def times() -> NDArray[np.int64]:
-        rows = select_columns(events, ["timestamp", "reason"]).filter(pc.field("reason").is_null())
-        return np.asarray(rows["timestamp"])
-
-    reduced = events.map_batches(reduce, batch_size=None, batch_format="pyarrow")
+    reduced = map_blocks(events, reduce)
     return draw_split(select_columns(reduced, ["user_id", "held"]), times, held_out, data, seed)
