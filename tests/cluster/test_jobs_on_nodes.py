@@ -50,10 +50,10 @@ def test_missing_cpus_unshared_storage_and_a_dead_mlflow_are_named_with_node_and
     assert "mount the same POSIX storage under paths.runs on every node" in printed
 
 
-def test_another_version_of_a_package_is_named_with_its_node(cluster: RayNodes, tmp_path: Path) -> None:
+def test_another_version_of_a_package_is_named_with_its_node(cluster: RayNodes) -> None:
     (installed,) = [file for file in metadata.files("safetensors") or () if file.name == "METADATA"]
     described, version = installed.read_text(), metadata.version("safetensors")
-    other = tmp_path / "METADATA"
+    other = cluster.run_path / "METADATA"  # nodes have their own /tmp
     other.write_text(described.replace(f"\nVersion: {version}\n", "\nVersion: 0.0.1\n"))
     node, path = cluster.nodes[2], str(installed.locate())
     assert node.run("mount", "--bind", str(other), path).returncode == 0
