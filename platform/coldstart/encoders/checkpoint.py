@@ -1,4 +1,4 @@
-"""Opens an MLLM checkpoint, a local directory or a hub name, with `from_pretrained`.
+"""Opens an MLLM checkpoint, a local directory or a hub name with or without a revision, with `from_pretrained`.
 
 Missing files are reported before any weight is read.
 """
@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from coldstart.config import UserError
+from coldstart.encoders.hub import split_revision, unavailable
 from coldstart.encoders.prompt import EMB
 
 disable_progress_bar()
@@ -40,8 +41,10 @@ def load_processor(mllm: str) -> Any:
             f"encoder.mllm {mllm} is of type '{config.model_type}', which does not read images; "
             "choose an image-text-to-text checkpoint"
         )
+    name, revision = split_revision(mllm)
     try:
-        processor = without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(mllm, backend="pil")
+        processor_class = without_video(PROCESSOR_MAPPING[type(config)])
+        processor = processor_class.from_pretrained(name, revision=revision, backend="pil")
         image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise UserError(f"encoder.mllm {mllm} {_missing_part(mllm, error)}") from error
@@ -57,8 +60,9 @@ def load_processor(mllm: str) -> Any:
 
 
 def _missing_part(mllm: str, error: Exception) -> str:
+    name, revision = split_revision(mllm)
     try:
-        AutoImageProcessor.from_pretrained(mllm, backend="pil")
+        AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
     except (OSError, ValueError, ImportError):
         return "has no image processor; add preprocessor_config.json to the directory"
     return f"has no complete processor ({_first_line(error)}); add the tokenizer's files to the directory"
@@ -75,16 +79,14 @@ def load_config(mllm: str) -> Any:
         raise UserError(f"encoder.mllm {mllm} is not a checkpoint: config.json is missing")
     if not path.is_dir() and (path.is_absolute() or mllm.startswith(".")):
         raise UserError(f"encoder.mllm {mllm} does not exist")
+    name, revision = split_revision(mllm)
     try:
-        config, _ = PreTrainedConfig.get_config_dict(mllm)
+        config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
         needs_remote_code = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
         if not needs_remote_code:
-            return AutoConfig.from_pretrained(mllm, trust_remote_code=False)
+            return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"encoder.mllm {mllm} cannot be opened ({_first_line(error)}); download it and set encoder.mllm to the "
-            "local directory"
-        ) from error
+        raise unavailable(mllm, error) from error
     raise UserError(
         f"encoder.mllm {mllm} is of type '{config.get('model_type')}', which needs remote code; trust_remote_code is "
         "always off, so choose a checkpoint whose family is part of transformers"
@@ -99,9 +101,14 @@ def load_mllm(mllm: str, *, tokens: int, dtype: str) -> PreTrainedModel:
     Raises:
         UserError: the weights are missing, or no model class fits them.
     """
+    name, revision = split_revision(mllm)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            mllm, dtype=getattr(torch, dtype), trust_remote_code=False, attn_implementation="sdpa"
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            attn_implementation="sdpa",
         )
     except (OSError, ValueError) as error:
         raise UserError(f"encoder.mllm {mllm} cannot be loaded: {_first_line(error)}") from error

@@ -173,7 +173,8 @@ def find_mllm_problem(mllm: str) -> str | None:
         return f"{mllm} has no config.json there"
     from huggingface_hub import constants, try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(mllm, "config.json"), str):
+    name, _, revision = mllm.partition("@")
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
         return None
     problem = (
         "offline mode is on" if constants.HF_HUB_OFFLINE else find_connection_problem(constants.ENDPOINT, seconds=3.0)

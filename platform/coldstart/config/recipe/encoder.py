@@ -35,7 +35,8 @@ class Encoder(Section):
     """The MLLM that encodes content, its prompt and its outputs."""
 
     mllm: str = "tiny"
-    """`tiny` creates the offline MLLM for this dataset; otherwise a local checkpoint directory or a hub name."""
+    """`tiny` creates the offline MLLM for this dataset; otherwise a local checkpoint directory or a hub name. One
+    revision of it is `owner/name@revision`; without one, its newest commit is taken, recorded and printed."""
     image_size: PositiveInt = 64
     """Images are scaled into a square of this many pixels per side."""
     dynamic_resolution: bool = False

@@ -18,7 +18,7 @@ from coldstart.encoders.check import check_mllm
 from coldstart.methods.idproxy.coarse_training import AlignmentJob, NonFiniteLossError, train_coarse
 from coldstart.methods.idproxy.config import Settings
 from coldstart.methods.idproxy.holdout import split_holdout
-from coldstart.methods.mllm_checkpoint import mllm_checkpoint
+from coldstart.methods.mllm_checkpoint import mllm_checkpoint, recorded_name
 from coldstart.rankers import IdEmbeddings, load_id_embeddings
 from coldstart.training.checkpoint import Checkpoints
 from coldstart.training.launch import PREEMPTED, launch, preemption_requested
@@ -74,7 +74,10 @@ def run(recipe: Recipe, extend: Callable[[Path], None] | None = None) -> Artifac
     launch(_worker, payload, cluster=recipe.cluster, name=STAGE, storage=storage, inputs=lineage, elastic=True)
 
     with write_artifact(
-        run_dir / "encoder", "encoder", lineage, {**_metadata(job, metrics_log), **parameters}
+        run_dir / "encoder",
+        "encoder",
+        lineage,
+        {**_metadata(job, metrics_log), **parameters, "mllm": recorded_name(recipe, mllm)},
     ) as draft:
         shutil.copytree(job.result, draft, dirs_exist_ok=True)
         if extend is not None:
@@ -180,7 +183,6 @@ def _metadata(job: AlignmentJob, metrics_log: MetricsLog) -> dict[str, Any]:
         "hidden": encoder["hidden"],
         "groups": len(encoder["layers"]),
         "layers": encoder["layers"],
-        "mllm": job.encoder.mllm,
         "content": job.content.model_dump(),
         "mature_items": len(job.train) + len(job.heldout),
         "heldout_items": len(job.heldout),

@@ -14,7 +14,7 @@ from coldstart.data.pairs import CoClickPairs, mine_pairs, pairs_report
 from coldstart.data.streaming import stream_items
 from coldstart.methods.base import ITEM_TABLE, SCORER, Method, Stage
 from coldstart.methods.embed_items import embed_items
-from coldstart.methods.mllm_checkpoint import mllm_checkpoint
+from coldstart.methods.mllm_checkpoint import mllm_checkpoint, recorded_name
 from coldstart.methods.saviorrec.config import Settings
 from coldstart.methods.saviorrec.content_encoder import SAMPLE, fit_content_encoder
 from coldstart.methods.saviorrec.encoder_training import train_on_pairs
@@ -113,7 +113,7 @@ def _encoder_worker(stage: TrainingStage) -> None:
         "width": encoder.width,
         "hidden": encoder.hidden,
         "groups": 0,
-        "mllm": recipe.encoder.mllm,
+        "mllm": recorded_name(recipe, stage.options["mllm"]),
         "content": recipe.content.model_dump(),
         "items": len(contents),
         "variance_kept": round(kept, 5),
