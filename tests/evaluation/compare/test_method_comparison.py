@@ -16,7 +16,7 @@ from coldstart.evaluation.compare.recommendation import recommend
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 
 ALIKE = 0.02
-COST = {"seconds": [2.0, 4.0], "us_per_candidate": 1.25, "bytes_per_item": 64}
+COST = {"seconds": [2.0, 4.0], "us_per_candidate": 1.25, "ms_per_item": 7.51, "bytes_per_item": 64}
 METHODS = ("fine", "joint")
 QUICK = Evaluation(num_resamples=200)
 
@@ -113,7 +113,7 @@ def test_the_page_has_every_variant_and_significant_differences_first(found: dic
     significant, other = page.index("**fine** against ridge_map"), page.index("**joint** against fine")
     assert significant < other
     assert "not significant" in page[other : other + 120]
-    assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 | 3.0 | 1.2 | 64 |" in page
+    assert "| fine | something | 1,234 | dropout 0.1 | 0.7000 | 3.0 | 1.2 | 7.5 | 64 |" in page
     assert summary["recommendation"]["text"] in page
     over_seeds, over_users = "+0.100 ± 0.020", "+0.200 [+0.100, +0.300]"
     assert f"| fine | {' | '.join([over_seeds] * 3)} |" in page

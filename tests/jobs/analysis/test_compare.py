@@ -70,6 +70,9 @@ def test_the_table_has_all_requested_variants_over_all_seeds(local_ray: None, re
     assert json.loads((made.path / "comparison.json").read_text()) == made.metadata
     assert "# Comparison of methods on tiny" in (made.path / "comparison.md").read_text()
     assert (made.path / "comparison.png").stat().st_size > 1000
+    cost = {name: made.metadata["tuned"][name]["ms_per_item"] for name in ("oov", "ridge_map", "fine")}
+    assert 0 < cost["oov"] < cost["ridge_map"]  # text vectors alone, and the MLLM
+    assert cost["oov"] < cost["fine"]
     used = made.metadata["modalities"]
     assert list(used) == ["fine", "joint"]
     for inputs in used.values():

@@ -274,7 +274,7 @@ def _tuned(
     tried: Sequence[Artifact], chosen: Mapping[str, Artifact], by_seed: Mapping[int, Mapping[str, Artifact]]
 ) -> dict[str, Any]:
     """By variant: the chosen setting, all settings with their validation GAUC, and the training time."""
-    keys = ("setting", "parameters", "valid_gauc", "us_per_candidate", "bytes_per_item")
+    keys = ("setting", "parameters", "valid_gauc", "us_per_candidate", "ms_per_item", "bytes_per_item")
     return {
         name: {key: best.metadata[key] for key in keys}
         | {

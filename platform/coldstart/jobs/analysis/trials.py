@@ -5,8 +5,8 @@ are selected by their validation metric only; no test label is read here.
 """
 
 import time
-import timeit
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coldstart.config import Artifact, Recipe, UserError, digest, read_artifact, write_artifact
-from coldstart.data.batches import TARGET_FIELDS, RankBatch, UserWindows
+from coldstart.data.batches import RankBatch, UserWindows
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.data.schema import TEST
@@ -26,12 +26,14 @@ from coldstart.evaluation.protocol.scored_rows import EventFacts
 from coldstart.evaluation.protocol.scoring import Logits, mean_logits, sample_contexts, score_rows
 from coldstart.evaluation.protocol.variants import OOV_SUFFIX
 from coldstart.jobs.analysis.contender_runs import METHOD_CONTENDERS, open_contender
+from coldstart.jobs.analysis.serving_cost import method_encoder, serving_cost
 from coldstart.jobs.analysis.single_modality import ScoredItems, score_single_modalities
 from coldstart.jobs.pipeline import stage_seconds
 from coldstart.methods.available import find_method
-from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
+from coldstart.methods.base import ITEM_TABLE, SCORER, ItemEncoder, adapt
 from coldstart.methods.baselines.contenders import CONTENDERS, Contender, ContenderInputs, Setting, build_contender
-from coldstart.methods.baselines.content_similarity import text_vectors
+from coldstart.methods.baselines.content_similarity import fit_text, text_vectors
+from coldstart.methods.baselines.encoder import TextEncoder
 from coldstart.methods.baselines.similarity_scorer import TEXT
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import load_ranker
@@ -44,7 +46,6 @@ SOURCES = ("dataset", "ranker", ITEM_TABLE)
 WINDOWS_PER_PASS = 64
 CONTEXTS_PER_ITEM = 64
 """Sampled users over whom the logit of an item is averaged to get its item effect."""
-CANDIDATES, TIMED = 200, 7
 SCORES = "scores.parquet"
 ITEM_EFFECT = "item_effect.parquet"
 MODALITIES = "modalities.parquet"
@@ -81,8 +82,9 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     spent = time.monotonic() - start
     if CONTENDERS[name].reads_encoder:
         spent += stage_seconds(run_dir, ENCODER_STAGES)
-    single = (run_dir / ITEM_TABLE, items.columns[TEXT]) if CONTENDERS[name].method else None
-    return _write_trial(path, _lineage(run_dir), contender, dataset, (name, setting, recipe.seed, spent), single)
+    encoders = (method_encoder(recipe), *_text_encoders(run_dir, _lineage(run_dir)["dataset"], recipe.seed))
+    source = _Source(dataset, run_dir / ITEM_TABLE, encoders, items.columns[TEXT], alone=CONTENDERS[name].method)
+    return _write_trial(path, _lineage(run_dir), contender, source, (name, setting, recipe.seed, spent))
 
 
 def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
@@ -103,8 +105,23 @@ def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     stages = [stage.name for stage in find_method(recipe.method.name).stages(recipe)]
     spent = stage_seconds(recipe.run_dir, stages)
     lineage = {**scorer.lineage, SCORER: scorer.fingerprint}
-    single = None if METHOD_CONTENDERS[name][1].tuned_as else (recipe.run_dir / ITEM_TABLE, None)
-    return _write_trial(path, lineage, open_contender(recipe), dataset, (name, setting, recipe.seed, spent), single)
+    alone = METHOD_CONTENDERS[name][1].tuned_as is None
+    source = _Source(dataset, recipe.run_dir / ITEM_TABLE, (method_encoder(recipe),), alone=alone)
+    return _write_trial(path, lineage, open_contender(recipe), source, (name, setting, recipe.seed, spent))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a contender reads: dataset, encoders and their item table, and text vectors [V, w] if it may read these.
+
+    With `alone`, it is also scored with image and text alone.
+    """
+
+    dataset: Dataset
+    item_table: Path
+    encoders: Sequence[ItemEncoder]
+    text: Tensor | None = None
+    alone: bool = False
 
 
 def _find_trial(path: Path) -> Artifact | None:
@@ -118,9 +135,8 @@ def _write_trial(
     path: Path,
     lineage: dict[str, str],
     contender: Contender,
-    dataset: Dataset,
+    source: _Source,
     facts: tuple[str, Setting, int, float],
-    single: tuple[Path, Tensor | None] | None,
 ) -> Artifact:
     """Scores the test rows with a trained contender.
 
@@ -128,12 +144,10 @@ def _write_trial(
         path: Of the trial.
         lineage: Its inputs.
         contender: Trained.
-        dataset: Has the test rows.
+        source: Has the test rows.
         facts: Name, setting, seed and seconds of training.
-        single: Directory of the encoder's item table and text vectors [V, w], if the contender is also scored with
-            image and text alone.
     """
-    name, setting, seed, spent = facts
+    (name, setting, seed, spent), dataset = facts, source.dataset
     metadata = {
         "variant": name,
         "setting": dict(setting),
@@ -149,25 +163,10 @@ def _write_trial(
             pa.table({"event": event, "logit": logits["served"], "oov_logit": logits["unknown"]}), draft / SCORES
         )
         pq.write_table(pa.table({"item_idx": cold, "item_effect": item_effect["served"]}), draft / ITEM_EFFECT)
-        if single is not None:
-            _score_modalities(contender, dataset, event, single, draft / MODALITIES)
-        metadata |= _serving_cost(contender, dataset, history=history)
+        if source.alone:
+            _score_modalities(contender, source, event, draft / MODALITIES)
+        metadata |= serving_cost(contender, source.encoders, dataset, history=history)
     return read_artifact(path, "trial")
-
-
-def _serving_cost(contender: Contender, dataset: Dataset, *, history: int) -> dict[str, float]:
-    """Microseconds of scoring per candidate (one user, `CANDIDATES` of them, one thread), and bytes read per item."""
-    windows = UserWindows(dataset.sequences, history=history, splits=[TEST], targets=CANDIDATES)
-    batch = windows.batch([int(np.argmax(windows.weights))])
-    repeats = -(-CANDIDATES // batch.target_idx.shape[1])
-    batch = replace(batch, **{name: torch.cat([getattr(batch, name)] * repeats, dim=1) for name in TARGET_FIELDS})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        spent = min(timeit.repeat(lambda: contender.scorer(batch, contender.items), number=1, repeat=TIMED))
-    torch.set_num_threads(threads)
-    row = sum(values[0].numel() * values.element_size() for values in contender.items.columns.values())
-    return {"us_per_candidate": round(spent / batch.target_idx.shape[1] * 1e6, 2), "bytes_per_item": row}
 
 
 def read_trial(trial: Artifact, vocabulary: int) -> tuple[NDArray[np.int64], Logits, NDArray[np.float32]]:
@@ -202,6 +201,13 @@ def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, I
     return dataset, ItemTable({**encoded, TEXT: text_vectors(dataset, seed=seed)})
 
 
+@lru_cache(maxsize=1)
+def _text_encoders(run_dir: Path, fingerprint: str, seed: int) -> Sequence[ItemEncoder]:
+    """The encoder of the text vectors, if the catalog has text, cached between the trials of a process."""
+    dataset = Dataset.open(run_dir / "dataset", verify=False)
+    return (TextEncoder(fit_text(dataset, seed=seed)),) if any(dataset.texts()) else ()
+
+
 def _score(
     contender: Contender, dataset: Dataset, *, history: int, seed: int
 ) -> tuple[NDArray[np.int64], Logits, NDArray[np.int64], Logits]:
@@ -229,24 +235,19 @@ def _score(
     return event[order], {name: values[order] for name, values in logits.items()}, items, item_effect
 
 
-def _score_modalities(
-    contender: Contender,
-    dataset: Dataset,
-    event: NDArray[np.int64],
-    single: tuple[Path, Tensor | None],
-    file: Path,
-) -> None:
+def _score_modalities(contender: Contender, source: _Source, event: NDArray[np.int64], file: Path) -> None:
     """Writes the logits of the events of a sample of cold items with each of the two modalities alone."""
-    encoded, text = single
 
     def adapted(modality: str, items: NDArray[np.int64], columns: ItemTable) -> ItemTable:
-        words = {} if text is None else {TEXT: text[items] * (modality == "text")}
+        words = {} if source.text is None else {TEXT: source.text[items] * (modality == "text")}
         return adapt(contender.adaptor, ItemTable({**columns.columns, **words})).select(contender.scorer.inputs)
 
-    rows = EventFacts(dataset).rows(event, {}, {})
+    rows = EventFacts(source.dataset).rows(event, {}, {})
     rows = rows.take(rows.train_events == 0)
     scored = ScoredItems(contender.scorer, contender.items, adapted)
-    found = score_single_modalities(scored, rows, dataset, encoded, history=contender.scorer.max_history)
+    found = score_single_modalities(
+        scored, rows, source.dataset, source.item_table, history=contender.scorer.max_history
+    )
     if found is not None:
         rows, logits = found
         pq.write_table(pa.table({"event": rows.event, **logits}), file)
