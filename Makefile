@@ -6,7 +6,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint bench bench-loss bench-coarse bench-ranker bench-serve clean
+.PHONY: demo test test-slow lint bench bench-loss bench-coarse bench-data bench-ranker bench-serve clean
 
 demo: $(READY)
 	@$(BIN)/python -m workloads.demo --recipe $(RECIPE) $(if $(DATA),--set data.files.root=$(DATA))
@@ -31,6 +31,10 @@ bench-loss: $(READY)
 # 15 minutes and 8 GB of memory; step times are valid only on an otherwise idle machine.
 bench-coarse: $(READY)
 	$(BIN)/python -m workloads.benchmarks.coarse $(ARGS)
+
+# Preparation against Polars and DuckDB, each in its own environment; the first run downloads them.
+bench-data: $(READY)
+	$(BIN)/python -m workloads.benchmarks.data $(ARGS)
 
 # Our rankers against other libraries, each in its own environment; the first run downloads them.
 bench-ranker: $(READY)

@@ -2,30 +2,23 @@
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
-import venv
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
-from coldstart.config import Recipe, UserError, digest
+from coldstart.config import Recipe, digest
+from workloads.benchmarks.peers import ROOT, environment, run_watched
 from workloads.benchmarks.ranker.impressions import ImpressionFiles
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "peer_rechub.py"), "FuxiCTR": ("fuxictr==2.3.10", "peer_fuxictr.py")}
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """Allocator settings of coldstart's ranks, which keep freed memory in the process; peers get the same."""
-MEMORY_POLL_S = 2.0
-"""Interval of memory measurements; each one takes time from the measured cores."""
 COLDSTART_SOURCES = ("platform/coldstart/data", "platform/coldstart/rankers", "platform/coldstart/training")
 
 
@@ -125,9 +118,11 @@ class ExperimentRunner:
             command = [sys.executable, "-m", "workloads.benchmarks.ranker.coldstart_program"]
             task |= {"recipe": self._coldstart_recipe(task).model_dump(mode="json"), "train_rows": self.rows.train}
         else:
-            command = [str(environment(competitor.library, self.home)), str(HERE / PEERS[competitor.library][1])]
+            requirement, program = PEERS[competitor.library]
+            command = [str(environment(competitor.library, ["torch", requirement], self.home)), str(HERE / program)]
             task |= {"rows": str(self.rows.path.absolute()), "vocab_size": self.rows.vocab_size}
-        peaks = _run_watched(command, json.dumps(task), threads=task["threads"], log=out / "log.txt")
+        variables = {**ALLOCATOR, "OMP_NUM_THREADS": str(task["threads"])}
+        peaks = run_watched(command, log=out / "log.txt", text=json.dumps(task), variables=variables)
         result = json.loads((out / "result.draft").read_text()) | {"peak_mb": peaks[0], "peak_all_mb": peaks[1]}
         (out / "result.json").write_text(json.dumps(result))
 
@@ -136,48 +131,6 @@ class ExperimentRunner:
         ranker |= {"kind": task["model"], "windows_per_step": self.windows, "weight_decay": task["l2"]}
         recipe = self.recipe.model_dump(mode="json")
         return Recipe.model_validate(recipe | {"seed": task["seed"], "ranker": recipe["ranker"] | ranker})
-
-
-def environment(library: str, home: Path) -> Path:
-    """Python of a peer's environment; created on first use with the versions of constraints.txt."""
-    path = home / "environments" / library
-    if not (path / ".ready").is_file():
-        venv.create(path, with_pip=True)
-        packages = ["--constraint", str(ROOT / "constraints.txt"), "torch", PEERS[library][0]]
-        done = subprocess.run([path / "bin" / "pip", "install", "-qq", *packages], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{PEERS[library][0]} could not be installed into {path}: {done.stderr.strip()[-500:]}")
-        (path / ".ready").touch()
-    return path / "bin" / "python"
-
-
-def _run_watched(command: list[str], task: str, *, threads: int, log: Path) -> tuple[float, float]:
-    """Runs a program; returns the peak memory in MB of its largest process and of all processes together."""
-    env = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, env=env, text=True)
-        assert process.stdin is not None
-        process.stdin.write(task)
-        process.stdin.close()
-        peak = peak_of_all = 0.0
-        while process.poll() is None:
-            held = _memory(process.pid)
-            peak, peak_of_all = max(peak, *held), max(peak_of_all, sum(held))
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(MEMORY_POLL_S)
-    if process.returncode:
-        raise UserError(f"{' '.join(command)} failed; the end of {log}:\n{log.read_text()[-1500:]}")
-    return peak, peak_of_all
-
-
-def _memory(pid: int) -> list[float]:
-    """Proportional set size in MB of a process and of each descendant."""
-    held = [0.0]
-    with suppress(psutil.NoSuchProcess):
-        for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                held.append(member.memory_full_info().pss / 1e6)
-    return held
 
 
 def _digest_of(paths: Iterable[Path]) -> str:

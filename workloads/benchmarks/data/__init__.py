@@ -1,0 +1,1 @@
+"""Preparation of large logs against engines for tables."""
