@@ -102,7 +102,8 @@ def write_sequences(
         table = sequence_rows(ordered)
         for key, codes in of_user.items():
             table = table.append_column(key, pa.array(codes[np.asarray(table["user_idx"])]))
-        pq.write_table(table, part_path(directory, part), compression="zstd")
+        # Dictionaries of times and ids take longer to write and more space.
+        pq.write_table(table, part_path(directory, part), compression="zstd", use_dictionary=False)
         statistics = {"part": part, "used": used, "longest": longest, "drawn": len(ordered) - clicks}
         return _part_statistics(statistics, ordered, repeated)
 
