@@ -62,8 +62,9 @@ def test_a_local_ray_with_serve_listens_on_loopback_only() -> None:
 def test_a_local_head_with_serve_listens_on_loopback_only_and_takes_drivers(tmp_path: Path) -> None:
     with local_head(tmp_path) as head:
         address = f"127.0.0.1:{head['RAY_PORT']}"
-        done = run_coldstart(head, "doctor", "--address", address, "--json")
-        assert done.returncode == 0, done.stdout + done.stderr
+        for known_as in (address, "auto"):
+            done = run_coldstart(head, "doctor", "--address", known_as, "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
         planned = run_coldstart(head, "plan", "demo", "--address", address)
         assert f"the memory of the accelerators at {address} (none) is not known" in planned.stderr, planned.stdout
         work = driver(head, str(free_ports(1)[0]), address)

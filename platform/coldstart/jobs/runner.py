@@ -30,7 +30,7 @@ from coldstart.config.import_allowlist import ALLOWED_IMPORT, allow_import
 from coldstart.config.shipped_recipes import find_recipe
 from coldstart.jobs.preflight import check_cluster
 from coldstart.jobs.progress import CONSOLE, progress_line, shown_messages
-from coldstart.ray_compat.core import loopback_only
+from coldstart.ray_compat.core import last_started_head, loopback_only
 
 _ANSWER_SECONDS = 5.0
 _SETTINGS_FRAME = 4
@@ -85,9 +85,11 @@ def join_ray(address: str, **options: Any) -> None:
     """Connects to a running cluster, also to one that listens on loopback only.
 
     Args:
-        address: `host:port` of its head.
+        address: `host:port` of its head, or `auto` for the one that was started last on this machine.
         options: Further arguments of `ray.init`.
     """
+    if address == "auto":
+        address = last_started_head() or address
     with _stderr_silenced(), _on_loopback() if _is_on_loopback_only(address) else nullcontext():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.runtime_env import packaging
 
 HEAD_NODE = {"node:__internal_head__": 0.001}
@@ -24,6 +24,12 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def last_started_head() -> str | None:
+    """`host:port` of the head that `ray start` started last on this machine: what the address `auto` stands for."""
+    address: str | None = services.find_bootstrap_address(None)
+    return address
 
 
 def attainable_resources() -> dict[str, float]:
