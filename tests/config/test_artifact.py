@@ -173,3 +173,19 @@ def test_a_follower_reads_complete_lines_once(tmp_path):
         stream.write('al": 3}\n')
     assert [entry["done"] for entry in follower.follow()] == [2]
     assert [entry["done"] for entry in metrics_log.read()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "it is not JSON"),
+        (b'{"kind": "da', "it is not JSON"),
+        (b"\xff\xfe\x00", "it is not JSON"),
+        (b"[]", "it is no manifest"),
+        (b"{}", "it is no manifest"),
+    ],
+)
+def test_a_damaged_manifest_is_an_error_with_the_fix(tmp_path, content, problem):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"manifest.json is damaged: {problem}.*; create the dataset again"):
+        read_artifact(tmp_path, "dataset")

@@ -145,7 +145,12 @@ def read_artifact(path: Path, kind: str, *, verify: bool = True) -> Artifact:
     manifest = path / MANIFEST
     if not manifest.is_file():
         raise UserError(f"no {kind} at {path}: {MANIFEST} is missing; run the stage that creates it first")
-    body = json.loads(manifest.read_text())
+    try:
+        body = json.loads(manifest.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{manifest} is damaged: it is not JSON ({error}); create the {kind} again") from error
+    if not isinstance(body, dict) or "schema_version" not in body:
+        raise UserError(f"{manifest} is damaged: it is no manifest; create the {kind} again")
     if body["schema_version"] != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {body['schema_version']}, but this version of coldstart reads "
