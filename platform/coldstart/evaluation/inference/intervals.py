@@ -114,4 +114,9 @@ def minimum_detectable_effect(draws: NDArray[np.floating[Any]], *, confidence: f
     finite = draws[np.isfinite(draws)]
     if len(finite) < 2:
         return float("nan")
-    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(power)) * finite.std(ddof=1))
+    return detectable_effect(float(finite.std(ddof=1)), confidence=confidence, power=power)
+
+
+def detectable_effect(standard_error: float, *, confidence: float, power: float = 0.8) -> float:
+    """`minimum_detectable_effect` from the standard error of an estimate."""
+    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(power)) * standard_error)
