@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from coldstart.data.content import Content, InvalidImageError, decode_image
+from coldstart.data.content import FORMATS, Content, InvalidImageError, decode_image, image_size
 
 LIMITS = {"max_bytes": 100_000, "max_pixels": 10_000}
 
@@ -181,6 +181,7 @@ def test_broken_metadata_does_not_lose_the_pixels(case: str) -> None:
     decoded = decode_image(BROKEN_METADATA[case], **LIMITS)
     assert decoded.size == (8, 4)
     np.testing.assert_allclose(decoded.getpixel((4, 2)), (255, 0, 0), atol=3)
+    assert image_size(BROKEN_METADATA[case])[:2] == (8, 4)
 
 
 def test_the_orientation_is_kept_beside_broken_metadata() -> None:
@@ -234,3 +235,17 @@ def test_extreme_shapes_are_decoded(size: tuple[int, int], kind: str) -> None:
 def test_what_is_not_an_image_of_an_allowed_format_is_named(data: bytes, kind: str) -> None:
     with pytest.raises(InvalidImageError, match=f"not a JPEG.*it looks like {kind}"):
         decode_image(data, **LIMITS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_size_of_an_image_comes_from_its_header(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (31, 17)).save(buffer, kind)
+    assert image_size(buffer.getvalue()) == (31, 17, kind)
+    assert image_size(buffer.getvalue()[:2]) is None
+
+
+def test_the_size_does_not_need_the_pixels() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 2000)).save(buffer, "PNG")
+    assert image_size(buffer.getvalue()[:60]) == (3000, 2000, "PNG")

@@ -88,6 +88,24 @@ def decode_image(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image
         raise InvalidImageError(str(error)) from error
 
 
+def image_size(data: bytes) -> tuple[int, int, str] | None:
+    """Width, height and format of an image, from its header alone; None if it cannot be read.
+
+    The sides are those that are stored, before Exif turns the image.
+    """
+    for encoded in (data, without_metadata(data, keep_exif=False)):
+        if encoded is None:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+                    return *image.size, str(image.format)
+        except Exception:  # decoders raise nearly any exception on broken bytes
+            continue
+    return None
+
+
 class _BrokenImageError(ValueError):
     """A decoder failed; the message is the reason."""
 

@@ -16,7 +16,7 @@ from coldstart.config.errors import UserError
 from coldstart.config.recipe import Modalities
 from coldstart.data.content import Content
 from coldstart.data.features import NO_FEATURES, EncodedFeatures, FeatureSchema, TargetFeatures
-from coldstart.data.schema import DIGESTS, FEATURES, HELD_OUT, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP
+from coldstart.data.schema import DIGESTS, FEATURES, HELD_OUT, ITEMS_PER_PART, ITEMS_PER_ROW_GROUP, SEQUENCES
 from coldstart.data.sequences import Sequences
 
 
@@ -51,6 +51,11 @@ class Dataset:
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The items in order of index: row `i` is item `i + 1`. `columns` are the columns to read; None reads all."""
         return _read_parts(self.artifact.path / "items", columns)
+
+    def item_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The same columns, one part of the items after the other."""
+        for file in sorted((self.artifact.path / "items").glob("part-*.parquet")):
+            yield pq.read_table(file, columns=list(columns))
 
     def contents(self, item_idx: NDArray[np.int64]) -> list[Content]:
         """Contents of items, in the order of `item_idx`."""
@@ -127,6 +132,11 @@ class Dataset:
     def sequences(self) -> Sequences:
         """Events of all users."""
         return read_sequences(self.artifact.path, self.features, self.item_features)
+
+    def sequence_parts(self) -> Iterator[Sequences]:
+        """Events of all users, one part of the users after the other, without features and true probabilities."""
+        for file in sorted((self.artifact.path / "sequences").glob("part-*.parquet")):
+            yield Sequences.from_table(pq.read_table(file, columns=SEQUENCES.names))
 
     @property
     def has_held_out_events(self) -> bool:

@@ -42,13 +42,24 @@ class ChanceGauc:
             positive, rows[user] / np.maximum(clicked[user], 1), -rows[user] / np.maximum(skipped[user], 1)
         )
         self._influence += np.bincount(item, weights=weight, minlength=len(self._influence))
-        self._pairs += float((rows[both] ** 2 / (clicked[both] * skipped[both])).sum())
+        pairs = clicked * skipped - _tied_pairs(user, item, positive, len(rows))
+        self._pairs += float((pairs[both] * (rows[both] / (clicked[both] * skipped[both])) ** 2).sum())
         self._rows += int(rows[both].sum())
 
     @property
     def standard_error(self) -> float:
-        """Standard deviation of GAUC around one half; NaN if no user has both classes."""
-        if not self._rows:
-            return math.nan
+        """Standard deviation of GAUC around one half; NaN if no user clicks one item and skips another."""
         # A uniform score has the variance 1/12, and so has what is left of a pair's order beyond its two scores.
-        return math.sqrt((float((self._influence**2).sum()) + self._pairs) / 12) / self._rows
+        variance = (float((self._influence**2).sum()) + self._pairs) / 12
+        return math.sqrt(variance) / self._rows if variance > 0 else math.nan
+
+
+def _tied_pairs(
+    user: NDArray[np.integer], item: NDArray[np.integer], positive: NDArray[np.bool_], users: int
+) -> NDArray[np.float64]:
+    """[users] pairs of a click and a skip of the same item, which has one score."""
+    items = int(item.max(initial=0)) + 1
+    distinct, place = np.unique(user.astype(np.int64) * items + item, return_inverse=True)
+    clicked = np.bincount(place, weights=positive, minlength=len(distinct))
+    skipped = np.bincount(place, minlength=len(distinct)) - clicked
+    return np.asarray(np.bincount(distinct // items, weights=clicked * skipped, minlength=users), np.float64)
