@@ -6,6 +6,7 @@ import pytest
 
 from coldstart.data.cleaning import CONFLICTING_ITEM, REPEATED_ITEM
 from coldstart.data.content import Content
+from coldstart.data.dataset import Dataset
 from coldstart.evaluation.inspection.dataset_warnings import DatasetWarning, find_warnings
 from coldstart.evaluation.inspection.inspection import inspect_dataset
 from tests.evaluation.inspection.datasets import START, Event, healthy, write_dataset
@@ -17,7 +18,7 @@ Log = tuple[list[Content], list[list[Event]]]
 def warnings_of(path: Path, log: Log, **more: object) -> dict[str, DatasetWarning]:
     contents, users = log
     written = write_dataset(path / "dataset", contents, users, users_per_part=100, **more)  # type: ignore[arg-type]
-    found = find_warnings(inspect_dataset(written))
+    found = find_warnings(inspect_dataset(Dataset.open(written)))
     assert len({one.name for one in found}) == len(found)
     for one in found:
         assert one.what
@@ -60,7 +61,7 @@ def test_few_train_events_make_a_poor_id_space(tmp_path: Path, log: Log) -> None
 def test_a_small_test_split_says_what_it_can_show(tmp_path: Path) -> None:
     found = warnings_of(tmp_path, healthy(users=40))
     assert set(found) >= {"few_cold_rows"}
-    gain = inspect_dataset(tmp_path / "dataset").events.smallest_gain
+    gain = inspect_dataset(Dataset.open(tmp_path / "dataset")).events.smallest_gain
     assert gain > 0.03
     assert f"they can show is {gain:.3f}" in found["few_cold_rows"].what
 
@@ -125,7 +126,7 @@ def test_users_with_one_class_in_the_cold_rows_are_named(tmp_path: Path, log: Lo
     ]
     found = warnings_of(tmp_path, (contents, users))
     assert "one_class_users" in found
-    events = inspect_dataset(tmp_path / "dataset").events.cold
+    events = inspect_dataset(Dataset.open(tmp_path / "dataset")).events.cold
     share = events.one_class_rows / events.rows
     assert 0.4 < share < 0.8
     assert f"{share:.0%} of the {events.rows:,} cold test rows" in found["one_class_users"].what

@@ -7,7 +7,7 @@ from coldstart.config import UserError, write_artifact
 from coldstart.data.cleaning import UNKNOWN_ITEM
 from coldstart.data.content import Content
 from coldstart.data.dataset import part_path
-from coldstart.evaluation.inspection.inspection import as_json, inspect_dataset
+from coldstart.evaluation.inspection.inspection import as_json, inspect_dataset, open_dataset
 from tests.evaluation.inspection.datasets import START, Event, png, write_dataset
 
 CONTENTS = [Content("one", "a b c", png(40, 30)), Content("two"), Content("three"), Content("four")]
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_numbers_are_json_values(run: Path) -> None:
-    found = as_json(inspect_dataset(run))
+    found = as_json(inspect_dataset(open_dataset(run)))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["name"], found["items"], found["cold_items"]) == ("mine", 4, 2)
     assert (found["users"], found["events"], found["excluded_events"], found["drawn_negatives"]) == (2, 6, 0, 0)
@@ -56,7 +56,7 @@ def test_the_numbers_are_json_values(run: Path) -> None:
 
 def test_what_is_undefined_is_none(tmp_path: Path) -> None:
     write_dataset(tmp_path / "dataset", [Content("one")], [[(1, 1, START, "train")]])
-    found = as_json(inspect_dataset(tmp_path))
+    found = as_json(inspect_dataset(open_dataset(tmp_path)))
     assert json.dumps(found, allow_nan=False)
     assert found["splits"]["test"] == {
         "events": 0, "clicks": 0, "first_at": None, "last_at": None, "click_rate": None,
@@ -67,33 +67,33 @@ def test_what_is_undefined_is_none(tmp_path: Path) -> None:
 
 
 def test_a_run_and_its_dataset_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = as_json(inspect_dataset(run))
-    assert as_json(inspect_dataset(run / "dataset")) == found
+    found = as_json(inspect_dataset(open_dataset(run)))
+    assert as_json(inspect_dataset(open_dataset(run / "dataset"))) == found
     monkeypatch.chdir(run / "dataset")
-    assert as_json(inspect_dataset(Path())) == {**found, "path": "."}
+    assert as_json(inspect_dataset(open_dataset(Path()))) == {**found, "path": "."}
 
 
 def test_what_is_no_dataset_is_named_with_the_fix(run: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, run / "dataset" / "items"):
         with pytest.raises(UserError, match=rf"no dataset at {path}: .*pass a run directory, for example runs/demo"):
-            inspect_dataset(path)
+            open_dataset(path)
     (run / "dataset" / "manifest.json").rename(run / "manifest.json")
     with pytest.raises(UserError, match="missing or differs from its manifest"):
-        inspect_dataset(run)
+        open_dataset(run)
 
 
 def test_a_damaged_dataset_is_an_error_with_the_fix(run: Path) -> None:
     file = part_path(run / "dataset" / "sequences", 0)
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"part-00000.parquet is missing or differs.*; create the dataset again"):
-        inspect_dataset(run)
+        open_dataset(run)
     file.unlink()
     with pytest.raises(UserError, match=r"part-00000.parquet is missing or differs.*; create the dataset again"):
-        inspect_dataset(run)
+        open_dataset(run)
 
 
 def test_a_dataset_of_an_earlier_version_is_an_error_with_the_fix(tmp_path: Path) -> None:
     with write_artifact(tmp_path / "dataset", "dataset", {}, {"items": 1, "events": 1, "split": {}, "seed": 1}):
         pass
     with pytest.raises(UserError, match=r"no entry 'quarantined' in its manifest: .*run prepare again"):
-        inspect_dataset(tmp_path)
+        open_dataset(tmp_path)

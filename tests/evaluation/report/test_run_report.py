@@ -10,8 +10,8 @@ from rich.console import Console
 
 from coldstart.evaluation.diagnostics.neighbors import ItemCard, ItemNeighbors
 from coldstart.evaluation.protocol.summary import Summary
-from coldstart.evaluation.report.plots import gain_bars
-from coldstart.evaluation.report.run_report import SLICES, Chart, ReportData, headline, render_report, terminal_table
+from coldstart.evaluation.report.plots import Chart, gain_bars
+from coldstart.evaluation.report.run_report import SLICES, ReportData, headline, render_report, terminal_table
 from tests.evaluation.diagnosed import DIAGNOSTICS
 from tests.evaluation.rows import scored_rows, summary_of
 

@@ -68,16 +68,12 @@ class Inspection:
         return self.events.hourly.periods((_TEST_NAME,))
 
 
-def inspect_dataset(path: Path) -> Inspection:
-    """Collects all numbers of a dataset; memory grows with the number of items and users, not with that of events.
-
-    Args:
-        path: A run directory, or the directory of the dataset.
+def inspect_dataset(dataset: Dataset) -> Inspection:
+    """Collects all numbers of a dataset; memory grows with the number of items, not with that of events.
 
     Raises:
-        UserError: there is no dataset, it is damaged, or an earlier version of coldstart prepared it.
+        UserError: an earlier version of coldstart prepared it.
     """
-    dataset = open_dataset(path)
     items = collect_items(dataset)
     events = collect_events(dataset.sequence_parts(), dataset.cold)
     sample = sample_contents(dataset, seed=int(dataset.artifact.metadata["seed"]))
@@ -85,7 +81,14 @@ def inspect_dataset(path: Path) -> Inspection:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """Opens the dataset at a path, or in the run directory at that path. Arguments and errors as `inspect_dataset`."""
+    """Opens a dataset and compares its files with their sha256.
+
+    Args:
+        path: A run directory, or the directory of the dataset.
+
+    Raises:
+        UserError: there is no dataset, it is damaged, or an earlier version of coldstart prepared it.
+    """
     inside = path / "dataset"
     if not (path / MANIFEST).is_file() and not (inside / MANIFEST).is_file():
         raise UserError(

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +45,25 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "coldstart",
 }
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of a page.
+
+    Attributes:
+        name: File name stem and id prefix.
+        title: Heading.
+        caption: Explains the chart.
+        alt: Text alternative.
+        figure: The chart.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
 
 
 def gain_bars(summary: Mapping[str, Any], slices: Sequence[str]) -> Figure:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
@@ -15,30 +14,11 @@ from coldstart.evaluation.protocol.slices import describe
 from coldstart.evaluation.protocol.summary import Summary
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES, VARIANTS
 from coldstart.evaluation.report.html_pages import GAP, figure, p_value, page, percent, signed
-from coldstart.evaluation.report.plots import inline_svg
+from coldstart.evaluation.report.plots import Chart, inline_svg
 from coldstart.evaluation.report.text import report_text
 
 SLICES = ("cold", "fresh", "few", "mid", "warm", "all")
 """Slices in the order of the report."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of the report.
-
-    Attributes:
-        name: File name stem and id prefix.
-        title: Heading.
-        caption: Explains the chart.
-        alt: Text alternative.
-        figure: The chart.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    figure: Figure
 
 
 @dataclass(frozen=True)

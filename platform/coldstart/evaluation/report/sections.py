@@ -27,7 +27,8 @@ from coldstart.evaluation.diagnostics.neighbors import (
 from coldstart.evaluation.protocol.summary import Summary
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES, OWN_ID
 from coldstart.evaluation.report import plots
-from coldstart.evaluation.report.run_report import SLICES, Chart
+from coldstart.evaluation.report.plots import Chart
+from coldstart.evaluation.report.run_report import SLICES
 from coldstart.metrics.clicks import Reliability
 
 SAMPLE, NEIGHBORS = 6, 6
