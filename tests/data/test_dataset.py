@@ -67,6 +67,12 @@ def test_counts_and_index_follow_item_idx(path: Path) -> None:
     assert {"title 1", "text 1"} <= set(dataset.texts())
 
 
+def test_parts_of_the_items_follow_item_idx(path: Path) -> None:
+    parts = list(Dataset.open(path).item_parts(["item_idx"]))
+    assert [part.num_rows for part in parts] == [ITEMS_PER_PART, 37]
+    assert np.concatenate([part["item_idx"] for part in parts]).tolist() == list(range(1, N + 1))
+
+
 def test_items_with_identical_content_share_a_group(tmp_path: Path) -> None:
     digests = [[5, 9], [5, 9], [5, 8], [4, 9], [0, 0], [0, 0]]
     with write_artifact(tmp_path / "dataset", "dataset", {}, {"items": len(digests)}) as draft:

@@ -15,7 +15,7 @@ USERS: list[list[Event]] = [
     # Two test rows have no earlier event; of the cold rows one is clicked.
     [(1, 1, 100, "test"), (COLD, 0, 100, "test"), (ALSO_COLD, 1, 101, "test"), (2, 0, 900, "test")],
     # One class in the test split; history from training.
-    [(1, 1, 10, "train"), (2, 0, 20, "train"), (1, 0, 50, "valid"), (COLD, 1, 500, "test")],
+    [(1, 1, 10, "train"), (2, 0, 20, "train"), (COLD, 0, 50, "valid"), (COLD, 1, 500, "test")],
     # Everything within five minutes, the last second included.
     [(1, 0, 20, "train"), (2, 1, 320, "train")],
     # A second too long for that.
@@ -67,7 +67,7 @@ def test_counts_over_time_are_those_of_all_parts(stats: EventStats) -> None:
     assert unit == "hour"
     assert [(one.split, one.events, one.clicks, one.cold_events) for one in periods] == [
         ("train", 7, 3, 0),
-        ("valid", 1, 0, 0),
+        ("valid", 1, 0, 1),
         ("test", 5, 3, 3),
     ]
 
