@@ -14,6 +14,7 @@ from ray.data import DataContext, ExecutionResources
 
 from coldstart.data.readers import FileSplit, RawBatch, SourceTable, clean_file_split, file_splits
 from coldstart.jobs.preflight import alive_nodes
+from coldstart.ray_compat.core import attainable_resources
 from coldstart.ray_compat.data import PacedScheduling
 
 _TASK_BYTES = 32_000_000
@@ -58,12 +59,12 @@ def one_task_per_core() -> Iterator[None]:
 
 
 def parallel_tasks() -> int:
-    """CPUs of the cluster, or the cores of this machine if it is the whole cluster.
+    """CPUs that the cluster has or can grow to, or the cores of this machine if it is the whole cluster.
 
     A local Ray has more logical CPUs than cores. Every further process takes seconds to start and gains nothing.
     """
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    return min(cpus, cpu_count()) if len(alive_nodes()) == 1 else cpus
+    cpus, present = int(attainable_resources()["CPU"]), sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
+    return min(cpus, cpu_count()) if len(alive_nodes()) == 1 and cpus == present else cpus
 
 
 def map_blocks(rows: ray.data.Dataset, function: Callable[[pa.Table], pa.Table]) -> ray.data.Dataset:
