@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coldstart.encoders.hub import split_revision
+from coldstart.encoders.hub import locate
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -37,10 +37,10 @@ def python(cache: Path, code: str) -> list[str]:
 
 
 def test_a_name_may_have_a_revision_and_a_directory_may_have_an_at_sign(tmp_path: Path) -> None:
-    assert split_revision("lab/shop") == ("lab/shop", "main")
-    assert split_revision("lab/shop@v1") == ("lab/shop", "v1")
+    assert locate("lab/shop") == ("lab/shop", "main")
+    assert locate("lab/shop@v1") == ("lab/shop", "v1")
     (tmp_path / "a@b").mkdir()
-    assert split_revision(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), "main")
+    assert locate(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), "main")
 
 
 def test_a_revision_is_loaded_and_pinned_to_its_commit(cache: Path) -> None:

@@ -20,7 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from coldstart.config import UserError
-from coldstart.encoders.hub import split_revision, unavailable
+from coldstart.encoders.hub import first_line, locate, unavailable
 from coldstart.encoders.prompt import EMB
 
 disable_progress_bar()
@@ -41,7 +41,7 @@ def load_processor(mllm: str) -> Any:
             f"encoder.mllm {mllm} is of type '{config.model_type}', which does not read images; "
             "choose an image-text-to-text checkpoint"
         )
-    name, revision = split_revision(mllm)
+    name, revision = locate(mllm)
     try:
         processor_class = without_video(PROCESSOR_MAPPING[type(config)])
         processor = processor_class.from_pretrained(name, revision=revision, backend="pil")
@@ -60,12 +60,12 @@ def load_processor(mllm: str) -> Any:
 
 
 def _missing_part(mllm: str, error: Exception) -> str:
-    name, revision = split_revision(mllm)
+    name, revision = locate(mllm)
     try:
         AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
     except (OSError, ValueError, ImportError):
         return "has no image processor; add preprocessor_config.json to the directory"
-    return f"has no complete processor ({_first_line(error)}); add the tokenizer's files to the directory"
+    return f"has no complete processor ({first_line(error)}); add the tokenizer's files to the directory"
 
 
 def load_config(mllm: str) -> Any:
@@ -79,7 +79,7 @@ def load_config(mllm: str) -> Any:
         raise UserError(f"encoder.mllm {mllm} is not a checkpoint: config.json is missing")
     if not path.is_dir() and (path.is_absolute() or mllm.startswith(".")):
         raise UserError(f"encoder.mllm {mllm} does not exist")
-    name, revision = split_revision(mllm)
+    name, revision = locate(mllm)
     try:
         config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
         needs_remote_code = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
@@ -101,7 +101,7 @@ def load_mllm(mllm: str, *, tokens: int, dtype: str) -> PreTrainedModel:
     Raises:
         UserError: the weights are missing, or no model class fits them.
     """
-    name, revision = split_revision(mllm)
+    name, revision = locate(mllm)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             name,
@@ -111,7 +111,7 @@ def load_mllm(mllm: str, *, tokens: int, dtype: str) -> PreTrainedModel:
             attn_implementation="sdpa",
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"encoder.mllm {mllm} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"encoder.mllm {mllm} cannot be loaded: {first_line(error)}") from error
     # Checkpoints often have more embeddings than the tokenizer has tokens.
     if tokens > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(tokens)
@@ -151,7 +151,3 @@ def without_video(processor: type[Any]) -> type[Any]:
     # The class name is written into saved checkpoints.
     WithoutVideo.__name__ = processor.__name__
     return WithoutVideo
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

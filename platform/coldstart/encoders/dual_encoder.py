@@ -21,6 +21,7 @@ from coldstart.config.recipe import Modalities
 from coldstart.config.recipe.encoder import Layers
 from coldstart.data.content import Content, InvalidImageError, decode_image
 from coldstart.encoders.freezing import unfreeze_from
+from coldstart.encoders.hub import first_line
 from coldstart.encoders.image_preprocessing import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, pad_to_square
 from coldstart.encoders.towers import Tower, load_model, open_tower, pixel_statistics
 from coldstart.encoders.towers import image_size as size_of
@@ -250,8 +251,9 @@ class DualEncoder(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(path / "text", trust_remote_code=False)
             projections = load_file(path / PROJECTIONS)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            first = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"the dual encoder in {path} is incomplete ({first}); create it again") from error
+            raise UserError(
+                f"the dual encoder in {path} is incomplete ({first_line(error)}); create it again"
+            ) from error
         rows = ContentRows(
             tokenizer,
             image_size=config["image_size"],

@@ -5,12 +5,12 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from coldstart.config import UserError
+from coldstart.config.recipe.encoder import split_revision
 
 
-def split_revision(mllm: str) -> tuple[str, str]:
-    """The name and the revision, `main` if none is given; a local directory has no other."""
-    name, _, revision = (mllm, "", "") if Path(mllm).is_dir() else mllm.partition("@")
-    return name, revision or "main"
+def locate(mllm: str) -> tuple[str, str]:
+    """Name and revision for `from_pretrained`; a local directory, whose name may have an `@`, has no other revision."""
+    return (mllm, "main") if Path(mllm).is_dir() else split_revision(mllm)
 
 
 def pin_commit(mllm: str) -> str:
@@ -29,8 +29,12 @@ def pin_commit(mllm: str) -> str:
 
 def unavailable(mllm: str, error: Exception) -> UserError:
     """What to do about a checkpoint that cannot be read."""
-    lines = str(error).strip().splitlines()
-    reason = lines[0][:200] if lines else type(error).__name__
     return UserError(
-        f"encoder.mllm {mllm} cannot be opened ({reason}); download it and set encoder.mllm to the local directory"
+        f"encoder.mllm {mllm} cannot be opened ({first_line(error)}); download it and set encoder.mllm to the local "
+        "directory"
     )
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of a checkpoint, shortened for an error message."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

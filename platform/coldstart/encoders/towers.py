@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 import coldstart.encoders.efficientnet_lite  # noqa: F401  AutoModel loads this family, too.
 from coldstart.config import UserError
+from coldstart.encoders.hub import first_line
 
 logging.disable_progress_bar()
 
@@ -79,8 +80,7 @@ def open_tower(path: Path, modality: Modality, pooling: Pooling | None = None) -
     try:
         model, loading = load_model(path)
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"the {modality} tower {path} cannot be loaded: {first}") from error
+        raise UserError(f"the {modality} tower {path} cannot be loaded: {first_line(error)}") from error
     # A pooler that a checkpoint lacks is new and random; nothing reads it unless the pooling is `pooler`.
     missing = [name for name in loading["missing_keys"] if "pooler" not in name or pooling == "pooler"]
     if missing:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import coldstart
 from coldstart.config.reachability import find_connection_problem
+from coldstart.config.recipe.encoder import split_revision
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy", "safetensors", "mlflow")
 BUCKETS = ("s3fs", "gcsfuse", "goofys", "mountpoint-s3", "mount-s3", "blobfuse", "rclone", "geesefs")
@@ -173,8 +174,8 @@ def find_mllm_problem(mllm: str) -> str | None:
         return f"{mllm} has no config.json there"
     from huggingface_hub import constants, try_to_load_from_cache
 
-    name, _, revision = mllm.partition("@")
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
+    name, revision = split_revision(mllm)
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return None
     problem = (
         "offline mode is on" if constants.HF_HUB_OFFLINE else find_connection_problem(constants.ENDPOINT, seconds=3.0)

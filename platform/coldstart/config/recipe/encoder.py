@@ -20,6 +20,12 @@ class Lora(Section):
     dropout: Share = 0.0
 
 
+def split_revision(mllm: str) -> tuple[str, str]:
+    """Name and revision of an `encoder.mllm` on the hub; the revision is `main` if none is given."""
+    name, _, revision = mllm.partition("@")
+    return name, revision or "main"
+
+
 class TrainableLayers(Section):
     """Parts of the MLLM that alignment trains; pooling and projection head are always trained."""
 
