@@ -30,7 +30,7 @@ def score_rows(batches: Iterable[RankBatch], scores: Mapping[str, Score]) -> tup
         scores: Variant -> its score; models are in eval mode.
 
     Returns:
-        Flat event positions [n], in the order of the batches, and variant -> logits [n] in the same order.
+        Flat event positions [n], ascending, and variant -> logits [n] in the same order.
     """
     rows: list[NDArray[np.int64]] = []
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in scores}
@@ -41,7 +41,9 @@ def score_rows(batches: Iterable[RankBatch], scores: Mapping[str, Score]) -> tup
             logits[name].append(score(batch)[counts].float().numpy())
     if not rows:
         return np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for name in scores}
-    return np.concatenate(rows), {name: np.concatenate(parts) for name, parts in logits.items()}
+    event = np.concatenate(rows)
+    order = np.argsort(event)
+    return event[order], {name: np.concatenate(parts)[order] for name, parts in logits.items()}
 
 
 def sample_contexts(batches: Iterable[RankBatch], *, max_rows: int) -> RankBatch:

@@ -42,6 +42,7 @@ from coldstart.jobs.analysis.contender_runs import (
 )
 from coldstart.jobs.analysis.evaluate import has_oracle
 from coldstart.jobs.analysis.multi_seed import with_seed
+from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS
 from coldstart.jobs.analysis.trials import make_method_trial, make_trial, read_modalities, read_trial
 from coldstart.jobs.pipeline import check, link_artifact, run_outdated_stages
 from coldstart.jobs.progress import CONSOLE
@@ -265,9 +266,8 @@ def _oracle(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     windows = UserWindows(dataset.sequences, history=oracle.max_history, splits=[TEST])
     ids = oracle.id_slots(torch.arange(oracle.vocab_size)).detach()
     scores = {TRAINED: slot_score(oracle, ids), TRAINED + OOV_SUFFIX: slot_score(oracle, ids[:1].expand_as(ids))}
-    event, logits = score_rows(windows.iter_eval(windows_per_step=64), scores)
-    order = np.argsort(event)
-    return {name: values[order] for name, values in logits.items()}
+    _, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
+    return logits
 
 
 def _tuned(

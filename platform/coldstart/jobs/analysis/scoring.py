@@ -92,10 +92,7 @@ class ScoringActor:
         """
         batches = (self.windows.batch(chunk[i : i + WINDOWS_PER_PASS]) for i in range(0, len(chunk), WINDOWS_PER_PASS))
         event, logits = score_rows(batches, self._scores(table_refs))
-        order = np.argsort(event)
-        event = event[order]
         item = self.dataset.sequences.item_idx[event]
-        logits = {name: values[order] for name, values in logits.items()}
         shared = {name: values[item] for name, values in self._open("item_effect", item_effect).items()}
         for name, original in self.copies.items():
             logits |= {name + end: logits[original + end] for end in ("", OOV_SUFFIX) if original + end in logits}

@@ -21,22 +21,19 @@ from coldstart.methods.baselines.contenders import Contender
 CANDIDATES, TIMED = 200, 7
 
 
-def serving_cost(
-    contender: Contender, encoders: Sequence[ItemEncoder], dataset: Dataset, *, history: int
-) -> dict[str, float]:
+def serving_cost(contender: Contender, encoders: Sequence[ItemEncoder], dataset: Dataset) -> dict[str, float]:
     """Costs on one thread, each the best of `TIMED`.
 
     Args:
         contender: Trained.
         encoders: Of its method; those that its adaptor does not read are not timed.
         dataset: Has test rows, and the item that is published.
-        history: Maximum history of a target.
 
     Returns:
         `us_per_candidate`, microseconds to score one of `CANDIDATES` for one user; `ms_per_item`, milliseconds to
         encode and adapt one item; `bytes_per_item`, which the scorer reads.
     """
-    windows = UserWindows(dataset.sequences, history=history, splits=[TEST], targets=CANDIDATES)
+    windows = UserWindows(dataset.sequences, history=contender.scorer.max_history, splits=[TEST], targets=CANDIDATES)
     batch = windows.batch([int(np.argmax(windows.weights))])
     repeats = -(-CANDIDATES // batch.target_idx.shape[1])
     batch = replace(batch, **{name: torch.cat([getattr(batch, name)] * repeats, dim=1) for name in TARGET_FIELDS})

@@ -15,10 +15,10 @@ from coldstart.data.schema import TEST, TRAIN
 from coldstart.encoders.item_embeddings import MODALITIES, read_single_modality
 from coldstart.evaluation.protocol.scored_rows import ScoredRows
 from coldstart.evaluation.protocol.scoring import Logits, score_rows
+from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS
 from coldstart.rankers.scorer import Scorer
 
 MAX_ROWS = 20_000
-WINDOWS_PER_PASS = 64
 Items = NDArray[np.int64]
 
 
@@ -70,9 +70,8 @@ def score_single_modalities(
     windows = UserWindows(replace(sequences, split=split), history=history, splits=[TEST])
     scores = {name: partial(scored.scorer, items=table) for name, table in tables.items()}
     event, logits = score_rows(windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), scores)
-    order = np.argsort(event)
-    assert np.array_equal(event[order], rows.event), "rows are in the order of events"
-    return rows, {name: values[order] for name, values in logits.items()}
+    assert np.array_equal(event, rows.event), "rows are in the order of events"
+    return rows, logits
 
 
 def _with_rows(table: ItemTable, items: Items, rows: ItemTable) -> ItemTable:

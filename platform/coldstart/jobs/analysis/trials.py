@@ -26,13 +26,14 @@ from coldstart.evaluation.protocol.scored_rows import EventFacts
 from coldstart.evaluation.protocol.scoring import Logits, mean_logits, sample_contexts, score_rows
 from coldstart.evaluation.protocol.variants import OOV_SUFFIX
 from coldstart.jobs.analysis.contender_runs import METHOD_CONTENDERS, open_contender
+from coldstart.jobs.analysis.scoring import WINDOWS_PER_PASS
 from coldstart.jobs.analysis.serving_cost import method_encoder, serving_cost
 from coldstart.jobs.analysis.single_modality import ScoredItems, score_single_modalities
 from coldstart.jobs.pipeline import stage_seconds
 from coldstart.methods.available import find_method
 from coldstart.methods.base import ITEM_TABLE, SCORER, ItemEncoder, adapt
 from coldstart.methods.baselines.contenders import CONTENDERS, Contender, ContenderInputs, Setting, build_contender
-from coldstart.methods.baselines.content_similarity import fit_text, text_vectors
+from coldstart.methods.baselines.content_similarity import fit_text, has_text, text_vectors
 from coldstart.methods.baselines.encoder import TextEncoder
 from coldstart.methods.baselines.similarity_scorer import TEXT
 from coldstart.metrics.clicks import gauc
@@ -43,7 +44,6 @@ from coldstart.training.ctr_trainer import TrainingContext
 ENCODER_STAGES = ("align_coarse", "embed_items")
 """Stages of IDProxy that make what most contenders read."""
 SOURCES = ("dataset", "ranker", ITEM_TABLE)
-WINDOWS_PER_PASS = 64
 CONTEXTS_PER_ITEM = 64
 """Sampled users over whom the logit of an item is averaged to get its item effect."""
 SCORES = "scores.parquet"
@@ -72,7 +72,8 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
         return made
     start = time.monotonic()
     torch.set_num_threads(recipe.cluster.threads_per_worker)
-    dataset, items = _open_inputs(run_dir, _lineage(run_dir)[ITEM_TABLE], recipe.seed)
+    lineage = _lineage(run_dir)
+    dataset, items, encoders = _open_inputs(run_dir, lineage[ITEM_TABLE], recipe.seed)
     # Loaded for every trial, because a contender may change it.
     ranker = load_ranker(run_dir / "ranker")
     mature = dataset.mature(ranker.trained.numpy(), recipe.mature_events)
@@ -82,9 +83,9 @@ def make_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
     spent = time.monotonic() - start
     if CONTENDERS[name].reads_encoder:
         spent += stage_seconds(run_dir, ENCODER_STAGES)
-    encoders = (method_encoder(recipe), *_text_encoders(run_dir, _lineage(run_dir)["dataset"], recipe.seed))
+        encoders = (method_encoder(recipe), *encoders)
     source = _Source(dataset, run_dir / ITEM_TABLE, encoders, items.columns[TEXT], alone=CONTENDERS[name].method)
-    return _write_trial(path, _lineage(run_dir), contender, source, (name, setting, recipe.seed, spent))
+    return _write_trial(path, lineage, contender, source, (name, setting, recipe.seed, spent))
 
 
 def make_method_trial(recipe: Recipe, name: str, setting: Setting) -> Artifact:
@@ -165,7 +166,7 @@ def _write_trial(
         pq.write_table(pa.table({"item_idx": cold, "item_effect": item_effect["served"]}), draft / ITEM_EFFECT)
         if source.alone:
             _score_modalities(contender, source, event, draft / MODALITIES)
-        metadata |= serving_cost(contender, source.encoders, dataset, history=history)
+        metadata |= serving_cost(contender, source.encoders, dataset)
     return read_artifact(path, "trial")
 
 
@@ -194,18 +195,16 @@ def _lineage(run_dir: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, ItemTable]:
-    """Dataset, and item table with text vectors [V, w], cached between the trials of a process."""
+def _open_inputs(run_dir: Path, fingerprint: str, seed: int) -> tuple[Dataset, ItemTable, Sequence[ItemEncoder]]:
+    """Dataset, item table with text vectors [V, w], and their encoder, if the catalog has text.
+
+    They are cached between the trials of a process.
+    """
     dataset = Dataset.open(run_dir / "dataset", verify=False)
     encoded = ItemTable.open(run_dir / ITEM_TABLE).columns
-    return dataset, ItemTable({**encoded, TEXT: text_vectors(dataset, seed=seed)})
-
-
-@lru_cache(maxsize=1)
-def _text_encoders(run_dir: Path, fingerprint: str, seed: int) -> Sequence[ItemEncoder]:
-    """The encoder of the text vectors, if the catalog has text, cached between the trials of a process."""
-    dataset = Dataset.open(run_dir / "dataset", verify=False)
-    return (TextEncoder(fit_text(dataset, seed=seed)),) if any(dataset.texts()) else ()
+    svd = fit_text(dataset, seed=seed) if has_text(dataset) else None
+    items = ItemTable({**encoded, TEXT: text_vectors(dataset, svd)})
+    return dataset, items, () if svd is None else (TextEncoder(svd),)
 
 
 def _score(
@@ -226,13 +225,12 @@ def _score(
     event, logits = score_rows(
         windows.iter_eval(windows_per_step=WINDOWS_PER_PASS), {"served": served, "unknown": unknown}
     )
-    order = np.argsort(event)
     chosen = np.random.default_rng(seed).permutation(len(windows))[:CONTEXTS_PER_ITEM]
     contexts = sample_contexts([windows.batch(chosen)], max_rows=CONTEXTS_PER_ITEM)
     items = np.unique(dataset.sequences.item_idx[event].astype(np.int64))
     items = items[dataset.cold[items]]
     item_effect = mean_logits(contexts, items, {"served": served}, dataset.item_features)
-    return event[order], {name: values[order] for name, values in logits.items()}, items, item_effect
+    return event, logits, items, item_effect
 
 
 def _score_modalities(contender: Contender, source: _Source, event: NDArray[np.int64], file: Path) -> None:

@@ -3,8 +3,6 @@
 Legend: `V` vocabulary (items + 1; row 0 is the unknown item).
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -30,12 +28,16 @@ MAX_ROWS = 500_000
 """Validation rows that the regression is fitted on."""
 
 
-def text_vectors(dataset: Dataset, *, seed: int) -> Tensor:
-    """TF-IDF vectors of all items, `[V, w]`; zeros for row 0 and, if the catalog has no text, for all items."""
-    texts = _texts(dataset)
-    if not any(texts):
-        return torch.zeros(len(texts) + 1, 1)
-    vectors = _fit(texts, seed)(texts)
+def has_text(dataset: Dataset) -> bool:
+    """Whether any item has a title or a text."""
+    return any(_texts(dataset))
+
+
+def text_vectors(dataset: Dataset, svd: TextSvd | None) -> Tensor:
+    """TF-IDF vectors of all items, `[V, w]`; zeros for row 0 and, without a map, for all items."""
+    if svd is None:
+        return torch.zeros(dataset.num_items + 1, 1)
+    vectors = svd(_texts(dataset))
     return torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors]))
 
 
@@ -45,16 +47,12 @@ def fit_text(dataset: Dataset, *, seed: int) -> TextSvd:
     Raises:
         UserError: the catalog has too little text.
     """
-    return _fit(_texts(dataset), seed)
+    return TextSvd.fit(_texts(dataset), width=TEXT_WIDTH, seed=seed)
 
 
 def _texts(dataset: Dataset) -> list[str]:
     table = dataset.items(["title", "text"])
     return [text_of(Content(*parts)) for parts in zip(*(column.to_pylist() for column in table.columns), strict=True)]
-
-
-def _fit(texts: Iterable[str], seed: int) -> TextSvd:
-    return TextSvd.fit(texts, width=TEXT_WIDTH, seed=seed)
 
 
 def fit_similarity(

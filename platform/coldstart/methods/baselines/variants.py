@@ -9,7 +9,13 @@ from torch import Tensor
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import Parts, Variant, adapt, load_slot_scorer
-from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity, text_vectors
+from coldstart.methods.baselines.content_similarity import (
+    DEFAULT_PENALTY,
+    fit_similarity,
+    fit_text,
+    has_text,
+    text_vectors,
+)
 from coldstart.methods.baselines.similarity_scorer import CONTENT, TEXT, CenteredStates, SimilarityScorer
 from coldstart.rankers import Ranker, load_ranker
 from coldstart.rankers.scorer import IdScorer, Scorer, slot_table
@@ -28,7 +34,7 @@ def baseline_variants(ranker: Ranker, dataset: Dataset, items: ItemTable, *, see
         ids = ranker.id_slots(torch.arange(ranker.vocab_size)).float()
     tables = {"oov": ids[:1].repeat(len(ids), 1), "id": ids}
     found = [Variant(name, load_slot_scorer, slot_table(table)) for name, table in tables.items()]
-    vectors = {TEXT: text_vectors(dataset, seed=seed)}
+    vectors = {TEXT: text_vectors(dataset, fit_text(dataset, seed=seed) if has_text(dataset) else None)}
     if CONTENT in items.columns:
         vectors[CONTENT] = items.columns[CONTENT]
     elif "states" in items.columns:
