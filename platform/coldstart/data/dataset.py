@@ -54,7 +54,7 @@ class Dataset:
 
     def item_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The same columns, one part of the items after the other."""
-        for file in sorted((self.artifact.path / "items").glob("part-*.parquet")):
+        for file in _part_files(self.artifact.path / "items"):
             yield pq.read_table(file, columns=list(columns))
 
     def contents(self, item_idx: NDArray[np.int64]) -> list[Content]:
@@ -135,7 +135,7 @@ class Dataset:
 
     def sequence_parts(self) -> Iterator[Sequences]:
         """Events of all users, one part of the users after the other, without features and true probabilities."""
-        for file in sorted((self.artifact.path / "sequences").glob("part-*.parquet")):
+        for file in _part_files(self.artifact.path / "sequences"):
             yield Sequences.from_table(pq.read_table(file, columns=SEQUENCES.names))
 
     @property
@@ -183,7 +183,7 @@ def read_sequences(
     """
     parts: list[pa.Table] = []
     events = 0
-    for file in sorted((path / folder).glob("part-*.parquet")):
+    for file in _part_files(path / folder):
         if max_events is None or events < max_events:
             parts.append(pq.read_table(file))
             events += pc.sum(pc.list_value_length(parts[-1]["item_idx"])).as_py()
@@ -232,5 +232,10 @@ def part_path(directory: Path, number: int) -> Path:
 
 
 def _read_parts(directory: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    files = sorted(directory.glob("part-*.parquet"))
-    return pa.concat_tables([pq.read_table(file, columns=list(columns) if columns else None) for file in files])
+    names = list(columns) if columns else None
+    return pa.concat_tables([pq.read_table(file, columns=names) for file in _part_files(directory)])
+
+
+def _part_files(directory: Path) -> list[Path]:
+    """The files of `part_path`, by number."""
+    return sorted(directory.glob("part-*.parquet"))

@@ -68,8 +68,8 @@ def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
     """
     names = ("user_idx", "item_idx", "timestamp", "label", "row")
     user, item, when, label, row = (np.asarray(events[name]) for name in names)
-    first, span = int(when.min(initial=0)), int(np.ptp(when)) + 1 if len(when) else 1
-    moment = user.astype(np.int64) * span + (when - first)
+    span = int(np.ptp(when)) + 1 if len(when) else 1
+    moment = user.astype(np.int64) * span + when
     order = np.argsort(row, kind="stable")
     order = order[np.argsort(moment[order], kind="stable")]
     repeats, merged = _repeats(order, moment, item, label, row)

@@ -151,7 +151,7 @@ def _one_class(inspection: Inspection) -> Iterator[DatasetWarning]:
 def _one_burst(inspection: Inspection) -> Iterator[DatasetWarning]:
     events = inspection.events
     if events.burst_users > ONE_BURST * events.users:
-        share = events.burst_events / max(sum(split.events for split in events.splits.values()), 1)
+        share = events.burst_events / max(events.events, 1)
         yield DatasetWarning(
             "one_burst_users",
             f"{events.burst_users / events.users:.0%} of the users have all their events within {BURST_S // 60} "

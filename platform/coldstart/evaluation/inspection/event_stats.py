@@ -108,6 +108,11 @@ class EventStats:
         """Number of users."""
         return self.per_user.units
 
+    @property
+    def events(self) -> int:
+        """Number of events, of all splits."""
+        return self.per_user.events
+
 
 def collect_events(parts: Iterable[Sequences], cold: NDArray[np.bool_]) -> EventStats:
     """Statistics of the events of all users.

@@ -117,7 +117,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "items": items.items,
         "cold_items": items.cold,
         "users": events.users,
-        "events": sum(split.events for split in events.splits.values()),
+        "events": events.events,
         "excluded_events": metadata.get("excluded_events", 0),
         "drawn_negatives": metadata.get("drawn_negatives", 0),
         "splits": {name: asdict(split) | {"click_rate": split.click_rate} for name, split in events.splits.items()},

@@ -54,9 +54,8 @@ def render_inspection(inspection: Inspection, warnings: Sequence[DatasetWarning]
 
 def headline(inspection: Inspection, warnings: Sequence[DatasetWarning]) -> str:
     """How much will hurt, in one sentence."""
-    items, users = inspection.items.items, inspection.events.users
-    events = sum(split.events for split in inspection.events.splits.values())
-    size = f"{events:,} events of {users:,} users on {items:,} items"
+    items, events = inspection.items.items, inspection.events
+    size = f"{events.events:,} events of {events.users:,} users on {items:,} items"
     if not warnings:
         return f"{size}: nothing is known that will hurt."
     return f"{size}: {'one thing' if len(warnings) == 1 else f'{len(warnings)} things'} will hurt."
@@ -89,7 +88,6 @@ def terminal_tables(inspection: Inspection) -> list[Table]:
 def facts(inspection: Inspection) -> dict[str, str]:
     """What is counted -> its numbers, for the terminal and the page."""
     items, events, metadata = inspection.items, inspection.events, inspection.dataset.artifact.metadata
-    total = sum(split.events for split in events.splits.values())
     drawn = metadata.get("drawn_negatives", 0)
     more = [f"{drawn:,} of them are drawn negatives"] if drawn else []
     if excluded := metadata.get("excluded_events", 0):
@@ -100,7 +98,7 @@ def facts(inspection: Inspection) -> dict[str, str]:
         "items": f"{items.items:,}; {_part(items.cold, items.items)} are cold",
         "users": f"{events.users:,} with {events.per_user.median():g} events (median); {events.single_event_users:,} "
         "have one",
-        "events": "; ".join([f"{total:,}", *more]),
+        "events": "; ".join([f"{events.events:,}", *more]),
         "train events per item": f"median {items.train_events.median(at_least=1):g} of the items that have any; "
         f"shares of all items: {bands}",
         "cold test rows": f"{_part(cold.rows, events.test.rows)} of the test rows; {both:,} of {cold.users:,} users "
@@ -110,7 +108,7 @@ def facts(inspection: Inspection) -> dict[str, str]:
         f"{percent(cold.one_class_rows / max(cold.rows, 1), 1)} of the cold rows",
         "test rows without history": _part(events.without_history, events.test.rows),
         "one-burst users": f"{_part(events.burst_users, events.users)} have several events, all within "
-        f"{BURST_S // 60} minutes; they own {percent(events.burst_events / max(total, 1), 1)} of the events",
+        f"{BURST_S // 60} minutes; they own {percent(events.burst_events / max(events.events, 1), 1)} of the events",
         "equal contents": f"{items.equal_content:,} items have the content of another item; {items.cold_copies:,} "
         "cold items that of an item with train events",
         **_contents(inspection.sample),

@@ -63,8 +63,9 @@ def parallel_tasks() -> int:
 
     A local Ray has more logical CPUs than cores. Every further process takes seconds to start and gains nothing.
     """
-    cpus, present = int(attainable_resources()["CPU"]), sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
-    return min(cpus, cpu_count()) if len(alive_nodes()) == 1 and cpus == present else cpus
+    cpus, nodes = int(attainable_resources()["CPU"]), alive_nodes()
+    grows = cpus > sum(node["Resources"].get("CPU", 0) for node in nodes)
+    return cpus if grows or len(nodes) > 1 else min(cpus, cpu_count())
 
 
 def map_blocks(rows: ray.data.Dataset, function: Callable[[pa.Table], pa.Table]) -> ray.data.Dataset:

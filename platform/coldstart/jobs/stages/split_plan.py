@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from coldstart.config.recipe import Data
 from coldstart.data.splits import SplitPlan, draw_split, held_out_items, users_of
-from coldstart.jobs.stages.ray_tables import map_blocks, select_columns
+from coldstart.jobs.stages.ray_tables import map_blocks, to_table
 
 
 def plan_split(events: ray.data.Dataset, times: NDArray[np.int64], data: Data, items: int, seed: int) -> SplitPlan:
@@ -28,5 +28,4 @@ def plan_split(events: ray.data.Dataset, times: NDArray[np.int64], data: Data, i
     def reduce(block: pa.Table) -> pa.Table:
         return users_of(block, held_out)
 
-    reduced = map_blocks(events, reduce)
-    return draw_split(select_columns(reduced, ["user_id", "held"]), times, held_out, data, seed)
+    return draw_split(to_table(map_blocks(events, reduce)), times, held_out, data, seed)
