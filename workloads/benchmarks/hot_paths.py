@@ -8,11 +8,9 @@
 
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +30,7 @@ from coldstart.jobs.serving.serve import serving
 from coldstart.methods.base import SCORER
 from coldstart.modules.info_nce import Targets, info_nce
 from coldstart.rankers import load_ranker
+from workloads.benchmarks.results_page import commit
 
 _STEPS = 30
 _REQUESTS = 300
@@ -117,8 +116,7 @@ def main() -> None:
         with ray_cluster(recipe, arguments.address):
             streamed, fixed = coarse_step(recipe)
             http_ms, forward_ms = rank_request_time(recipe)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
-    where = f"{platform.machine()}, commit {commit.stdout.decode().strip() or 'unknown'}"
+    where = f"{platform.machine()}, commit {commit()}"
     table = Table("path", "measured", "bound", "ratio", title=f"{datetime.now(UTC):%Y-%m-%d}, {where}")
     table.add_row(
         "coarse step, items/s", f"{streamed:.0f} Ray Data", f"{fixed:.0f} fixed batch", f"{streamed / fixed:.2f}"

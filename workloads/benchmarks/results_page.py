@@ -1,8 +1,15 @@
 """The pages in `results/`, to which benchmarks add what they measured."""
 
+import subprocess
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def commit() -> str:
+    """Short hash of the commit that is measured; `unknown` outside a checkout."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
 
 
 def add_section(page: Path, section: str) -> None:

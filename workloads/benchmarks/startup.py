@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from workloads.benchmarks.results_page import commit
+
 ROOT = Path(__file__).parents[2]
 CEILING_S = 1.5
 _MAIN = "from coldstart.cli import main; main()"
@@ -88,9 +90,8 @@ def main() -> None:
 
 
 def _machine() -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     load = f", load {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores{load}, commit {commit.stdout.strip() or 'unknown'}"
+    return f"{platform.machine()}, {os.cpu_count()} cores{load}, commit {commit()}"
 
 
 if __name__ == "__main__":

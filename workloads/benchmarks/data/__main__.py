@@ -9,7 +9,6 @@ The engines do the part of the work that they can do: look up items, drop repeat
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.table import Table
 from coldstart.config import MetricsLog
 from workloads.benchmarks.data.large_log import write_log
 from workloads.benchmarks.peers import ROOT, environment, run_watched
-from workloads.benchmarks.results_page import RESULTS, add_section
+from workloads.benchmarks.results_page import RESULTS, add_section, commit
 
 HERE = Path(__file__).parent
 PEERS = {"Polars": ("polars==2.1.0", "peer_polars.py"), "DuckDB": ("duckdb==2.0.1", "peer_duckdb.py")}
@@ -94,13 +93,12 @@ def _timed(command: list[str], log: Path) -> tuple[float, float]:
 
 def section(runs: list[Run]) -> str:
     """A dated Markdown section."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     load = psutil.getloadavg()[0]
     machine = f"{psutil.cpu_count()} cores ({platform.machine()}), load {load:.0f} at the end"
     lines = [
         f"## Preparation against Polars and DuckDB, {datetime.now(UTC):%Y-%m-%d}, {machine}",
         "",
-        f"Commit {commit.stdout.strip() or 'unknown'}, `python -m workloads.benchmarks.data`. The engines look up "
+        f"Commit {commit()}, `python -m workloads.benchmarks.data`. The engines look up "
         "items, drop repeats, sort and write lists per user; `prepare` also checks and counts every row, splits, and "
         "writes the items.",
         "",

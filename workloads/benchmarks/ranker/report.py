@@ -2,11 +2,9 @@
 
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import psutil
 from coldstart.metrics import clicks as metrics
 from workloads.benchmarks.ranker.competitors import Competitor, RunResult
 from workloads.benchmarks.ranker.impressions import ImpressionFiles
+from workloads.benchmarks.results_page import commit
 
 COLUMNS = (
     *("model", "library", "train rows/s", "x peer", "score rows/s", "x peer", "peak MB (all)"),
@@ -76,13 +75,12 @@ class ResultRow:
 
 def section(result_rows: Sequence[ResultRow], about: str) -> str:
     """A dated Markdown section; ratios are to the fastest peer with the same model, or with DIN if no peer has it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{psutil.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, no GPU"
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}, rankers against peers, {machine}",
         "",
-        f"Commit {commit.stdout.decode().strip() or 'unknown'}. {about}",
+        f"Commit {commit()}. {about}",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),

@@ -3,14 +3,14 @@
 import os
 import platform
 import statistics
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from workloads.benchmarks.results_page import commit
 
 P99_BUDGET_MS = 250
 """Budget of p99 after a step in load."""
@@ -76,12 +76,11 @@ def summarize_step(cell: dict[str, Any]) -> dict[str, Any]:
 
 def section(results: dict[str, Any]) -> str:
     """Returns the Markdown section, with the targets next to the measurements."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
     machine = f"{os.cpu_count()} cores of a shared {platform.machine()} server, no GPU"
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}, {machine}",
         "",
-        f"`make bench-serve`, commit {commit.stdout.decode().strip() or 'unknown'}: {results['minutes']:.1f} min; "
+        f"`make bench-serve`, commit {commit()}: {results['minutes']:.1f} min; "
         "random weights of the default recipe's sizes, history 50. `uvicorn` has the same validation, vectors and "
         "ranker in one process, without framework or Ray; `serve_defaults` is the same application with Serve's "
         "default flags, proxy and limits and without batching. One replica per deployment; Locust on the same cores; "

@@ -2,20 +2,18 @@
 
 import platform
 import shlex
-import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from workloads.benchmarks.results_page import commit
 from workloads.benchmarks.soak.process_tree import RAY_ROLES
 
 
 def section(result: dict[str, Any]) -> str:
     """Returns a dated Markdown section."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True)
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{psutil.cpu_count()} cores of a shared {platform.machine()} server, {memory:.0f} GiB, no GPU"
     ms = np.array(result["milliseconds"])
@@ -43,8 +41,7 @@ def section(result: dict[str, Any]) -> str:
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}, {machine}",
         "",
-        f"Commit {commit.stdout.decode().strip() or 'unknown'}. "
-        f"`{shlex.join(['python', '-m', 'workloads.benchmarks.soak', *result['arguments']])}`.",
+        f"Commit {commit()}. `{shlex.join(['python', '-m', 'workloads.benchmarks.soak', *result['arguments']])}`.",
         "",
         "| what | measured |",
         "|---|---|",
