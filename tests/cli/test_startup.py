@@ -95,3 +95,10 @@ def test_a_valid_recipe_of_generated_data_is_checked_without_a_heavy_library() -
     found = run([["validate", "demo"]])
     assert found["answers"][0]["code"] == 0
     assert found["heavy"] == []
+
+
+def test_a_cluster_is_asked_before_the_workload_is_loaded() -> None:
+    found = run([["run", "pipeline", "--address", "127.0.0.1:1"]])
+    assert found["answers"][0]["code"] == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in found["answers"][0]["err"]
+    assert not {"torch", "transformers", "mlflow", "sklearn"} & {*found["heavy"]}

@@ -53,8 +53,10 @@ def test_prepare_runs_on_the_head_and_leaves_its_artifact(job: Job) -> None:
 def test_a_job_is_listed_and_its_log_stays_readable(head: dict[str, str], job: Job) -> None:
     rows = json.loads(run_coldstart(head, "jobs", "--json").stdout)
     assert (rows[-1]["job_id"], rows[-1]["job"], rows[-1]["status"]) == (job.id, "prepare", "SUCCEEDED")
-    log = run_coldstart(head, "logs", "-f", job.id).stdout
+    log = run_coldstart(head, "logs", job.id).stdout
     assert "dataset at" in log
+    assert log in job.printed
+    assert run_coldstart(head, "logs", "-f", job.id).stdout == log
     kept = (job.run_dir / "logs" / f"{job.id}.log").read_text()
     assert kept.splitlines()[-1] in log
     assert "dataset at" in kept

@@ -28,6 +28,7 @@ MAX_RECIPE_BYTES = 100_000
 _AGENT_SECONDS = 60.0
 _PENDING_SECONDS = 10.0
 _STOP_SECONDS = 60.0
+_WATCH_SECONDS = 0.5
 _LAST_LINES = 20
 
 
@@ -204,10 +205,29 @@ class ClusterJobs:
             time.sleep(0.3)
 
     async def _tail(self, job_id: str, quiet: bool) -> None:
-        async for lines in self.client.tail_job_logs(job_id):
+        """Prints the log until the job ends; the stream of the Jobs API itself ends seconds later."""
+        printed = 0
+
+        def write(text: str) -> None:
+            nonlocal printed
+            printed += len(text)
             if not quiet:
-                sys.stdout.write(lines)
+                sys.stdout.write(text)
                 sys.stdout.flush()
+
+        async def copy() -> None:
+            async for lines in self.client.tail_job_logs(job_id):
+                write(lines)
+
+        copying = asyncio.create_task(copy())
+        while not copying.done():
+            if (await asyncio.to_thread(self.client.get_job_status, job_id)).is_terminal():
+                break
+            await asyncio.wait([copying], timeout=_WATCH_SECONDS)
+        if copying.done():
+            await copying
+        copying.cancel()
+        write(self.client.get_job_logs(job_id)[printed:])
 
     @contextmanager
     def _readable(self, problem: str) -> Iterator[None]:

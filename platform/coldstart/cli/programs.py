@@ -1,8 +1,10 @@
 """Verbs that run programs: a workload on this machine or on a cluster, and the server."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
@@ -50,13 +52,14 @@ def run_workload(name: str, arguments: Sequence[str]) -> None:
         UserError: there is no such workload, or its recipe is invalid.
     """
     check_workload(name)
-    recipe = _load_recipe(arguments)
+    recipe, address = _common_arguments(arguments)
     if recipe is not None and (job_id := runtime_env.job_id()):
         keep_log(job_log(recipe.run_dir, job_id))
     sys.argv = [name, *arguments]
     from coldstart.jobs import run_job
 
-    run_job(name)
+    with nullcontext() if recipe is None else _checked_cluster(name, recipe, address):
+        run_job(name)
 
 
 def check_workload(name: str) -> None:
@@ -73,19 +76,34 @@ def check_workload(name: str) -> None:
         raise UserError(f"no workload '{name}'; allowed: {', '.join(sorted(stages | set(PROGRAMS)))}")
 
 
-def _load_recipe(arguments: Sequence[str]) -> Recipe | None:
-    """The recipe that a workload will load, so that an error in it is printed before the workload is imported."""
+def _common_arguments(arguments: Sequence[str]) -> tuple[Recipe | None, str | None]:
+    """The recipe that a workload will load, and the address of its cluster, before the workload is imported."""
     if any(argument in _HELP for argument in arguments):
-        return None
-    # Every workload has these two options (`recipe_arguments`). What else it takes, it checks itself.
+        return None, None
+    # Every workload has these options (`recipe_arguments`). What else it takes, it checks itself.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--recipe", default="demo")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--address")
     try:
         known, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
-        return None
-    return load(known.recipe, known.set, writes=True)
+        return None, None
+    return load(known.recipe, known.set, writes=True), known.address or os.environ.get("RAY_ADDRESS")
+
+
+def _checked_cluster(name: str, recipe: Recipe, address: str | None) -> AbstractContextManager[None]:
+    """Joins a running cluster that the workload trains on, and asks its nodes whether they can run the recipe.
+
+    Importing a workload takes seconds of processor time; what a node lacks is reported before.
+    """
+    from coldstart.jobs import UNCHECKED
+
+    if address is None or name in UNCHECKED:
+        return nullcontext()
+    from coldstart.jobs.runner import ray_cluster
+
+    return ray_cluster(recipe, address)
 
 
 @app.command(epilog="Example: coldstart serve --recipe demo")

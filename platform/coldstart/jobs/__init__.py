@@ -22,6 +22,8 @@ PROGRAMS = {
     }.items()
 }
 """Job -> its module. The stages of a method are jobs, too: `stages.method_stage` runs them."""
+UNCHECKED = ("doctor", "serve", "refresh", "register", "compare_releases")
+"""Jobs that do not ask the nodes first whether they can run the recipe: they train nothing, or ask by themselves."""
 
 
 def run_job(name: str) -> None:

@@ -18,7 +18,7 @@ from coldstart.config.recipe.encoder import split_revision
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "peft", "pyarrow", "numpy", "safetensors", "mlflow")
 BUCKETS = ("s3fs", "gcsfuse", "goofys", "mountpoint-s3", "mount-s3", "blobfuse", "rclone", "geesefs")
 """Mounts of object stores: a rename there is a slow copy, or impossible, and is not atomic."""
-STORAGE_SECONDS = 5.0
+STORAGE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
