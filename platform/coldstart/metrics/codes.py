@@ -30,7 +30,7 @@ def code_report(codes: Codes, sizes: Sequence[int]) -> dict[str, Any]:
         used = share[share > 0]
         perplexity.append(round(float(np.exp(-(used * np.log(used)).sum())), 3))
         utilization.append(round(len(used) / size, 5))
-    buckets = np.unique(codes, axis=0, return_counts=True)[1]
+    buckets = np.bincount(_prefixes(codes)[-1])
     return {
         "perplexity": perplexity,
         "utilization": utilization,
@@ -52,11 +52,20 @@ def code_purity(codes: Codes, category: npt.NDArray[np.integer[Any]]) -> list[fl
     Returns:
         `Lq + 1` numbers: without codes, by the first code, by the first two, and so on.
     """
+    distinct, category = np.unique(category, return_inverse=True)
     found = []
-    for level in range(codes.shape[1] + 1):
-        prefix = np.unique(codes[:, :level], axis=0, return_inverse=True)[1].reshape(-1) if level else 0 * category
-        pairs, counts = np.unique(np.stack([prefix, category]), axis=1, return_counts=True)
+    for prefix in _prefixes(codes):
+        pairs, counts = np.unique(prefix * len(distinct) + category, return_counts=True)
         largest = np.zeros(int(prefix.max()) + 1, np.int64)
-        np.maximum.at(largest, pairs[0], counts)
+        np.maximum.at(largest, pairs // len(distinct), counts)
         found.append(round(float(largest.sum() / len(codes)), 5))
+    return found
+
+
+def _prefixes(codes: Codes) -> list[npt.NDArray[np.int64]]:
+    """Numbers `[n]` from 0 that are equal where the first codes are: of no code, of the first one, and so on."""
+    found = [np.zeros(len(codes), np.int64)]
+    for column in codes.T.astype(np.int64):
+        both = found[-1] * (column.max() + 1) + column
+        found.append(np.unique(both, return_inverse=True)[1].astype(np.int64))
     return found

@@ -90,8 +90,10 @@ class ResidualQuantizer(nn.Module, ABC):
 
     def quantized(self, codes: Tensor) -> Tensor:
         """Sums `[n, w]` of the codebook rows of codes `[n, Lq]`."""
-        rows = [codebook[codes[:, level].long()] for level, codebook in enumerate(self.codebooks)]
-        return torch.stack(rows).sum(0)
+        total = torch.zeros(len(codes), self.code_width, device=codes.device)
+        for level, codebook in enumerate(self.codebooks):
+            total = total + codebook[codes[:, level].long()]
+        return total
 
     def decode(self, codes: Tensor) -> Tensor:
         """Vectors `[n, k]` of codes `[n, Lq]`."""
@@ -117,6 +119,12 @@ class RQKMeans(ResidualQuantizer):
     def project(self, vectors: Tensor) -> Tensor:
         """The vectors."""
         return vectors.double()
+
+    def residuals(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        """What the first levels leave of vectors `[n, k]`, by their codes `[n, levels]`."""
+        for level in range(codes.shape[1]):
+            vectors = vectors - self.codebooks[level][codes[:, level].long()]
+        return vectors
 
     def reconstruct(self, quantized: Tensor) -> Tensor:
         """The sums."""
@@ -211,7 +219,7 @@ def nearest_rows(vectors: Tensor, codebook: Tensor) -> Tensor:
     lengths = codebook.square().sum(1)
     coarse = torch.addmm(lengths.float(), vectors.float(), codebook.float().T, alpha=-2)
     best = coarse.min(dim=1)
-    runner_up = coarse.scatter(1, best.indices[:, None], float("inf")).amin(1)
+    runner_up = coarse.scatter_(1, best.indices[:, None], float("inf")).amin(1)
     scale = (vectors.norm(dim=1) + lengths.max().sqrt()).square()
     error = 4 * (codebook.shape[1] + 4) * torch.finfo(torch.float32).eps * scale
     unsure = torch.nonzero((runner_up - best.values).double() <= error)[:, 0]

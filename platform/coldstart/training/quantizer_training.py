@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from coldstart.config import UserError
-from coldstart.modules.residual_quantizer import RQVAE, ResidualQuantizer, RQKMeans, pair_contrast
+from coldstart.modules.residual_quantizer import (
+    ROWS_PER_TILE,
+    RQVAE,
+    ResidualQuantizer,
+    RQKMeans,
+    nearest_rows,
+    pair_contrast,
+)
 
 Ints = npt.NDArray[np.int64]
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -72,11 +79,12 @@ class QuantizerData:
         """Vectors `[n, k]`, float32."""
         return self.vectors[torch.from_numpy(items)].float()
 
-    def chunks(self, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """All vectors in random order, `size` at a time."""
-        order = rng.permutation(self.rows)
+    def chunks(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Tensor]]:
+        """Positions in `rows` and vectors of all items in random order, `size` at a time."""
+        order = rng.permutation(len(self.rows))
         for start in range(0, len(order), size):
-            yield self.take(order[start : start + size])
+            positions = order[start : start + size]
+            yield positions, self.take(self.rows[positions])
 
 
 def check_vectors(data: QuantizerData, sizes: tuple[int, ...]) -> None:
@@ -101,7 +109,7 @@ def check_vectors(data: QuantizerData, sizes: tuple[int, ...]) -> None:
                 "checked so far); check its image and text, or the encoder that made it"
             )
     sample = data.take(np.random.default_rng(0).permutation(data.rows)[:INIT_ROWS]).numpy()
-    distinct = len(np.unique(sample, axis=0))
+    distinct = len({row.tobytes() for row in sample})
     if distinct < largest and distinct < len(sample):
         raise UserError(
             f"the content vectors of {len(sample)} items have only {distinct} distinct values, too few for "
@@ -118,18 +126,25 @@ def fit_rq_kmeans(data: QuantizerData, settings: QuantizerSettings, progress: Pr
     """
     check_vectors(data, settings.sizes)
     quantizer = RQKMeans(data.vectors.shape[1], settings.sizes)
+    # Codes of the levels before, since residuals of all items may not fit into memory.
+    codes = torch.empty(len(data.rows), 0, dtype=torch.int16)
     passes = settings.epochs * quantizer.levels
     for level in range(quantizer.levels):
-        before = _first_levels(quantizer, level)
         rng = np.random.default_rng((settings.seed, level))
         means = _k_means(settings, level)
         for epoch in range(settings.epochs):
-            for vectors in data.chunks(max(settings.batch, 4 * settings.sizes[level]), rng):
-                rest = vectors - before.decode(before.encode(vectors)) if level else vectors
-                if len(rest) >= settings.sizes[level]:
-                    means.partial_fit(rest.numpy())
+            for positions, vectors in data.chunks(max(settings.batch, 4 * settings.sizes[level]), rng):
+                if len(vectors) >= settings.sizes[level]:
+                    means.partial_fit(quantizer.residuals(vectors, codes[positions]).numpy())
             progress(level * settings.epochs + epoch + 1, passes, {"inertia": float(means.inertia_)})
-        quantizer.codebooks[level].data.copy_(torch.from_numpy(means.cluster_centers_))
+        centers = torch.from_numpy(means.cluster_centers_)
+        quantizer.codebooks[level].data.copy_(centers)
+        if level + 1 < quantizer.levels:
+            found = torch.empty(len(codes), 1, dtype=codes.dtype)
+            for positions, vectors in data.chunks(ROWS_PER_TILE, rng):
+                rest = quantizer.residuals(vectors, codes[positions])
+                found[positions, 0] = nearest_rows(rest.double(), centers.double()).to(codes.dtype)
+            codes = torch.cat([codes, found], dim=1)
     return quantizer.requires_grad_(False).eval()
 
 
@@ -137,14 +152,6 @@ def _k_means(settings: QuantizerSettings, level: int) -> Any:
     from sklearn.cluster import MiniBatchKMeans
 
     return MiniBatchKMeans(settings.sizes[level], n_init=1, random_state=settings.seed + level)
-
-
-def _first_levels(quantizer: RQKMeans, levels: int) -> RQKMeans:
-    """A quantizer with only the first levels."""
-    first = RQKMeans(quantizer.width, quantizer.sizes[:levels])
-    for own, codebook in zip(first.codebooks, quantizer.codebooks, strict=False):
-        own.data.copy_(codebook.data)
-    return first
 
 
 def fit_rq_vae(data: QuantizerData, settings: QuantizerSettings, progress: Progress) -> RQVAE:
@@ -166,7 +173,7 @@ def fit_rq_vae(data: QuantizerData, settings: QuantizerSettings, progress: Progr
     for epoch in range(epochs):
         used = [torch.zeros(size, dtype=torch.bool) for size in settings.sizes]
         total, steps = {"reconstruction": 0.0, "contrast": 0.0}, 0
-        for vectors in data.chunks(settings.batch, rng):
+        for _, vectors in data.chunks(settings.batch, rng):
             reconstruction, contrast, codes = _step(
                 quantizer, optimizer, vectors, _draw_pairs(data, settings, rng), settings
             )
@@ -226,7 +233,7 @@ def _step(
 @torch.no_grad()
 def _init_codebooks(quantizer: RQVAE, data: QuantizerData, settings: QuantizerSettings) -> None:
     rng = np.random.default_rng((settings.seed, 1))
-    rest = quantizer.encoder(next(data.chunks(INIT_ROWS, rng)))
+    rest = quantizer.encoder(next(data.chunks(INIT_ROWS, rng))[1])
     for level, codebook in enumerate(quantizer.codebooks):
         means = _k_means(settings, level).fit(rest.numpy())
         codebook.copy_(torch.from_numpy(means.cluster_centers_))

@@ -5,7 +5,7 @@ attention, `Lq` code levels, `K` codes of a level, `V` vocabulary (items + 1; ro
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -68,12 +68,20 @@ class MBABlock(nn.Module):
     def forward(self, content: Tensor, codes: Tensor) -> Tensor:
         """Corrected vectors `[n, k]` of content vectors `[n, k]` and codes `[n, Lq]`."""
         codes = codes.long()
-        rows = [F.embedding(codes[:, level], book, padding_idx=NO_CODE) for level, book in enumerate(self.codebooks)]
         if self.first is None or self.last is None:
-            return content + torch.stack(rows).sum(0)
-        hidden = F.gelu(self.first(torch.cat(rows, dim=-1))) - F.gelu(self.first.bias)
+            return content + self._sum(codes, self.codebooks)
+        # The first layer is linear in each level's row, so it is applied to the codebooks instead of to every item.
+        levels = torch.split(self.first.weight, content.shape[-1], dim=1)
+        tables = [book @ weight.T for book, weight in zip(self.codebooks, levels, strict=True)]
+        hidden = F.gelu(self.first.bias + self._sum(codes, tables)) - F.gelu(self.first.bias)
         corrected: Tensor = content + self.last(hidden)
         return corrected
+
+    @staticmethod
+    def _sum(codes: Tensor, tables: Iterable[Tensor]) -> Tensor:
+        """Sum over levels of the row of each code, one table per level."""
+        rows = [F.embedding(codes[:, level], table, padding_idx=NO_CODE) for level, table in enumerate(tables)]
+        return torch.stack(rows).sum(0)
 
 
 class SpaceAttention(nn.Module):
