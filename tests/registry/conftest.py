@@ -1,5 +1,9 @@
 import json
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +79,39 @@ class Run:
         return self.register(SCORER, {"ranker": 1, "encoder": 1}, cold_gauc=cold_gauc).version
 
 
+class Snapshot:
+    """A run and its registry as they were at one moment, for tests that begin with the same registered models.
+
+    `restore` overwrites in place: MLflow stores absolute paths, and keeps connections to its database.
+
+    Args:
+        run: Its registry is SQLite in `recipe.paths.runs`.
+        kept: Directory to create for the copy.
+    """
+
+    def __init__(self, run: Run, kept: Path) -> None:
+        self.run, self.lineage = run, dict(run.lineage)
+        self.current, self.kept = run.recipe.paths.runs, kept
+        shutil.copytree(self.current, kept)
+
+    def restore(self) -> Run:
+        """Undoes all that happened since, and returns the run with a new connection to its registry."""
+        kept, current = (sqlite3.connect(path / "mlflow.db") for path in (self.kept, self.current))
+        with closing(kept), closing(current):
+            kept.backup(current)
+        for path in self._directories(self.current):
+            shutil.rmtree(path)
+        for path in self._directories(self.kept):
+            shutil.copytree(path, self.current / path.name)
+        run = copy(self.run)
+        run.lineage, run.registry = dict(self.lineage), Registry(run.recipe.tracking_uri, run.recipe.project)
+        return run
+
+    @staticmethod
+    def _directories(path: Path) -> Iterator[Path]:
+        return (entry for entry in list(path.iterdir()) if entry.is_dir())
+
+
 def alias_versions(run: Run, alias: str = "champion") -> dict[str, int | None]:
     """kind -> version that MLflow's alias points to."""
     return {kind: run.registry.aliases(kind).get(alias) for kind in ("ranker", "encoder", SCORER)}
@@ -102,9 +139,30 @@ def run(new_run: Callable[[], Run]) -> Run:
     return new_run()
 
 
+@pytest.fixture(scope="session")
+def first_release(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """Version 1 of every model, registered once because that takes seconds; its scorer has cold GAUC 0.6."""
+    recipe = Recipe(name="first-release", paths=Paths(runs=tmp_path_factory.mktemp("release") / "live"))
+    run = Run(recipe, Registry(recipe.tracking_uri, recipe.name))
+    run.register_all(0.6)
+    return Snapshot(run, tmp_path_factory.mktemp("release") / "registered")
+
+
+@pytest.fixture(scope="session")
+def first_champion(first_release: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """The first release after its promotion."""
+    run = first_release.restore()
+    assert promote(run.registry, 1, QUALITY).event.action == "promoted"
+    return Snapshot(run, tmp_path_factory.mktemp("release") / "promoted")
+
+
 @pytest.fixture
-def champion(run: Run) -> Run:
+def registered(first_release: Snapshot) -> Run:
+    """Version 1 of every model is registered, with cold GAUC 0.6, and none is promoted."""
+    return first_release.restore()
+
+
+@pytest.fixture
+def champion(first_champion: Snapshot) -> Run:
     """Scorer version 1 with cold GAUC 0.6 is champion."""
-    first = run.register_all(0.6)
-    assert promote(run.registry, first.version, QUALITY).event.action == "promoted"
-    return run
+    return first_champion.restore()

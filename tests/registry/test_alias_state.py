@@ -92,16 +92,15 @@ def test_removed_alias_is_restored(champion):
     assert alias_versions(champion)["scorer"] == 1
 
 
-def test_manually_set_first_alias(run):
-    version = run.register_all(0.6).version
-    set_alias_manually(run, "scorer", version)
-    assert resolve(run.registry).versions == {"ranker": 1, "encoder": 1, "scorer": 1}
-    assert alias_versions(run) == {"ranker": 1, "encoder": 1, "scorer": 1}
-    (run.registry.download_artifact("scorer", version).path / "settings.json").write_text("{}")
-    set_alias_manually(run, "scorer", version, "challenger")
+def test_manually_set_first_alias(registered):
+    set_alias_manually(registered, "scorer", 1)
+    assert resolve(registered.registry).versions == {"ranker": 1, "encoder": 1, "scorer": 1}
+    assert alias_versions(registered) == {"ranker": 1, "encoder": 1, "scorer": 1}
+    (registered.registry.download_artifact("scorer", 1).path / "settings.json").write_text("{}")
+    set_alias_manually(registered, "scorer", 1, "challenger")
     with pytest.raises(UserError, match="has no challenger"):
-        resolve(run.registry, "challenger")
-    assert alias_versions(run, "challenger") == {"ranker": None, "encoder": None, "scorer": None}
+        resolve(registered.registry, "challenger")
+    assert alias_versions(registered, "challenger") == {"ranker": None, "encoder": None, "scorer": None}
 
 
 def test_champion_deleted_in_mlflow_is_reported_and_can_be_rolled_back(champion):

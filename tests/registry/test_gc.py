@@ -5,21 +5,27 @@ import pytest
 from coldstart.config import UserError
 from coldstart.registry import apply_promotion, plan_promotion, promote, resolve, rollback
 from coldstart.registry.gc import delete_old_versions
-from tests.registry.conftest import QUALITY
+from tests.registry.conftest import QUALITY, Snapshot
 
 
 def remaining(run, kind: str = "scorer") -> list[int]:
     return [int(entry.version) for entry in run.registry.mlflow_versions(kind)]
 
 
-@pytest.fixture
-def many_versions(champion):
-    """Champions 1 and 3, challenger 2, and versions 4 to 6 without an alias."""
+@pytest.fixture(scope="module")
+def six_versions(first_champion, tmp_path_factory):
+    champion = first_champion.restore()
     for number, gauc in ((2, 0.61), (3, 0.65), (4, 0.5), (5, 0.5), (6, 0.5)):
         champion.register_scorer(gauc, str(number))
     promote(champion.registry, 3, QUALITY)
     promote(champion.registry, 2, QUALITY, alias="challenger")
-    return champion
+    return Snapshot(champion, tmp_path_factory.mktemp("versions") / "kept")
+
+
+@pytest.fixture
+def many_versions(six_versions):
+    """Champions 1 and 3, challenger 2, and versions 4 to 6 without an alias."""
+    return six_versions.restore()
 
 
 def test_needed_versions_stay_and_others_are_deleted_with_files(many_versions):

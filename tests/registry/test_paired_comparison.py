@@ -11,6 +11,7 @@ from coldstart.metrics.clicks import gauc
 from coldstart.registry import describe_event, promote
 from coldstart.registry.paired_comparison import paired_difference
 from coldstart.registry.scored_rows import log_replay, log_scored_rows
+from tests.registry.conftest import Snapshot
 
 USERS, PER_USER = 200, 30
 GATE = Gate(name="cold quality", metric="gauc_item", slice="cold", tolerance=0.01, min_rows=100)
@@ -56,13 +57,17 @@ def register(run, weights: str, scores: pa.Table) -> int:
     return run.register("scorer", upstream, scores=scores, cold_gauc_item=value, cold_rows=len(cold)).version
 
 
+@pytest.fixture(scope="module")
+def scored_champion(first_release, tmp_path_factory):
+    run = first_release.restore()
+    promote(run.registry, register(run, "good", rows(1, noise=0.1)), Settings(gates=(GATE,)))
+    return Snapshot(run, tmp_path_factory.mktemp("scored") / "kept")
+
+
 @pytest.fixture
-def with_champion(run):
+def with_champion(scored_champion):
     """A champion with scored rows."""
-    run.register_all(0.6)
-    settings = Settings(gates=(GATE,))
-    promote(run.registry, register(run, "good", rows(1, noise=0.1)), settings)
-    return run, settings
+    return scored_champion.restore(), Settings(gates=(GATE,))
 
 
 def test_shuffled_proxies_are_refused_with_metrics_in_the_note(with_champion):

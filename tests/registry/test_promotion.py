@@ -54,13 +54,12 @@ def test_gate_fails_on_too_few_rows(champion):
     assert "has 99 rows, required: 100" in describe_event(logged)
 
 
-def test_first_champion_needs_an_evaluation_but_not_every_slice(run):
+def test_first_champion_needs_an_evaluation_but_not_every_slice(registered):
     settings = Settings(gates=(Gate(name="warm quality", metric="gauc_item", slice="warm", min_rows=100),))
-    never = run.register_all(0.6).version
-    assert "run evaluate" in describe_event(promote(run.registry, never, settings))
-    run.make("scorer", "two")
-    version = run.register("scorer", {"ranker": 1, "encoder": 1}, warm_rows=0).version
-    logged = promote(run.registry, version, settings)
+    assert "run evaluate" in describe_event(promote(registered.registry, 1, settings))
+    registered.make("scorer", "two")
+    version = registered.register("scorer", {"ranker": 1, "encoder": 1}, warm_rows=0).version
+    logged = promote(registered.registry, version, settings)
     assert logged.event.action == "promoted"
     assert "not defined on 0 rows" in logged.event.gates[-1]["note"]
 

@@ -46,13 +46,14 @@ def _promote(uri: str, project: str, version: int, barrier: Barrier, outcomes: "
         outcomes.put(repr(error))
 
 
-def test_one_of_twenty_concurrent_promotions_wins(champion, tracking_uri):
+def test_one_of_twenty_concurrent_promotions_wins(champion):
+    registry = champion.registry
     versions = [champion.register_scorer(0.7, "two"), champion.register_scorer(0.8, "three")]
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload([__name__])
     barrier, outcomes = start.Barrier(WRITERS), start.Queue()
     writers = [
-        start.Process(target=_promote, args=(tracking_uri, champion.registry.project, version, barrier, outcomes))
+        start.Process(target=_promote, args=(registry.tracking_uri, registry.project, version, barrier, outcomes))
         for version in versions * (WRITERS // 2)
     ]
     for writer in writers:

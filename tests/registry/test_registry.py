@@ -75,46 +75,43 @@ def test_another_item_table_than_that_of_the_training_is_refused(run):
         run.register("scorer")
 
 
-def test_release_has_verified_parts_of_one_lineage(run):
-    scorer = run.register_all(0.6)
-    release = read_release(run.registry, scorer.version)
+def test_release_has_verified_parts_of_one_lineage(registered):
+    release = read_release(registered.registry, 1)
     assert release.versions == {"scorer": 1, "ranker": 1, "encoder": 1}
     parts = (*release.parts.values(), release.items)
-    assert {part.kind: part.fingerprint for part in parts} == {k: v for k, v in run.lineage.items() if k != "dataset"}
+    assert {part.kind: part.fingerprint for part in parts} == {
+        k: v for k, v in registered.lineage.items() if k != "dataset"
+    }
 
 
-def test_release_with_a_changed_file_is_refused(run):
-    scorer = run.register_all(0.6)
-    release = read_release(run.registry, scorer.version)
+def test_release_with_a_changed_file_is_refused(registered):
+    release = read_release(registered.registry, 1)
     (release.parts["encoder"].path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="differs from its manifest"):
-        read_release(run.registry, scorer.version)
+        read_release(registered.registry, 1)
 
 
-def test_release_with_a_replaced_artifact_is_refused(run):
-    scorer = run.register_all(0.6)
-    release = read_release(run.registry, scorer.version)
-    other = run.make("ranker", "two")
+def test_release_with_a_replaced_artifact_is_refused(registered):
+    release = read_release(registered.registry, 1)
+    other = registered.make("ranker", "two")
     for file in other.iterdir():
         (release.parts["ranker"].path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="somebody replaced it"):
-        read_release(run.registry, scorer.version)
+        read_release(registered.registry, 1)
 
 
-def test_release_with_a_deleted_ranker_version_is_refused(run):
-    scorer = run.register_all(0.6)
-    run.registry.client.delete_model_version(run.registry.model_name("ranker"), "1")
+def test_release_with_a_deleted_ranker_version_is_refused(registered):
+    registered.registry.client.delete_model_version(registered.registry.model_name("ranker"), "1")
     with pytest.raises(UserError, match="has no version 1"):
-        read_release(run.registry, scorer.version)
+        read_release(registered.registry, 1)
 
 
-def test_release_with_a_manually_changed_ranker_is_refused(run):
-    scorer = run.register_all(0.6)
-    run.make("ranker", "two")
-    other = run.register("ranker").version
-    run.registry.client.set_model_version_tag(scorer.name, str(scorer.version), "coldstart.ranker.version", str(other))
+def test_release_with_a_manually_changed_ranker_is_refused(registered):
+    registered.make("ranker", "two")
+    name, other = registered.registry.model_name("scorer"), registered.register("ranker").version
+    registered.registry.client.set_model_version_tag(name, "1", "coldstart.ranker.version", str(other))
     with pytest.raises(UserError, match=f"version {other} is"):
-        read_release(run.registry, scorer.version)
+        read_release(registered.registry, 1)
 
 
 def test_release_of_differing_widths_is_refused(run):
@@ -140,9 +137,8 @@ def test_errors_for_unknown_alias_kind_and_version_name_the_fix(run):
         run.registry.model_name("banana")
 
 
-def test_versions_lists_every_version_once(run):
-    run.register_all(0.6)
-    rows = run.registry.versions()
+def test_versions_lists_every_version_once(registered):
+    rows = registered.registry.versions()
     assert [(row["kind"], row["version"], row["metrics"]) for row in rows] == [
         ("ranker", 1, {}),
         ("encoder", 1, {}),

@@ -1,8 +1,6 @@
 """For any sequence of user actions, no alias points to a deleted or incomplete release."""
 
-import shutil
-import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,47 +14,36 @@ from coldstart.registry import Registry, promote, reconcile_alias, resolve, roll
 from coldstart.registry.alias_state import ALIASES
 from coldstart.registry.gc import delete_old_versions
 from coldstart.registry.version_tags import upstream_versions
-from tests.registry.conftest import QUALITY, Run, alias_versions
+from tests.registry.conftest import QUALITY, Run, Snapshot, alias_versions
 
 SCORERS = st.integers(1, 6)
 """Requested versions: some do not exist yet, some no longer."""
 
 
 class Project:
-    """A project with four scorers, the third of them damaged; reset before every sequence.
+    """A project with four scorers, the third of them damaged; restored before every sequence.
 
     Args:
-        path: Directory for the project and its backup.
+        path: Directory for the project and its snapshot.
     """
 
     def __init__(self, path: Path) -> None:
-        self.current, self.backup = path / "live", path / "kept"
-        self.current.mkdir()
-        self.run = self.open()
-        self.run.register_all(0.6)
-        self.run.register_scorer(0.7)
-        self.damage(self.run, self.run.register_scorer(0.8, "damaged"))
+        self.recipe = Recipe(name="people", paths=Paths(runs=path / "live"))
+        run = self.open()
+        run.register_all(0.6)
+        run.register_scorer(0.7)
+        self.damage(run, run.register_scorer(0.8, "damaged"))
         for kind in ("ranker", "encoder", "item_table", "scorer"):
-            self.run.make(kind, "another lineage")
-        self.run.register_all(0.5)
-        shutil.copytree(self.current, self.backup)
+            run.make(kind, "another lineage")
+        run.register_all(0.5)
+        self.start = Snapshot(run, path / "kept")
 
     def open(self) -> Run:
-        recipe = Recipe(name="people", paths=Paths(runs=self.current))
-        return Run(recipe, Registry(recipe.tracking_uri, recipe.name))
+        return Run(self.recipe, Registry(self.recipe.tracking_uri, self.recipe.name))
 
     @staticmethod
     def damage(run: Run, version: int) -> None:
         (run.registry.download_artifact("scorer", version).path / "settings.json").write_text("{}")
-
-    def reset(self) -> None:
-        """Overwrites the database in place, because MLflow keeps connections to it."""
-        backup, current = (sqlite3.connect(path / "mlflow.db") for path in (self.backup, self.current))
-        with closing(backup), closing(current):
-            backup.backup(current)
-        for name in ("people", "mlflow-artifacts"):
-            shutil.rmtree(self.current / name)
-            shutil.copytree(self.backup / name, self.current / name)
 
 
 class UserActions(RuleBasedStateMachine):
@@ -66,7 +53,7 @@ class UserActions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.project.reset()
+        self.project.start.restore()
         self.run = self.project.open()
         self.registry = self.run.registry
         self.num_registered = 0
