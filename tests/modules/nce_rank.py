@@ -1,6 +1,6 @@
-"""Program of one of four ranks (arguments: file, rank); computes the gradient on one, two and four ranks."""
+"""One of four ranks, which compute a gradient on one, two and four of them."""
 
-import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,8 @@ def gradient(rows: dict[str, torch.Tensor], first: int, last: int) -> dict[str, 
     return {"weight": weight.grad, "temperature": temperature.grad}
 
 
-def main() -> None:
-    path, rank = sys.argv[1], int(sys.argv[2])
+def compute(path: Path, rank: int) -> None:
+    """Writes the gradient of each number of ranks next to the rows at `path`."""
     torch.set_num_threads(1)
     rows = load_file(path)
     dist.init_process_group("gloo", init_method=f"file://{path}.meet", rank=rank, world_size=4)
@@ -35,7 +35,3 @@ def main() -> None:
         if rank == 0:
             save_file({name: value / world for name, value in gradients.items()}, f"{path}.{world}")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

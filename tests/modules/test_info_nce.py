@@ -1,5 +1,4 @@
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,10 @@ from coldstart.modules.info_nce import (
     info_nce,
     pair_info_nce,
 )
+from tests.modules.nce_rank import compute
+from tests.ranks import exit_codes, preload
 
-RANK = Path(__file__).with_name("nce_rank.py")
+preload(compute.__module__)
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -134,8 +135,7 @@ def test_several_ranks_give_the_gradient_of_one(tmp_path: Path):
     }
     path = tmp_path / "rows"
     save_file(rows, path)
-    ranks = [subprocess.Popen([sys.executable, RANK, path, str(rank)]) for rank in range(4)]
-    assert [rank.wait(200) for rank in ranks] == [0] * 4
+    assert exit_codes(*(partial(compute, path, rank) for rank in range(4))) == [0] * 4
     alone = load_file(f"{path}.1")
     for world in (2, 4):
         torch.testing.assert_close(load_file(f"{path}.{world}"), alone, atol=1e-6, rtol=1e-6)

@@ -9,8 +9,10 @@ import pytest
 from coldstart.config import UserError
 from coldstart.registry import Registry, apply_promotion, plan_promotion, promote, resolve
 from coldstart.registry.promotion_log import BODY, DIGEST, PROMOTED, ConflictError, Event, _sha256
+from tests.ranks import preload
 from tests.registry.conftest import QUALITY, alias_versions
 
+preload(__name__)
 WRITERS = 20
 
 
@@ -50,7 +52,6 @@ def test_one_of_twenty_concurrent_promotions_wins(champion):
     registry = champion.registry
     versions = [champion.register_scorer(0.7, "two"), champion.register_scorer(0.8, "three")]
     start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload([__name__])
     barrier, outcomes = start.Barrier(WRITERS), start.Queue()
     writers = [
         start.Process(target=_promote, args=(registry.tracking_uri, registry.project, version, barrier, outcomes))

@@ -1,14 +1,8 @@
-"""Small event logs with a learnable preference, and helpers to train on several processes."""
+"""Small event logs with a learnable preference, and small rankers."""
 
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from coldstart.config.recipe import Ranker as RankerSettings
 from coldstart.metrics.clicks import gauc
@@ -52,24 +46,6 @@ def small_ranker(sequences, *, epochs=1, seed=3, splits=(0,), **options):
     """Trains a small ranker and returns it with the state of the trainer."""
     settings = RankerSettings(**SMALL | {"epochs": epochs} | options)
     return train_ranker(sequences, 60, settings, TrainingContext(seed=seed, gauc=gauc), splits=splits)
-
-
-def on_ranks(world, function, *arguments):
-    """Runs `function(*arguments)` on `world` gloo ranks and returns what rank 0 returned."""
-    with tempfile.TemporaryDirectory() as room:
-        mp.spawn(_rank, (world, room, function, arguments), nprocs=world)
-        return torch.load(Path(room) / "out.pt", weights_only=True)
-
-
-def _rank(rank, world, room, function, arguments):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{room}/meet", rank=rank, world_size=world)
-    out = function(*arguments)
-    if rank == 0:
-        torch.save(out, Path(room) / "out.pt")
-    dist.barrier()
-    # gloo's threads may still be running, and tearing them down with the interpreter aborts now and then.
-    os._exit(0)
 
 
 def trained_states(sequences, kinds):

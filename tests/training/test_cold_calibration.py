@@ -11,7 +11,10 @@ from coldstart.data.batches import UserWindows
 from coldstart.rankers import weights_sha256
 from coldstart.training.cold_calibration import calibrate_table, calibration_shift, early_stopping_mask
 from coldstart.training.ctr_trainer import score_targets
-from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
+from tests.ranks import on_ranks, preload
+from tests.training.clicks import low_rank_clicks, small_ranker
+
+preload(__name__)
 
 
 @pytest.fixture(scope="module")

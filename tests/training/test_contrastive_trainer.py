@@ -1,7 +1,6 @@
 """Contrastive training: its loss, its independence of ranks, resume, and what it measures."""
 
 import math
-import multiprocessing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from coldstart.training.contrastive_trainer import (
     ContrastiveContext,
     ContrastiveTrainer,
 )
-from tests.training.clicks import on_ranks
+from tests.ranks import exit_codes, on_ranks, preload
 from tests.training.pair_rank import PAIRS, SETTINGS, TwoLevels, pairs, train
+
+preload(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +90,7 @@ def test_more_negatives_change_the_loss_from_the_second_step_on(tmp_path: Path):
 @pytest.mark.parametrize("stop_after", [3, 7, 10])
 def test_a_killed_run_resumes_to_the_same_result(alone: tuple[dict[str, Any], Path], tmp_path: Path, stop_after: int):
     killed = partial(train, tmp_path, stop_after=stop_after)
-    process = multiprocessing.get_context("spawn").Process(target=killed)
-    process.start()
-    process.join(250)
-    assert process.exitcode == 9
+    assert exit_codes(killed) == [9]
     before = MetricsLog(tmp_path / "metrics.jsonl").read()
     resumed = train(tmp_path)
     assert_equal(resumed["learner"], alone[0]["learner"], atol=0, rtol=0)

@@ -3,7 +3,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from coldstart.training.gradients import GradientSum
-from tests.training.clicks import on_ranks
+from tests.ranks import on_ranks, preload
+
+preload(__name__)
 
 ROWS = torch.tensor([[1, 1, 4], [2, 9, 1], [0, 3, 3], [9, 9, 9]])
 WIDTHS = (1, 3, 2)

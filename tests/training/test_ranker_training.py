@@ -11,7 +11,10 @@ from coldstart.metrics.clicks import gauc
 from coldstart.rankers.ranker_classes import RANKERS
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from coldstart.training.ranker_training import drop_ids, train_ranker
-from tests.training.clicks import SMALL, low_rank_clicks, on_ranks, small_ranker, trained_states
+from tests.ranks import on_ranks, preload
+from tests.training.clicks import SMALL, low_rank_clicks, small_ranker, trained_states
+
+preload(__name__)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ import torch.distributed as dist
 
 from coldstart.config import UserError
 from coldstart.training.resume import load_resumable
-from tests.training.clicks import on_ranks
+from tests.ranks import on_ranks, preload
+
+preload(__name__)
 
 
 def step(saved: dict[str, Any]) -> int | None:

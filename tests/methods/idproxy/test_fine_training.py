@@ -15,7 +15,10 @@ from coldstart.methods.idproxy.fine_training import (
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import weights_sha256
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
-from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
+from tests.ranks import on_ranks, preload
+from tests.training.clicks import low_rank_clicks, small_ranker
+
+preload(__name__)
 
 FINE = {"mlp_units": 16, "windows_per_step": 16, "dropout": 0.0, "learning_rate": 5e-3}
 

@@ -12,7 +12,10 @@ from coldstart.rankers.scorer import drop_target_ids
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from coldstart.training.ranker_training import IdDropout
 from tests.methods.idproxy.test_fine_training import FINE, item_table
-from tests.training.clicks import low_rank_clicks, on_ranks, small_ranker
+from tests.ranks import on_ranks, preload
+from tests.training.clicks import low_rank_clicks, small_ranker
+
+preload(__name__)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ from coldstart.metrics.clicks import gauc
 from coldstart.rankers.storage import weights_sha256
 from coldstart.training.ctr_trainer import TrainingContext, score_targets
 from tests.methods.saviorrec.conftest import RANK, SIZES
-from tests.training.clicks import on_ranks
+from tests.ranks import on_ranks, preload
+
+preload(__name__)
 
 
 def train(ranker, clicks, items, *, mode="joint", epochs=4):
