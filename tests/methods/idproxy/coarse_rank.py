@@ -1,7 +1,7 @@
-"""One rank of coarse alignment without Ray; the tests run it as a program, one process per rank.
+"""One rank of coarse alignment without Ray; the tests call `train`, or run it as a program, once per rank.
 
-Arguments: JSON file with a list of runs `{name, coarse, dtype, stop_after, corrupted, leave_after}`, rank, world, and a
-directory.
+The arguments of both: JSON file with a list of runs `{name, coarse, dtype, stop_after, corrupted, leave_after}`, rank,
+world, and a directory.
 """
 
 import json
@@ -88,17 +88,12 @@ def preempted_after(steps: int | None) -> Callable[[], bool]:
     return lambda: steps is not None and next(calls) >= steps and dist.get_rank() == dist.get_world_size() - 1
 
 
-def main() -> None:
-    runs, rank, world, root = (
-        json.loads(Path(sys.argv[1]).read_text()),
-        int(sys.argv[2]),
-        int(sys.argv[3]),
-        Path(sys.argv[4]),
-    )
+def train(file: Path, rank: int, world: int, root: Path) -> None:
+    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK="0")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}.meet", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{file}.meet", rank=rank, world_size=world)
     table = torch.randn(ITEMS + 1, 8, generator=torch.Generator().manual_seed(1))
-    for run in runs:
+    for run in json.loads(file.read_text()):
         try:
             train_coarse(task(root, run), table, faulty(run), preempted_after(run["leave_after"]))
         except NonFiniteLossError as error:
@@ -110,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

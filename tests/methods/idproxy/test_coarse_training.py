@@ -1,10 +1,10 @@
 """Coarse alignment in plain processes with gloo: results do not depend on ZeRO stage, ranks or interruptions."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from coldstart.config import MetricsLog
 from coldstart.encoders import Encoder, create_tiny_mllm
 from coldstart.methods.idproxy.coarse_training import make_micro_batches
 from coldstart.training.checkpoint import Checkpoints
+from tests.methods.idproxy import coarse_rank
+from tests.ranks import exit_codes, preload
 
-RANK = Path(__file__).with_name("coarse_rank.py")
+preload(coarse_rank.__name__)
+
 ALL_OPTIONS = {
     "learn_temperature": True,
     "negatives": {"num_sampled": 12, "popularity": 0.5, "log_q": True},
@@ -29,13 +32,16 @@ SMALL_DISK = 32
 COARSE = {"batch": 16, "epochs": 3, "checkpoint_every": 2, "learning_rate": 1e-3}
 
 
-def start(root: Path, world: int, *runs: dict[str, Any], within: Sequence[str | Path] = ()) -> list[int]:
+def start(root: Path, world: int, *runs: dict[str, Any], within: Sequence[str | Path] = ()) -> list[int | None]:
     """Trains the runs one after another on `world` ranks, optionally within another program; returns exit codes."""
     file = root / f"{'-'.join(run['name'] for run in runs)}-{len(list(root.iterdir()))}.json"
     file.write_text(json.dumps(runs))
-    environment = dict(os.environ, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_RANK="0")
-    arguments = [[*within, sys.executable, RANK, file, str(rank), str(world), root] for rank in range(world)]
-    ranks = [subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL) for line in arguments]
+    if not within:
+        return exit_codes(*(partial(coarse_rank.train, file, rank, world, root) for rank in range(world)))
+    arguments = [
+        [*within, sys.executable, coarse_rank.__file__, file, str(rank), str(world), root] for rank in range(world)
+    ]
+    ranks = [subprocess.Popen(line, stderr=subprocess.DEVNULL) for line in arguments]
     return [rank.wait(400) for rank in ranks]
 
 
