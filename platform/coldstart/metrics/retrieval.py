@@ -18,7 +18,7 @@ def retrieval_metrics(
         top_k: Values of k for recall@k.
 
     Returns:
-        `recall_at_<k>` for each k, and the chance level of the last; `mean_rank` (1 is best; rows with an equal score
+        `recall_at_<k>` and its chance level `chance_recall_at_<k>` for each k; `mean_rank` (1 is best; rows with an equal score
         share their ranks), `mean_reciprocal_rank` and its standard error `reciprocal_rank_error`, `mean_cosine` with
         the own row, and `uniformity` of the proxies.
     """
@@ -33,7 +33,7 @@ def retrieval_metrics(
     rank = torch.cat(ranks)
     recall = {f"recall_at_{k}": (rank <= k).float().mean().item() for k in top_k}
     return recall | {
-        f"chance_recall_at_{top_k[-1]}": min(1.0, top_k[-1] / len(candidates)),
+        **{f"chance_recall_at_{k}": min(1.0, k / len(candidates)) for k in top_k},
         "mean_rank": rank.mean().item(),
         "mean_reciprocal_rank": (1 / rank).mean().item(),
         "reciprocal_rank_error": ((1 / rank).std(correction=0) / len(rank) ** 0.5).item(),

@@ -47,6 +47,8 @@ Stream = Callable[[Ints, int], Iterator[Inputs]]
 """Maps (pair numbers, number per batch) to the inputs of batches of exactly that size, in that order."""
 ItemStream = Callable[[Ints, Transform, int], Iterator[dict[str, NDArray[Any]]]]
 """Maps (item indices, transform, batch size) to batches of exactly that size, in that order."""
+TOP_K = (1, 10, 30)
+"""Hit rates of the retrieval; the last one is SaviorRec's (item to item, on behavior pairs)."""
 MAX_HELD_OUT = 4096
 """Held-out pairs that measure retrieval."""
 _NOTHING_LEARNED = "no epoch retrieves held-out pairs better than the weights before training, which are kept"
@@ -311,7 +313,8 @@ class ContrastiveTrainer:
         for level in self.model.levels:
             sides = (torch.cat([part[level][side] for part in parts]) for side in (0, 1))
             queries, items = (all_gather(side.float())[:count] for side in sides)
-            metrics = retrieval_metrics(queries, positives, items[torch.from_numpy(first).to(device())])
+            nearest = items[torch.from_numpy(first).to(device())]
+            metrics = retrieval_metrics(queries, positives, nearest, top_k=TOP_K)
             metrics["alignment"] = alignment(queries, items)
             found |= {f"{level}_{name}": value for name, value in metrics.items()}
         return found
