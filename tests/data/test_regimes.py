@@ -88,6 +88,29 @@ def test_sparse_items_have_at_most_three_events_and_most_test_rows_are_cold(spar
     assert sparse.cold.sum() > 0.7 * sparse.test.sum()
 
 
+def test_items_of_a_request_are_seen_by_one_user_at_one_time(sparse: Catalog) -> None:
+    size = sparse.settings.request_size
+    requests = sparse.events.groupby(["user_id", "timestamp"]).size()
+    assert size == 6
+    assert (requests % size == 0).mean() > 0.9  # a request is shorter if its last items found no free one
+    assert requests.mean() > 0.95 * size
+
+
+def test_the_click_rate_of_a_user_so_far_is_near_chance_with_requests(sparse: Catalog, tmp_path: Path) -> None:
+    settings = {"items": 6000, "users": 400, "events": 12_000, "regime": "sparse", "request_size": 1}
+    found = []
+    for catalog in (sparse, Catalog(tmp_path, **settings)):
+        events = pd.DataFrame({"user": catalog.user, "time": catalog.events.timestamp, "label": catalog.label})
+        moments = events.groupby(["user", "time"]).label.agg(["sum", "size"]).groupby("user").cumsum()
+        before = moments.groupby("user").shift(fill_value=0)
+        rate = (before["sum"] + 1) / (before["size"] + 3)
+        index = pd.MultiIndex.from_arrays([events.user, events.time])
+        found.append(catalog.gauc(rate.reindex(index).to_numpy(), catalog.test))
+    with_requests, without = found
+    assert with_requests > 0.4
+    assert without < 0.3
+
+
 def test_item_statistics_are_at_chance_on_sparse_data(sparse: Catalog) -> None:
     total, clicks = np.bincount(sparse.item), np.bincount(sparse.item, weights=sparse.label)
     # Even the item's other events, the future included, say nothing about an event.
@@ -102,7 +125,7 @@ def test_item_statistics_are_at_chance_on_sparse_data(sparse: Catalog) -> None:
 
 def test_content_of_sparse_data_tells_what_a_user_likes(sparse: Catalog) -> None:
     assert sparse.gauc(sparse.events.p_click_content, sparse.cold) > 0.85
-    assert sparse.gauc(sparse.similarity(sparse.texts()), sparse.cold) > 0.57
+    assert sparse.gauc(sparse.similarity(sparse.texts()), sparse.cold) > 0.54
     shares = sparse.truth["variance_shares"]
     assert shares["item_effect_image"] == shares["item_effect_text"] == shares["unobserved"] == 0
 

@@ -18,7 +18,7 @@ from coldstart.data.synthetic_images import IMAGE_TRAITS, TEXT_TRAITS, Levels, d
 from coldstart.data.synthetic_traffic import DAY, draw_impressions
 from coldstart.data.synthetic_world import click_probabilities, make_world
 
-REVISION = 2
+REVISION = 3
 """Increased whenever the same settings and seed give other rows."""
 
 _START = 1_735_689_600  # 2025-01-01 00:00 UTC

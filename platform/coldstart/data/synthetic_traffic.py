@@ -32,15 +32,21 @@ def draw_impressions(settings: Generated, created: Ints, rng: np.random.Generato
     hour_weight[: max(hours // 16, int(created[0] // 3600) + 1)] = 0
     if not hour_weight.any():
         hour_weight[-1] = 1
-    hour = rng.choice(hours, settings.events, p=hour_weight / hour_weight.sum())
-    when = np.sort(hour * 3600 + rng.integers(0, 3600, settings.events))
+    size = settings.request_size
+    requests = -(-settings.events // size)
+    hour = rng.choice(hours, requests, p=hour_weight / hour_weight.sum())
+    request = np.arange(settings.events) // size
+    when = np.sort(hour * 3600 + rng.integers(0, 3600, requests))[request]
     activity = rng.lognormal(0, 0.7, settings.users)
     popularity = rng.lognormal(0, 0.8, settings.items)
-    user, item = np.zeros((2, settings.events), np.int64)
+    user = rng.choice(settings.users, requests, p=activity / activity.sum())[request]
+    item = np.zeros(settings.events, np.int64)
     redraw = np.arange(settings.events)
     available = popularity
-    for _ in range(_ROUNDS):
-        user[redraw] = rng.choice(settings.users, len(redraw), p=activity / activity.sum())
+    for attempt in range(_ROUNDS):
+        # A user who has seen all items gives way to another one; the items of one request have the same user.
+        if attempt and size == 1:
+            user[redraw] = rng.choice(settings.users, len(redraw), p=activity / activity.sum())
         item[redraw] = _choose_items(when[redraw], created, available, rng)
         _, first = np.unique(user * settings.items + item, return_index=True)
         keep = np.zeros(settings.events, bool)

@@ -132,7 +132,7 @@ def test_the_recommendation_is_the_best_method_that_is_surely_better(found: dict
     advice = recommend(found, METHODS)
     assert advice["reference"] == "coarse"
     assert advice["variant"] in METHODS
-    assert advice["text"].startswith(f"Use {advice['variant']}: on cold rows its GAUC is ")
+    assert advice["text"].startswith(f"Use {advice['variant']}: on cold rows its item GAUC is ")
     assert "above coarse, the best baseline" in advice["text"]
     assert "% of the gap to content_oracle" in advice["text"]
     assert advice["enough_rows"]

@@ -4,15 +4,15 @@ from coldstart.evaluation.compare.recommendation import WORTHWHILE, recommend
 
 
 def summary(values: dict[str, float | None], tests: dict[tuple[str, str], tuple[float, float, float]]) -> dict:
-    """Cold GAUC by variant, and (variant, against) -> difference, corrected p, minimum detectable effect."""
+    """Item GAUC of cold rows by variant, and (variant, against) -> difference, corrected p, minimum detectable effect."""
     return {
-        "metrics": {name: {"cold": {"gauc": {"value": value}}} for name, value in values.items()},
+        "metrics": {name: {"cold": {"gauc_item": {"value": value}}} for name, value in values.items()},
         "comparisons": [
             {
                 "variant": variant,
                 "against": against,
                 "slice": "cold",
-                "metric": "gauc",
+                "metric": "gauc_item",
                 "delta": delta,
                 "low": delta - mde,
                 "high": delta + mde,
@@ -37,7 +37,7 @@ def test_a_method_that_is_surely_better_is_used():
     found = advice(fine=(0.03, 0.01, 0.005))
     assert (found["variant"], found["reference"], found["enough_rows"]) == ("fine", "ridge", True)
     gain = "+0.030 [+0.025, +0.035] above ridge, the best baseline."
-    assert found["text"].startswith(f"Use fine: on cold rows its GAUC is 0.630, {gain}")
+    assert found["text"].startswith(f"Use fine: on cold rows its item GAUC is 0.630, {gain}")
 
 
 def test_of_two_methods_that_are_surely_better_the_better_one_is_used():

@@ -16,6 +16,7 @@ REGIMES: Mapping[str, Mapping[str, Any]] = {
         "users": 800,
         "events": 24_000,
         "max_events_per_item": 3,
+        "request_size": 6,
         "logit_std": 3.0,
         "personalization_share": 1.0,
         "unobserved_share": 0.0,
@@ -24,6 +25,7 @@ REGIMES: Mapping[str, Mapping[str, Any]] = {
         "items": 6000,
         "users": 1500,
         "events": 150_000,
+        "request_size": 10,
         "logit_std": 2.5,
         "personalization_share": 0.2,
         "image_share": 0.0,
@@ -53,6 +55,9 @@ class Generated(Section):
     """Simulated period; items are published throughout."""
     max_events_per_item: PositiveInt | None = None
     """Upper limit for the events of an item. None: no limit."""
+    request_size: PositiveInt = 1
+    """Items that a user sees at the same time. Rows of one request differ in their item only; with few rows per user,
+    GAUC over requests of one item each measures the user's state more than the items."""
     image_size: PositiveInt = 64
     """Pixels per side of an image."""
     missing_image: Share = 0.05

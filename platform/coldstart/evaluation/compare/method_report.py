@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from coldstart.evaluation.compare.recommendation import METRIC
 from coldstart.evaluation.protocol.slices import SLICES, describe
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES
 from coldstart.evaluation.report.html_pages import figure, p_value, page, percent, signed
@@ -50,12 +51,15 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
         yield summary["recommendation"]["text"]
         yield ""
     gap = " gap closed |" if upper_bound else ""
-    yield f"| variant | cold GAUC | over OOV |{gap} item GAUC |{gap} item effect | log loss | ECE | warm GAUC |"
-    yield "|" + "---|" * (8 + 2 * bool(upper_bound))
+    yield f"| variant | item GAUC | over OOV |{gap} item effect | cold GAUC | log loss | ECE | warm GAUC |"
+    yield "|" + "---|" * (8 + bool(upper_bound))
     for variant in summary["variants"]:
         yield _row(variant, summary)
     yield ""
-    yield "*Item GAUC* ranks by the logit minus the logit of the OOV row in the same context."
+    yield (
+        "*Item GAUC* ranks by the logit minus that of an unknown item at the same moment, as the candidates of one "
+        "request are ranked; *GAUC* over rows of different moments also measures how the user's state moves."
+    )
     if upper_bound:
         yield f"*Gap closed* is the gain over {BASELINE} as a share of the gain of {upper_bound}."
     yield (
@@ -79,7 +83,7 @@ def _lines(name: str, summary: Stats) -> Iterator[str]:
     yield "## Variants"
     yield ""
     costs = "seconds | µs / candidate | ms / published item | bytes / item"
-    yield f"| variant | description | parameters | chosen on validation | valid GAUC | {costs} |"
+    yield f"| variant | description | parameters | chosen on validation | valid item GAUC | {costs} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for variant in summary["variants"]:
         tuned = summary["tuned"].get(variant, {})
@@ -115,18 +119,29 @@ def _costs(tuned: Stats) -> list[str]:
 def comparison_table(summary: Stats) -> Table:
     """The table for the terminal."""
     table = Table(title="cold rows", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    titles = ("variant", "GAUC", "over OOV", "gap closed", "item effect", "log loss", "ECE", "µs / candidate")
+    titles = (
+        "variant",
+        "item GAUC",
+        "over OOV",
+        "gap closed",
+        "item effect",
+        "GAUC",
+        "log loss",
+        "ECE",
+        "µs / candidate",
+    )
     for title in titles:
         table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
     recommended = summary["recommendation"]["variant"]
     for variant in summary["variants"]:
-        cold, over = summary["metrics"][variant]["cold"], _difference(summary, variant, BASELINE, "gauc")
+        cold, over = summary["metrics"][variant]["cold"], _difference(summary, variant, BASELINE, METRIC)
         table.add_row(
             variant,
-            figure(cold["gauc"]["value"], 3),
+            figure(cold[METRIC]["value"], 3),
             f"{signed(over['delta'])} {_range(over)}" if over else "",
-            _share(summary["gap_closed"].get(variant)),
+            _share(summary["gap_closed_item"].get(variant)),
             _share(summary["item_effect_share"].get(variant)),
+            figure(cold["gauc"]["value"], 3),
             *(figure(cold[metric]["value"], 3) for metric in ("logloss", "ece")),
             _costs(summary["tuned"].get(variant, {}))[1],
             style="bold" if variant == recommended else "",
@@ -136,13 +151,13 @@ def comparison_table(summary: Stats) -> Table:
 
 def comparison_page(name: str, summary: Stats) -> str:
     """The HTML page. It needs no network and no script."""
-    shown = [each for each in summary["comparisons"] if each["metric"] == "gauc" and each["delta"] is not None]
+    shown = [each for each in summary["comparisons"] if each["metric"] == METRIC and each["delta"] is not None]
     return page(
         "compare/methods.html.j2",
         name=name,
         summary=summary,
         slices={each: describe(each) for each in SLICES},
-        over_oov={each: _difference(summary, each, BASELINE, "gauc") for each in summary["variants"]},
+        over_oov={each: _difference(summary, each, BASELINE, METRIC) for each in summary["variants"]},
         modalities={
             each: [_gain(inputs[name]["gain"]) for name in INPUTS] for each, inputs in summary["modalities"].items()
         },
@@ -155,23 +170,20 @@ def comparison_page(name: str, summary: Stats) -> str:
 
 def _row(variant: str, summary: Stats) -> str:
     cold, warm = (summary["metrics"][variant][place] for place in ("cold", "warm"))
-    over = _difference(summary, variant, BASELINE, "gauc")
-    cells = [f"**{variant}**" if variant in ("fine", "joint") else variant, _spread(cold["gauc"])]
+    over = _difference(summary, variant, BASELINE, METRIC)
+    cells = [f"**{variant}**" if variant in ("fine", "joint") else variant, _spread(cold[METRIC])]
     cells.append(f"{signed(over['delta'])} {_range(over)}" if over else "")
-    if summary["upper_bound"]:
-        cells.append(_share(summary["gap_closed"].get(variant)))
-    cells.append(figure(cold["gauc_item"]["value"], 3))
     if summary["upper_bound"]:
         cells.append(_share(summary["gap_closed_item"].get(variant)))
     cells.append(_share(summary["item_effect_share"].get(variant)))
-    cells += [figure(cold[metric]["value"], 3) for metric in ("logloss", "ece")]
+    cells += [figure(cold[metric]["value"], 3) for metric in ("gauc", "logloss", "ece")]
     cells.append(figure(warm["gauc"]["value"], 3))
     return "| " + " | ".join(cells) + " |"
 
 
 def _sentences(summary: Stats) -> Iterator[str]:
     """Every comparison on cold rows, the significant ones first."""
-    cold = [each for each in summary["comparisons"] if each["slice"] == "cold" and each["metric"] == "gauc"]
+    cold = [each for each in summary["comparisons"] if each["slice"] == "cold" and each["metric"] == METRIC]
     cold = [each for each in cold if each["against"] != BASELINE and each["delta"] is not None]
     for significant in (True, False):
         for each in cold:
@@ -229,24 +241,24 @@ def _share(found: Stats | None) -> str:
 
 
 def comparison_chart(summary: Stats) -> Figure:
-    """Cold GAUC of every variant with its interval."""
+    """Item GAUC on cold rows of every variant, with its interval."""
     names = [
-        name for name in reversed(summary["variants"]) if summary["metrics"][name]["cold"]["gauc"]["value"] is not None
+        name for name in reversed(summary["variants"]) if summary["metrics"][name]["cold"][METRIC]["value"] is not None
     ]
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(7.2, 0.9 + 0.3 * len(names)), layout="constrained")
         axis = drawing.subplots()
         for y, name in enumerate(names):
-            found = summary["metrics"][name]["cold"]["gauc"]
+            found = summary["metrics"][name]["cold"][METRIC]
             color = FAINT if name in ORACLES else COLORS.get(name, "#4a7bd0")
             axis.barh(y, found["value"], color=color, height=0.62)
             if found["low"] is not None:
                 axis.plot([found["low"], found["high"]], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
-        values = [summary["metrics"][name]["cold"]["gauc"]["value"] for name in names]
+        values = [summary["metrics"][name]["cold"][METRIC]["value"] for name in names]
         if values:
             axis.set_xlim(max(min(values) - 0.05, 0), max(values) + 0.03)
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="y", visible=False)
         axis.tick_params(length=0)
-        axis.set_xlabel("GAUC on cold rows")
+        axis.set_xlabel("item GAUC on cold rows")
     return drawing

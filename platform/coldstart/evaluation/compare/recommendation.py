@@ -1,6 +1,7 @@
 """The recommendation: which method to use on a catalog, by a written rule from the intervals of a comparison.
 
-The rule, on GAUC of cold rows:
+The rule, on item GAUC of cold rows (the candidates of a request share the user's state, so only what a score is above
+that of an unknown item at that moment ranks them; GAUC over requests also measures how the user's state moves):
 
 1. The reference is the best baseline (the highest value among variants that are no method).
 2. If methods are surely better than the reference (Holm-corrected p below 1 - confidence), the best of them is used.
@@ -13,8 +14,9 @@ from typing import Any
 
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES
 
+METRIC = "gauc_item"
 WORTHWHILE = 0.01
-"""A difference in GAUC that is worth a method; rows that cannot show it are too few to tell."""
+"""A difference in item GAUC that is worth a method; rows that cannot show it are too few to tell."""
 Stats = Mapping[str, Any]
 
 
@@ -29,9 +31,9 @@ def recommend(summary: Stats, methods: Sequence[str]) -> dict[str, Any]:
         `variant`, the best baseline as `reference`, `text` of two sentences, and `enough_rows`.
     """
     cold = {
-        name: by_slice["cold"]["gauc"]["value"]
+        name: by_slice["cold"][METRIC]["value"]
         for name, by_slice in summary["metrics"].items()
-        if name not in ORACLES and by_slice["cold"]["gauc"]["value"] is not None
+        if name not in ORACLES and by_slice["cold"][METRIC]["value"] is not None
     }
     if BASELINE not in cold:
         text = "There are no cold rows to compare on. Choose a split with items that training never saw."
@@ -44,11 +46,11 @@ def recommend(summary: Stats, methods: Sequence[str]) -> dict[str, Any]:
     if better:
         best = max(better, key=cold.__getitem__)
         against = "the OOV row" if reference == BASELINE else f"{reference}, the best baseline"
-        text = f"Use {best}: on cold rows its GAUC is {cold[best]:.3f}, {_interval(tests[best])} above {against}. "
+        text = f"Use {best}: on cold rows its item GAUC is {cold[best]:.3f}, {_interval(tests[best])} above {against}. "
         return {"variant": best, "reference": reference, "text": text + _origin(summary, best), "enough_rows": True}
     over_oov = None if reference == BASELINE else _cold_test(summary, reference, BASELINE)
     if over_oov is not None and is_surely_better(over_oov, summary):
-        gauc = f"on cold rows its GAUC is {cold[reference]:.3f}, {_interval(over_oov)} above the OOV row"
+        gauc = f"on cold rows its item GAUC is {cold[reference]:.3f}, {_interval(over_oov)} above the OOV row"
         text = f"Use {reference}: {gauc}, and no method is surely better. {_power(least, enough)}"
         return {"variant": reference, "reference": reference, "text": text, "enough_rows": enough}
     if reference != BASELINE and over_oov is not None:
@@ -69,7 +71,7 @@ def is_surely_better(test: Stats | None, summary: Stats) -> bool:
 
 
 def _cold_test(summary: Stats, variant: str, against: str) -> Stats | None:
-    wanted = (variant, against, "cold", "gauc")
+    wanted = (variant, against, "cold", METRIC)
     for each in summary["comparisons"]:
         if (each["variant"], each["against"], each["slice"], each["metric"]) == wanted:
             found: Stats = each
@@ -89,7 +91,7 @@ def _interval(test: Stats | None) -> str:
 
 def _origin(summary: Stats, variant: str) -> str:
     share = (summary["item_effect_share"].get(variant) or {}).get("value")
-    closed = (summary.get("gap_closed", {}).get(variant) or {}).get("value")
+    closed = (summary.get("gap_closed_item", {}).get(variant) or {}).get("value")
     parts = []
     if closed is not None:
         parts.append(f"closes {closed:.0%} of the gap to {summary['upper_bound']}")

@@ -47,12 +47,14 @@ from coldstart.methods.idproxy.scorers import (
 )
 from coldstart.metrics.clicks import gauc
 from coldstart.rankers import Ranker
-from coldstart.rankers.scorer import IdScorer, Scorer, drop_target_ids
+from coldstart.rankers.scorer import IdScorer, Scorer, drop_target_ids, unknown_targets
 from coldstart.training.cold_calibration import SlotModel, calibration_shift, cold_validation
 from coldstart.training.ctr_trainer import TrainingContext
 
 Setting = Mapping[str, Any]
 """One point of a contender's grid: names and values."""
+_DIGITS = 5
+"""Of score differences; rounding errors must not rank rows."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ class Contender:
     epochs: int = 0
 
     def valid_gauc(self, sequences: EventSequences) -> float:
-        """GAUC with all target IDs dropped, on the validation rows of `early_stopping_mask`."""
+        """Item GAUC with all target IDs dropped, on the validation rows of `early_stopping_mask`."""
 
         def score(batch: RankBatch) -> Tensor:
             logits: Tensor = self.scorer(drop_target_ids(batch), self.items)
-            return logits
+            unknown: Tensor = self.scorer(unknown_targets(batch), self.items)
+            return torch.round(logits - unknown, decimals=_DIGITS)
 
         return cold_validation(score, sequences, gauc, history=self.scorer.max_history)()
 
