@@ -19,8 +19,8 @@ def retrieval_metrics(
 
     Returns:
         `recall_at_<k>` and its chance level `chance_recall_at_<k>` for each k; `mean_rank` (1 is best; rows with an
-        equal score share their ranks), `mean_reciprocal_rank` and its standard error `reciprocal_rank_error`, `mean_cosine` with
-        the own row, and `uniformity` of the proxies.
+        equal score share their ranks), `mean_reciprocal_rank` and its standard error `reciprocal_rank_error`,
+        `mean_cosine` with the own row, and `uniformity` of the proxies.
     """
     coarse, ranks, own_scores = coarse.float(), [], []
     for start in range(0, len(coarse), _ROWS_PER_TILE):

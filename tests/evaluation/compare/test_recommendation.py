@@ -4,7 +4,7 @@ from coldstart.evaluation.compare.recommendation import WORTHWHILE, recommend
 
 
 def summary(values: dict[str, float | None], tests: dict[tuple[str, str], tuple[float, float, float]]) -> dict:
-    """Item GAUC of cold rows by variant, and (variant, against) -> difference, corrected p, minimum detectable effect."""
+    """Item GAUC of cold rows by variant; (variant, against) -> difference, corrected p, minimum detectable effect."""
     return {
         "metrics": {name: {"cold": {"gauc_item": {"value": value}}} for name, value in values.items()},
         "comparisons": [
