@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 CELLS = 10_000_000
 """Resample counts in memory at once."""
@@ -80,7 +80,7 @@ def bootstrap_p_value(value: float, draws: NDArray[np.floating[Any]]) -> float:
     spread = float(finite.std(ddof=1))
     if spread == 0:
         return 1.0 if value == 0 else float("nan")
-    return float(2 * norm.sf(abs(value) / spread))
+    return float(2 * ndtr(-abs(value) / spread))
 
 
 def difference_test(value: float, draws: NDArray[np.floating[Any]], *, confidence: float) -> dict[str, float]:
@@ -119,4 +119,4 @@ def minimum_detectable_effect(draws: NDArray[np.floating[Any]], *, confidence: f
 
 def detectable_effect(standard_error: float, *, confidence: float, power: float = 0.8) -> float:
     """`minimum_detectable_effect` from the standard error of an estimate."""
-    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(power)) * standard_error)
+    return float((ndtri((1 + confidence) / 2) + ndtri(power)) * standard_error)
