@@ -12,7 +12,8 @@ from coldstart.registry.promotion_log import BODY, DIGEST, PROMOTED, ConflictErr
 from tests.ranks import preload
 from tests.registry.conftest import QUALITY, alias_versions
 
-preload(__name__)
+STORES = ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
+preload(__name__, *STORES)
 WRITERS = 20
 
 
