@@ -175,12 +175,12 @@ def test_rows_older_than_the_watermark_are_skipped(recipe):
         refresh(recipe.model_copy(update={"refresh": Refresh(updated_at="when")}), release)
 
 
-@pytest.mark.parametrize("mode", ["frozen", "joint"])
-def test_published_items_are_encoded_again_for_another_release(recipe, mode):
+def test_published_items_are_encoded_again_for_another_release(recipe):
+    """First encoded for a frozen scorer, then for one of joint mode."""
     release = release_of(recipe)
     write_items(recipe, known(new=content(7)))
     refresh(recipe, release)
-    write_scorer(recipe.run_dir, mode, "other")
+    write_scorer(recipe.run_dir, "joint", "other")
     other = release_of(recipe, "other")
     assert reencode_published(recipe, other) == 1
     assert reencode_published(recipe, other) == 0
