@@ -15,26 +15,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-import torch
 
 from coldstart.config import MetricsLog, Recipe, UserError, load_recipe
 from coldstart.config.shipped_recipes import find_recipe
 from coldstart.data.content import Content
 from coldstart.data.dataset import read_features
 from coldstart.data.features import FeatureSchema
-from coldstart.data.item_table import ItemTable, Rows, row_dtype
+from coldstart.data.item_table import Rows, row_dtype
 from coldstart.data.readers import RawBatch
 from coldstart.data.streaming import quiet_ray_data
 from coldstart.jobs.progress import CONSOLE, progress_line
 from coldstart.jobs.runner import ray_cluster, readable_errors, recipe_arguments
 from coldstart.jobs.serving.catalog_diff import CatalogDiff, CatalogRows, CatalogTable, KnownItems, diff_catalog
+from coldstart.jobs.serving.row_actor import ROW, RowActor
 from coldstart.methods.available import find_method
-from coldstart.methods.base import Parts
-from coldstart.methods.encoder_actor import EncoderActor, actor_pool_options, check_actor_capacity
+from coldstart.methods.encoder_actor import actor_pool_options, check_actor_capacity
 from coldstart.registry import Registry, Release, resolve
 from coldstart.serving.store.item_store import ItemStore
 from coldstart.serving.store.publication_log import ItemRow, PublishedItem, item_digest
-from coldstart.serving.store.row_layout import adapt_table
 from coldstart.serving.store.store_bootstrap import bootstrap_store, open_store
 
 STAGE = "refresh"
@@ -42,8 +40,6 @@ _PAGE = 4096
 """Published items in memory at a time while they are encoded again."""
 _COMPACT_FROM = 1000
 """With this many changes in one refresh, the store is compacted: replicas then start faster than from the log."""
-_ROW = "row_bytes"
-"""Column with the bytes of the store's rows."""
 _FILES, _NEWEST, _STARTED = "refresh.files", "refresh.newest", "refresh.started"
 
 
@@ -210,7 +206,7 @@ def _encode_rows(
 
     schema = _schema(release)
     for batch in _encode_in_actors(recipe, release, rows.map(splits, select), len(wanted)):
-        items = [_item(row, rows) for row in batch.drop_columns([_ROW]).to_pylist()]
+        items = [_item(row, rows) for row in batch.drop_columns([ROW]).to_pylist()]
         yield list(zip(items, _make_rows(release, schema, items, batch), strict=True))
 
 
@@ -226,7 +222,7 @@ def _make_rows(release: Release, schema: FeatureSchema, items: list[PublishedIte
     """Rows of items from their bytes in a batch; features that the scorer cannot read are missing."""
     names = {feature.name for feature in schema.of("item").features}
     dtype = row_dtype(find_method(release.method).load_adaptor(release.paths).outputs)
-    values: Rows = batch[_ROW].combine_chunks().flatten().to_numpy().view(dtype)
+    values: Rows = batch[ROW].combine_chunks().flatten().to_numpy().view(dtype)
     rows = []
     for item, row in zip(items, values, strict=True):
         raw = None if item.features is None else {name: item.features[name] for name in names & item.features.keys()}
@@ -238,29 +234,12 @@ def _make_rows(release: Release, schema: FeatureSchema, items: list[PublishedIte
     return rows
 
 
-class _RowActor:
-    """An actor with the encoder and the adaptor of a release: contents -> rows of the store."""
-
-    def __init__(self, method: str, parts: Parts, threads: int) -> None:
-        self.encoder = EncoderActor(find_method(method), parts, threads)
-        self.adaptor = find_method(method).load_adaptor(parts)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        contents = [
-            Content(*one) for one in zip(*(rows[name].to_pylist() for name in ("title", "text", "image")), strict=True)
-        ]
-        columns = {name: torch.from_numpy(values) for name, values in self.encoder.encode(contents).items()}
-        packed = adapt_table(self.adaptor, ItemTable(columns))
-        data = pa.array(packed.view(np.uint8))
-        return rows.append_column(_ROW, pa.FixedSizeListArray.from_arrays(data, packed.dtype.itemsize))
-
-
 def _encode_in_actors(recipe: Recipe, release: Release, rows: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
     """Adds the bytes of the store's rows to rows that have title, text and image."""
     size = recipe.refresh.batch
     # Blocks of the same size, so that encoded items are stored early.
     encoded = rows.repartition(target_num_rows_per_block=size).map_batches(
-        _RowActor,
+        RowActor,
         fn_constructor_kwargs={
             "method": release.method,
             "parts": release.paths,
