@@ -16,6 +16,13 @@ Log = tuple[list[Content], list[list[Event]]]
 
 
 def warnings_of(path: Path, log: Log, **more: object) -> dict[str, DatasetWarning]:
+    """Warnings without that of a moving user state, which every log has whose events have times of their own."""
+    found = all_warnings_of(path, log, **more)
+    found.pop("moving_user_state", None)
+    return found
+
+
+def all_warnings_of(path: Path, log: Log, **more: object) -> dict[str, DatasetWarning]:
     contents, users = log
     written = write_dataset(path / "dataset", contents, users, users_per_part=100, **more)  # type: ignore[arg-type]
     found = find_warnings(inspect_dataset(Dataset.open(written)))
@@ -70,6 +77,19 @@ def test_without_cold_test_rows_nothing_can_be_measured(tmp_path: Path, log: Log
     found = warnings_of(tmp_path, changed(log, lambda event: event if event[0] <= 160 else None))
     assert found.keys() == {"no_cold_rows"}
     assert "item_holdout" in found["no_cold_rows"].fix
+
+
+def test_rows_of_different_times_measure_the_user(tmp_path: Path, log: Log) -> None:
+    found = all_warnings_of(tmp_path / "apart", log)
+    assert found.keys() == {"moving_user_state"}
+    assert "has GAUC 0.27 on cold test rows" in found["moving_user_state"].what
+    contents, users = log
+    # All that a user sees in the test period is one request.
+    together = [
+        [(item, label, START + 20 * DAY if split == "test" else at, split) for item, label, at, split in user]
+        for user in users
+    ]
+    assert all_warnings_of(tmp_path / "together", (contents, together)) == {}
 
 
 def test_cold_rows_of_one_class_have_no_gauc(tmp_path: Path, log: Log) -> None:

@@ -55,6 +55,22 @@ def test_test_rows_and_cold_rows_know_their_users(stats: EventStats) -> None:
     assert stats.without_history == 2
 
 
+def test_the_click_rate_so_far_counts_strictly_earlier_events(stats: EventStats) -> None:
+    # Of the only user with both classes, the clicked row sees a click and a skip, and the skipped row nothing: a tie.
+    assert stats.click_rate_gauc == 0.5
+
+
+def test_the_click_rate_so_far_falls_after_a_skip(tmp_path: Path) -> None:
+    contents = [Content(f"item {number}") for number in range(1, 5)]
+    users: list[list[Event]] = [
+        [(1, 1, 1, "train"), (COLD, 0, 5, "test"), (ALSO_COLD, 1, 6, "test")],
+        [(1, 0, 2, "train"), (2, 0, 3, "train"), (COLD, 1, 4, "test"), (ALSO_COLD, 0, 4, "test")],
+    ]
+    dataset = Dataset.open(write_dataset(tmp_path / "dataset", contents, users, users_per_part=2))
+    # The first user has AUC 0, the second one a tie.
+    assert collect_events(dataset.sequence_parts(), dataset.cold).click_rate_gauc == 0.25
+
+
 def test_the_smallest_gain_is_that_of_the_cold_rows(stats: EventStats) -> None:
     chance = ChanceGauc(4)
     chance.add(np.array([0, 0]), np.array([COLD, ALSO_COLD]), np.array([0, 1]))

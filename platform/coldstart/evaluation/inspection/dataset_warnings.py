@@ -17,6 +17,8 @@ DRIFT = 0.1
 """Change of the click rate between splits, as a share of that of train."""
 _SURE = 4.0
 """Standard errors by which a change of the click rate exceeds chance; clicks of a user are not independent."""
+MOVING_STATE = 0.1
+"""Distance of the GAUC of a score that knows no item from one half."""
 NO_HISTORY = 0.1
 """Share of the test rows."""
 ONE_CLASS = 0.2
@@ -52,7 +54,10 @@ class DatasetWarning:
 
 def find_warnings(inspection: Inspection) -> list[DatasetWarning]:
     """All warnings, what concerns the whole evaluation first."""
-    checks = (_cold_rows, _id_space, _label_drift, _history, _one_class, _one_burst, _missing, _copies, _reused_ids)
+    checks = (
+        *(_cold_rows, _moving_state, _id_space, _label_drift, _history, _one_class, _one_burst),
+        *(_missing, _copies, _reused_ids),
+    )
     return [found for check in checks for found in check(inspection)]
 
 
@@ -81,6 +86,18 @@ def _cold_rows(inspection: Inspection) -> Iterator[DatasetWarning]:
             "smaller gains over the OOV row look like chance (80 % power, 95 % confidence), so a method may seem "
             "useless that is not",
             "bring more events, raise data.split.test, or hold out more items (data.split.kind: item_holdout)",
+        )
+
+
+def _moving_state(inspection: Inspection) -> Iterator[DatasetWarning]:
+    found = inspection.events.click_rate_gauc
+    if abs(found - 0.5) > MOVING_STATE:
+        yield DatasetWarning(
+            "moving_user_state",
+            f"a score that knows no item, the click rate of the user so far, has GAUC {found:.2f} on cold test rows",
+            "rows of one user are from different times, and a click rate falls after a skip while the clicks of a "
+            "finite log are still to come, so GAUC rewards scores that ignore the user",
+            "read item GAUC, as `evaluate` and `compare` do; give the impressions of one request the same timestamp",
         )
 
 

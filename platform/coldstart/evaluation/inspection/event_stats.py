@@ -16,6 +16,7 @@ from coldstart.evaluation.inference.chance_gauc import ChanceGauc
 from coldstart.evaluation.inference.intervals import detectable_effect
 from coldstart.evaluation.inspection.count_distribution import CountDistribution
 from coldstart.evaluation.inspection.hourly_counts import HourlyCounts
+from coldstart.metrics.clicks import rank_users
 
 BURST_S = 300
 """All events of a one-burst user lie within so many seconds."""
@@ -89,6 +90,8 @@ class EventStats:
         without_history: Rows of the test split whose user has no earlier event.
         smallest_gain: Gain in GAUC over a score without information that the cold rows can show (minimum detectable
             effect at 80 % power and the default confidence); NaN if no user has both classes.
+        click_rate_gauc: GAUC on the cold rows of the click rate that their user had before: what a score without any
+            knowledge of items may have; NaN if no user has both classes.
         hourly: Counts over time.
     """
 
@@ -101,6 +104,7 @@ class EventStats:
     cold: RowStats
     without_history: int
     smallest_gain: float
+    click_rate_gauc: float
     hourly: HourlyCounts
 
     @property
@@ -124,6 +128,7 @@ def collect_events(parts: Iterable[Sequences], cold: NDArray[np.bool_]) -> Event
     splits = {name: SplitStats(0, 0, None, None) for name in SPLITS}
     per_user = CountDistribution(np.zeros(1, np.int64))
     users, test, cold_rows = np.zeros(4, np.int64), RowStats(), RowStats()
+    aucs, rows = 0.0, 0.0
     chance, hourly = ChanceGauc(len(cold) - 1), HourlyCounts()
     for part in parts:
         length = np.diff(part.offsets)
@@ -138,6 +143,8 @@ def collect_events(parts: Iterable[Sequences], cold: NDArray[np.bool_]) -> Event
         test += RowStats.of(user[in_test], part.label[in_test])
         cold_rows += RowStats.of(user[kept], part.label[kept])
         chance.add(user[kept], part.item_idx[kept], part.label[kept])
+        ranked = rank_users(user[kept], part.label[kept], _click_rate_before(part, user)[kept])
+        aucs, rows = aucs + float(ranked.auc @ ranked.weight), rows + float(ranked.weight.sum())
     single, bursts, burst_events, without_history = (int(count) for count in users)
     return EventStats(
         splits=splits,
@@ -149,6 +156,7 @@ def collect_events(parts: Iterable[Sequences], cold: NDArray[np.bool_]) -> Event
         cold=cold_rows,
         without_history=without_history,
         smallest_gain=detectable_effect(chance.standard_error, confidence=Evaluation().confidence),
+        click_rate_gauc=aucs / rows if rows else float("nan"),
         hourly=hourly,
     )
 
@@ -164,6 +172,17 @@ def _add_split(found: SplitStats, part: Sequences, code: int) -> SplitStats:
         first if found.first_at is None else min(first, found.first_at),
         last if found.last_at is None else max(last, found.last_at),
     )
+
+
+def _click_rate_before(part: Sequences, user: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Smoothed click rate [n] of each event's user over strictly earlier events."""
+    position = np.arange(len(user))
+    first = part.offsets[:-1][user]
+    moment = (np.diff(part.timestamp, prepend=-1) != 0) | (position == first)
+    seen_end = np.maximum.accumulate(np.where(moment, position, 0))
+    clicks = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
+    rate: NDArray[np.float64] = (clicks[seen_end] - clicks[first] + 1) / (seen_end - first + 2)
+    return rate
 
 
 def _user_counts(part: Sequences) -> NDArray[np.int64]:

@@ -127,7 +127,8 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "single_event_users": events.single_event_users,
         "one_burst": {"seconds": BURST_S, "users": events.burst_users, "events": events.burst_events},
         "test": asdict(events.test) | {"without_history": events.without_history},
-        "cold_test": asdict(events.cold) | {"smallest_gain": events.smallest_gain},
+        "cold_test": asdict(events.cold)
+        | {"smallest_gain": events.smallest_gain, "click_rate_gauc": events.click_rate_gauc},
         "cold_over_time": {"unit": cold_unit, "periods": [asdict(period) for period in cold_periods]},
         "over_time": {"unit": unit, "periods": [asdict(period) for period in periods]},
         "missing": {name: asdict(one) for name, one in items.missing.items()},
