@@ -14,7 +14,6 @@ from coldstart.config.recipe import Fine, settings_of
 from coldstart.data.dataset import Dataset
 from coldstart.data.item_table import ItemTable
 from coldstart.methods.base import ITEM_TABLE, SCORER, adapt
-from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
 from coldstart.methods.baselines.similarity_scorer import CONTENT, CenteredStates, SimilarityScorer, save_similarity
 from coldstart.methods.idproxy.adaptor import save_adaptor
 from coldstart.methods.idproxy.config import Settings
@@ -136,6 +135,9 @@ def _save_similarity(
     base: Scorer, columns: ItemTable, items: ItemTable, dataset: Dataset, draft: Path, *, seed: int
 ) -> None:
     """Fits the weights of similarities beside a trained scorer, and writes them into the scorer's directory."""
+    # Imports scikit-learn and the MLLM stack, which the other ranks do not need.
+    from coldstart.methods.baselines.content_similarity import DEFAULT_PENALTY, fit_similarity
+
     content = CenteredStates.of(items)
     table = ItemTable({**columns.columns, **adapt(content, items).columns})
     scorer = SimilarityScorer(base.cpu().eval(), {CONTENT: content.mean.numel()})
