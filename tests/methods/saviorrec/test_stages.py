@@ -1,6 +1,7 @@
 """All stages of SaviorRec in this process, and what they make: registered models, a release, a server."""
 
 import base64
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -26,8 +27,9 @@ from coldstart.rankers import DinDcn, save_ranker
 from coldstart.registry import Release
 from coldstart.registry.release import check_consistent
 from coldstart.serving.core.golden_requests import golden_metrics
+from tests.serving.console_page import Visit, in_chromium, open_browser
 from tests.serving.deployment.test_application import largest_gap
-from tests.serving.local import local_client
+from tests.serving.local import listening, local_client
 from tests.serving.test_content_history import clicked
 from tests.serving.tiny import HISTORY, IDS, ITEMS, TRAINED, content
 
@@ -229,6 +231,37 @@ def test_an_item_published_a_second_ago_is_scored_and_read_in_the_history(client
     assert all(1 <= code <= size for code, size in zip(codes[0], SIZES, strict=True))
     neighbors = client.get("/v1/items/new/neighbors?k=3").raise_for_status().json()["neighbors"]
     assert len(neighbors) == 3
+
+
+def test_the_console_shows_what_shares_the_codes_of_a_new_item(client):
+    same = content(3)
+    preview = client.post("/v1/console/preview", json={"title": same.title, "text": same.text})
+    levels = preview.raise_for_status().json()["code_path"]
+    codes = {name: client.get(f"/v1/items/{name}").json()["semantic_id"] for name in IDS}
+    own = levels[-1]["codes"]
+    assert [level["codes"] for level in levels] == [own[: level + 1] for level in range(len(SIZES))]
+    for level in levels:
+        sharing = [name for name in IDS if codes[name][: len(level["codes"])] == level["codes"]]
+        assert level["items"] == len(sharing)
+        assert {one["item_id"] for one in level["nearest"]} <= set(sharing)
+        assert len(level["nearest"]) == min(4, len(sharing))
+
+
+@in_chromium
+def test_the_console_draws_the_code_path(client):
+    with listening(client.app) as url, open_browser() as browser:
+        visit = Visit(browser, url)
+        visit.page.get_by_label("Title").fill(content(3).title)
+        visit.page.get_by_role("button", name="Preview", exact=True).click()
+        visit.wait_for_preview()
+        levels = visit.page.locator("#code-path > li")
+        assert levels.count() == len(SIZES)
+        first = levels.nth(0)
+        assert re.fullmatch(r"\d+ shared by \d+ items?", first.locator(".codes").inner_text())
+        assert 1 <= first.locator(".shelf li").count() <= 4
+        assert visit.page.get_by_role("heading", name="Semantic ID").is_visible()
+        assert visit.violations() == []
+        assert visit.problems == []
 
 
 def test_shuffled_codes_are_served_as_they_were_trained(recipe, in_process, tmp_path):

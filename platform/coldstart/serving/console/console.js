@@ -110,6 +110,7 @@ $("form").addEventListener("submit", (event) => {
     announce("Computing the preview.");
     const preview = await call("/v1/console/preview", { method: "POST", body: item });
     drawNeighbors(preview);
+    drawCodes(preview);
     drawRates(preview);
     const first = preview.neighbors[0];
     announce(`Done. ${first ? `The nearest item is ${first.title || first.item_id}.` : ""} ${$("summary").textContent}`);
@@ -157,14 +158,25 @@ function drawNeighbors({ neighbors, no_images_reason }) {
   $("near-empty").textContent = "This release has no mature items to compare with.";
   $("near-note").textContent = "Items with a well-trained ID row, by the cosine of that row and the proxy."
     + (no_images_reason ? ` ${no_images_reason}` : "");
-  $("shelf").replaceChildren(...neighbors.map(({ item_id, title, cosine, image: shown }) => {
-    const name = title || item_id;
-    const frame = node("div", { class: "frame" }, shown ? node("img", { src: shown, alt: "" }) : "no image");
+  $("shelf").replaceChildren(...neighbors.map((item) => {
     const bar = node("i", { "aria-hidden": "true" });
-    bar.style.setProperty("--share", `${Math.max(0, 100 * cosine)}%`);
-    return node("li", {}, frame, node("p", { class: "name", title: name }, name),
-      node("p", { class: "cosine" }, bar, node("span", { class: "visually-hidden" }, "cosine "), cosine.toFixed(2)));
+    bar.style.setProperty("--share", `${Math.max(0, 100 * item.cosine)}%`);
+    return card(item,
+      node("p", { class: "cosine" }, bar, node("span", { class: "visually-hidden" }, "cosine "), item.cosine.toFixed(2)));
   }));
+}
+
+function card({ item_id, title, image: shown }, ...below) {
+  const name = title || item_id;
+  const frame = node("div", { class: "frame" }, shown ? node("img", { src: shown, alt: "" }) : "no image");
+  return node("li", {}, frame, node("p", { class: "name", title: name }, name), ...below);
+}
+
+function drawCodes({ code_path }) {
+  $("codes").hidden = code_path.length === 0;
+  $("code-path").replaceChildren(...code_path.map(({ codes, items, nearest }) => node("li", {},
+    node("p", { class: "codes" }, node("b", {}, codes.join(" \u00b7 ")), ` shared by ${items.toLocaleString()} ${items === 1 ? "item" : "items"}`),
+    node("ol", { class: "shelf" }, ...nearest.map((item) => card(item))))));
 }
 
 function drawRates({ users, histories }) {

@@ -8,13 +8,26 @@ from coldstart.serving.api.schemas import ImageBytes, ReleaseResponse, StrictMod
 from coldstart.serving.monitoring.stats_schemas import ServingStats
 
 
-class NeighborCard(BaseModel):
-    """A mature item near the proxy."""
+class ItemCard(BaseModel):
+    """An item of the catalog; `image` is a `data:` URI."""
 
     item_id: str
     title: str
-    cosine: float
     image: str | None
+
+
+class NeighborCard(ItemCard):
+    """A mature item near the proxy."""
+
+    cosine: float
+
+
+class CodeLevelCard(BaseModel):
+    """The items of the catalog that share the first codes of the new item's semantic ID."""
+
+    codes: list[int]
+    items: int
+    nearest: list[ItemCard]
 
 
 class UserRates(BaseModel):
@@ -27,10 +40,14 @@ class UserRates(BaseModel):
 
 
 class PreviewResponse(BaseModel):
-    """The neighbors and predicted click rates of a new item; `no_images_reason` is null if there are images."""
+    """The neighbors and predicted click rates of a new item; `no_images_reason` is null if there are images.
+
+    `code_path` has an entry per level of its semantic ID, and none if the method has no codes.
+    """
 
     release: str
     neighbors: list[NeighborCard]
+    code_path: list[CodeLevelCard]
     users: list[UserRates]
     histories: Literal["dataset", "synthetic"]
     no_images_reason: str | None

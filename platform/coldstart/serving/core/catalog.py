@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ class Catalog:
         """Catalog indices, 0 for unknown ids; the scorer itself maps untrained items to the OOV row."""
         index_of: Callable[[Any, int], int] = self.index.get
         return np.fromiter(map(index_of, item_ids, repeat(0)), np.int64)
+
+    def item_ids(self, indices: Iterable[int]) -> list[str]:
+        """Ids of catalog indices."""
+        return [self._ids[index] for index in indices]
+
+    @cached_property
+    def _ids(self) -> dict[int, str]:
+        return {index: item_id for item_id, index in self.index.items()}
 
     def find(self, candidate_ids: Sequence[str | None], history_ids: Sequence[str]) -> FoundItems:
         """Looks up the candidates and the history of a request.

@@ -18,6 +18,7 @@ from coldstart.serving.api.schemas import (
     PublishRequest,
     WithdrawResponse,
 )
+from coldstart.serving.core.code_path import CodeLevel, code_path
 from coldstart.serving.core.neighbors import SearchMethod, Vectors
 from coldstart.serving.core.release_server import ReleaseServer
 from coldstart.serving.store.item_store import ItemStore
@@ -136,6 +137,14 @@ class ItemService:
             lambda name: name == exclude or is_withdrawn(name),
         )
         return [Neighbor(item_id=item_id, cosine=cosine) for item_id, cosine in found], search
+
+    async def code_path(self, row: Row, k: int) -> list[CodeLevel]:
+        """What shares the first codes of an item's row, with the `k` nearest per level; empty without codes."""
+        if self.code_column is None:
+            return []
+        columns = self.code_column, self.neighbor_column
+        rows, codes = self._store.catalog_rows, row[self.code_column]
+        return await asyncio.to_thread(code_path, rows, *columns, codes, self._vector(row), k=k)
 
     def _vector(self, row: Row) -> Vectors:
         return np.asarray(row[self.neighbor_column], np.float32).ravel()

@@ -146,6 +146,11 @@ class ItemStore:
         row: Row | None = found.rows[1] if found.has_row[0] else None
         return row
 
+    @property
+    def catalog_rows(self) -> Rows:
+        """[N + 1] rows of the catalog as of the last compaction, mapped from disk; row 0 is the unknown item."""
+        return self._table.rows[: self._table.num_catalog_rows]
+
     def find_rows(self, item_ids: Sequence[str | None], index: Ints) -> FoundRows:
         """The rows of items, as of the last `catch_up`.
 

@@ -1,6 +1,7 @@
 """Paths of the console: the files of the page, and the data it shows."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,18 +13,22 @@ from coldstart.serving.api.json_body import StrictRoute
 from coldstart.serving.console import DatasetSamples
 from coldstart.serving.console.deployments import DeploymentReader
 from coldstart.serving.console.schemas import (
+    CodeLevelCard,
     ExampleResponse,
+    ItemCard,
     NeighborCard,
     PreviewRequest,
     PreviewResponse,
     StatusResponse,
     UserRates,
 )
+from coldstart.serving.core.catalog import Catalog
+from coldstart.serving.core.code_path import CodeLevel
 
 if TYPE_CHECKING:
     from coldstart.serving.deployment.gateway import Gateway
 
-_NEIGHBORS = 6
+_NEIGHBORS, _PER_LEVEL = 6, 4
 _FILES = Path(__file__).parents[2] / "console"
 PAGES: Final = {
     "/console": ("page.html", "text/html; charset=utf-8"),
@@ -75,7 +80,9 @@ def routes(gateway: "Gateway") -> APIRouter:
         server = gateway.champion
         row = (await server.encode_item(Content(request.title, request.text, request.image or None), None)).values
         near, _ = await gateway.items.nearest(row, _NEIGHBORS)
+        levels = await gateway.items.code_path(row, _PER_LEVEL)
         cards = await asyncio.to_thread(samples.cards, [one.item_id for one in near])
+        shared = await asyncio.to_thread(_level_cards, samples, server.catalog, levels)
         users = await asyncio.to_thread(samples.users)
         scores = await server.score([user.query(row, server.catalog) for user in users])
         return PreviewResponse(
@@ -84,6 +91,7 @@ def routes(gateway: "Gateway") -> APIRouter:
                 NeighborCard(item_id=one.item_id, cosine=one.cosine, title=title, image=image)
                 for one, (title, image) in zip(near, cards, strict=True)
             ],
+            code_path=shared,
             users=[
                 UserRates(
                     user_id=user.user_id, recent_clicks=user.recent_clicks, proxy=float(both[0]), oov=float(both[1])
@@ -95,6 +103,21 @@ def routes(gateway: "Gateway") -> APIRouter:
         )
 
     return router
+
+
+def _level_cards(samples: DatasetSamples, catalog: Catalog, levels: Sequence[CodeLevel]) -> list[CodeLevelCard]:
+    ids = [catalog.item_ids(level.nearest) for level in levels]
+    return [
+        CodeLevelCard(
+            codes=level.codes,
+            items=level.items,
+            nearest=[
+                ItemCard(item_id=item_id, title=title, image=image)
+                for item_id, (title, image) in zip(own, samples.cards(own), strict=True)
+            ],
+        )
+        for level, own in zip(levels, ids, strict=True)
+    ]
 
 
 def _serve_file(router: APIRouter, path: str, file: str, media: str) -> None:
