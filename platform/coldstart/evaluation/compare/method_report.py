@@ -119,17 +119,7 @@ def _costs(tuned: Stats) -> list[str]:
 def comparison_table(summary: Stats) -> Table:
     """The table for the terminal."""
     table = Table(title="cold rows", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    titles = (
-        "variant",
-        "item GAUC",
-        "over OOV",
-        "gap closed",
-        "item effect",
-        "GAUC",
-        "log loss",
-        "ECE",
-        "µs / candidate",
-    )
+    titles = ("variant", "item GAUC", "over OOV", "gap closed", "item effect", "GAUC", "log loss", "µs / candidate")
     for title in titles:
         table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
     recommended = summary["recommendation"]["variant"]
@@ -141,8 +131,7 @@ def comparison_table(summary: Stats) -> Table:
             f"{signed(over['delta'])} {_range(over)}" if over else "",
             _share(summary["gap_closed_item"].get(variant)),
             _share(summary["item_effect_share"].get(variant)),
-            figure(cold["gauc"]["value"], 3),
-            *(figure(cold[metric]["value"], 3) for metric in ("logloss", "ece")),
+            *(figure(cold[metric]["value"], 3) for metric in ("gauc", "logloss")),
             _costs(summary["tuned"].get(variant, {}))[1],
             style="bold" if variant == recommended else "",
         )
