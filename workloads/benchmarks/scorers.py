@@ -150,9 +150,9 @@ def section(recipe: Recipe, found: dict[str, Figures]) -> str:
         f"## Scorers of SaviorRec and MIM against their {recipe.ranker.kind}",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {platform.machine()}, one process with one thread. `python "
-        f"-m workloads.benchmarks.scorers --recipe {recipe.name}`. History {HISTORY}, {CANDIDATES} candidates per "
-        f"request, ID width {recipe.ranker.embedding_dim}, content width {WIDTH}, {len(SIZES)} levels of codes; "
-        f"medians of {ROUNDS} rounds and {REQUESTS} requests.",
+        f"-m workloads.benchmarks.scorers --recipe {recipe.name} --set ranker.kind={recipe.ranker.kind}`. History "
+        f"{HISTORY}, {CANDIDATES} candidates per request, ID width {recipe.ranker.embedding_dim}, content width "
+        f"{WIDTH}, {len(SIZES)} levels of codes; medians of {ROUNDS} rounds and {REQUESTS} requests.",
         "",
         "| scorer | train rows/s | x ranker | score rows/s | x ranker | request, p50 ms | x ranker |",
         "|---|---|---|---|---|---|---|",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coldstart.data.features import NO_FEATURES, EncodedFeatures, TargetFeatures
+from coldstart.data.sequences import first_of_ties
 
 Ints = npt.NDArray[np.int64]
 TARGET_FIELDS = (
@@ -147,7 +148,7 @@ class UserWindows:
         self._wanted = np.isin(np.asarray(sequences.split), list(splits))
         self._features = sequences.features
         self._user = user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        self._seen_end = _first_of_ties(user, self._time)
+        self._seen_end = first_of_ties(user, self._time)
         self._seen_start = np.maximum(self._seen_end - history, offsets[user])
         self._start, self._end = _cut(np.flatnonzero(self._wanted), user, targets)
         self._weight = self._wanted.astype(np.float32)
@@ -244,15 +245,6 @@ class UserWindows:
         start, end = self._start[index], self._end[index]
         size: Ints = (end - start) * 100_000 + self._seen_end[end - 1] - self._seen_start[start]
         return size
-
-
-def _first_of_ties(user: Ints, time: Ints) -> Ints:
-    """Per event, the first position of its user that has the same timestamp."""
-    position = np.arange(len(time))
-    new = np.ones(len(time), bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    first: Ints = np.maximum.accumulate(np.where(new, position, 0))
-    return first
 
 
 def _cut(wanted: Ints, user: Ints, targets: int) -> tuple[Ints, Ints]:

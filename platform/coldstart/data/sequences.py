@@ -53,6 +53,15 @@ class Sequences:
         )
 
 
+def first_of_ties(user: NDArray[np.integer[Any]], time: NDArray[np.integer[Any]]) -> Ints:
+    """Per event, the first position of its user that has the same timestamp; a target sees the positions before."""
+    position = np.arange(len(time))
+    new = np.ones(len(time), bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    first: Ints = np.maximum.accumulate(np.where(new, position, 0))
+    return first
+
+
 def order_events(events: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Sorts events by user, time and row, and merges those of one user, item and second.
 

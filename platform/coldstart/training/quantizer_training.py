@@ -141,9 +141,10 @@ def fit_rq_kmeans(data: QuantizerData, settings: QuantizerSettings, progress: Pr
         quantizer.codebooks[level].data.copy_(centers)
         if level + 1 < quantizer.levels:
             found = torch.empty(len(codes), 1, dtype=codes.dtype)
-            for positions, vectors in data.chunks(ROWS_PER_TILE, rng):
-                rest = quantizer.residuals(vectors, codes[positions])
-                found[positions, 0] = nearest_rows(rest.double(), centers.double()).to(codes.dtype)
+            for start in range(0, len(codes), ROWS_PER_TILE):
+                tile = slice(start, start + ROWS_PER_TILE)
+                rest = quantizer.residuals(data.take(data.rows[tile]), codes[tile])
+                found[tile, 0] = nearest_rows(rest.double(), centers.double()).to(codes.dtype)
             codes = torch.cat([codes, found], dim=1)
     return quantizer.requires_grad_(False).eval()
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from coldstart.evaluation.compare.recommendation import METRIC
+from coldstart.evaluation.compare.recommendation import METRIC, cold_test
 from coldstart.evaluation.protocol.slices import SLICES, describe
 from coldstart.evaluation.protocol.variants import BASELINE, ORACLES
 from coldstart.evaluation.report.html_pages import figure, p_value, page, percent, signed
@@ -124,7 +124,7 @@ def comparison_table(summary: Stats) -> Table:
         table.add_column(title, justify="left" if title == "variant" else "right", no_wrap=True)
     recommended = summary["recommendation"]["variant"]
     for variant in summary["variants"]:
-        cold, over = summary["metrics"][variant]["cold"], _difference(summary, variant, BASELINE, METRIC)
+        cold, over = summary["metrics"][variant]["cold"], cold_test(summary, variant, BASELINE)
         table.add_row(
             variant,
             figure(cold[METRIC]["value"], 3),
@@ -146,7 +146,7 @@ def comparison_page(name: str, summary: Stats) -> str:
         name=name,
         summary=summary,
         slices={each: describe(each) for each in SLICES},
-        over_oov={each: _difference(summary, each, BASELINE, METRIC) for each in summary["variants"]},
+        over_oov={each: cold_test(summary, each, BASELINE) for each in summary["variants"]},
         modalities={
             each: [_gain(inputs[name]["gain"]) for name in INPUTS] for each, inputs in summary["modalities"].items()
         },
@@ -159,7 +159,7 @@ def comparison_page(name: str, summary: Stats) -> str:
 
 def _row(variant: str, summary: Stats) -> str:
     cold, warm = (summary["metrics"][variant][place] for place in ("cold", "warm"))
-    over = _difference(summary, variant, BASELINE, METRIC)
+    over = cold_test(summary, variant, BASELINE)
     cells = [f"**{variant}**" if variant in ("fine", "joint") else variant, _spread(cold[METRIC])]
     cells.append(f"{signed(over['delta'])} {_range(over)}" if over else "")
     if summary["upper_bound"]:
@@ -203,15 +203,6 @@ def _by_split(found: Stats, summary: Stats) -> str:
 
 def _is_significant(each: Stats, summary: Stats) -> bool:
     return each["p_holm"] is not None and each["p_holm"] < 1 - summary["confidence"]
-
-
-def _difference(summary: Stats, variant: str, against: str, metric: str) -> Stats | None:
-    wanted = (variant, against, "cold", metric)
-    for each in summary["comparisons"]:
-        if (each["variant"], each["against"], each["slice"], each["metric"]) == wanted:
-            found: Stats = each
-            return found
-    return None
 
 
 def _spread(found: Stats) -> str:

@@ -39,7 +39,7 @@ def recommend(summary: Stats, methods: Sequence[str]) -> dict[str, Any]:
         text = "There are no cold rows to compare on. Choose a split with items that training never saw."
         return {"variant": BASELINE, "reference": BASELINE, "text": text, "enough_rows": False}
     reference = max((name for name in cold if name not in methods), key=cold.__getitem__)
-    tests = {name: _cold_test(summary, name, reference) for name in cold if name in methods}
+    tests = {name: cold_test(summary, name, reference) for name in cold if name in methods}
     better = [name for name, found in tests.items() if is_surely_better(found, summary)]
     least = min((_effect(found) for found in tests.values()), default=None)
     enough = least is None or least <= WORTHWHILE
@@ -48,7 +48,7 @@ def recommend(summary: Stats, methods: Sequence[str]) -> dict[str, Any]:
         against = "the OOV row" if reference == BASELINE else f"{reference}, the best baseline"
         text = f"Use {best}: on cold rows its item GAUC is {cold[best]:.3f}, {_interval(tests[best])} above {against}. "
         return {"variant": best, "reference": reference, "text": text + _origin(summary, best), "enough_rows": True}
-    over_oov = None if reference == BASELINE else _cold_test(summary, reference, BASELINE)
+    over_oov = None if reference == BASELINE else cold_test(summary, reference, BASELINE)
     if over_oov is not None and is_surely_better(over_oov, summary):
         gauc = f"on cold rows its item GAUC is {cold[reference]:.3f}, {_interval(over_oov)} above the OOV row"
         text = f"Use {reference}: {gauc}, and no method is surely better. {_power(least, enough)}"
@@ -70,7 +70,8 @@ def is_surely_better(test: Stats | None, summary: Stats) -> bool:
     )
 
 
-def _cold_test(summary: Stats, variant: str, against: str) -> Stats | None:
+def cold_test(summary: Stats, variant: str, against: str) -> Stats | None:
+    """The comparison of two variants on cold rows by `METRIC`, if there is one."""
     wanted = (variant, against, "cold", METRIC)
     for each in summary["comparisons"]:
         if (each["variant"], each["against"], each["slice"], each["metric"]) == wanted:

@@ -55,8 +55,16 @@ class DatasetWarning:
 def find_warnings(inspection: Inspection) -> list[DatasetWarning]:
     """All warnings, what concerns the whole evaluation first."""
     checks = (
-        *(_cold_rows, _moving_state, _id_space, _label_drift, _history, _one_class, _one_burst),
-        *(_missing, _copies, _reused_ids),
+        _cold_rows,
+        _moving_state,
+        _id_space,
+        _label_drift,
+        _history,
+        _one_class,
+        _one_burst,
+        _missing,
+        _copies,
+        _reused_ids,
     )
     return [found for check in checks for found in check(inspection)]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coldstart.config.recipe import Evaluation
 from coldstart.data.schema import SPLITS, TEST
-from coldstart.data.sequences import Sequences
+from coldstart.data.sequences import Sequences, first_of_ties
 from coldstart.evaluation.inference.chance_gauc import ChanceGauc
 from coldstart.evaluation.inference.intervals import detectable_effect
 from coldstart.evaluation.inspection.count_distribution import CountDistribution
@@ -176,10 +176,7 @@ def _add_split(found: SplitStats, part: Sequences, code: int) -> SplitStats:
 
 def _click_rate_before(part: Sequences, user: NDArray[np.integer]) -> NDArray[np.float64]:
     """Smoothed click rate [n] of each event's user over strictly earlier events."""
-    position = np.arange(len(user))
-    first = part.offsets[:-1][user]
-    moment = (np.diff(part.timestamp, prepend=-1) != 0) | (position == first)
-    seen_end = np.maximum.accumulate(np.where(moment, position, 0))
+    first, seen_end = part.offsets[:-1][user], first_of_ties(user, part.timestamp)
     clicks = np.concatenate([[0], np.cumsum(part.label, dtype=np.int64)])
     rate: NDArray[np.float64] = (clicks[seen_end] - clicks[first] + 1) / (seen_end - first + 2)
     return rate
