@@ -24,7 +24,7 @@ MAX_BYTES = 100_000
 
 
 class WebServer(ThreadingHTTPServer):
-    """Counts requests, bytes that were sent, and requests at a time."""
+    """Counts requests, bytes that were sent, and slow requests at a time."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -48,13 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         server, name = self.server, self.path.strip("/").split("?")[0]
         with server.lock:
             server.requests[name] += 1
-            server.active += 1
-            server.most_active = max(server.most_active, server.active)
-        try:
-            getattr(self, f"answer_{name.split('-')[0]}")(name)
-        finally:
-            with server.lock:
-                server.active -= 1
+        getattr(self, f"answer_{name.split('-')[0]}")(name)
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -102,7 +96,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.closing.wait()
 
     def answer_slow(self, name: str) -> None:
+        server = self.server
+        with server.lock:
+            server.active += 1
+            server.most_active = max(server.most_active, server.active)
         time.sleep(0.1)
+        # Before the answer: the client may send its next request as soon as it has this one.
+        with server.lock:
+            server.active -= 1
         self.answer(200, b"slow")
 
     def answer_moved(self, name: str) -> None:
